@@ -1,0 +1,93 @@
+//! The suites that `cargo test` leaves out, as data: a name, what it shows, and the command behind it.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Context, Result, bail};
+
+/// One suite: its name, what it shows, and the steps to run.
+struct Suite {
+    name: &'static str,
+    shows: &'static str,
+    steps: &'static [Step],
+}
+
+/// A program with its arguments, in a directory below the workspace.
+struct Step {
+    dir: &'static str,
+    run: &'static [&'static str],
+}
+
+const fn cargo(run: &'static [&'static str]) -> Step {
+    Step { dir: ".", run }
+}
+
+const PROOFS: &[Suite] = &[
+    Suite {
+        name: "flood",
+        shows: "1,000,000 unpaid challenges leave no row, no file and no memory behind",
+        steps: &[cargo(&["cargo", "test", "--release", "-p", "farebox-tests", "--test", "flood", "--", "--ignored", "--nocapture"])],
+    },
+    Suite {
+        name: "fuzz",
+        shows: "each fuzz target runs a minute without a finding (needs nightly and cargo-fuzz)",
+        steps: &[
+            Step { dir: "fuzz", run: &["cargo", "+nightly", "fuzz", "run", "header", "--", "-max_total_time=60"] },
+            Step { dir: "fuzz", run: &["cargo", "+nightly", "fuzz", "run", "macaroon", "--", "-max_total_time=60"] },
+            Step { dir: "fuzz", run: &["cargo", "+nightly", "fuzz", "run", "purchase", "--", "-max_total_time=60"] },
+        ],
+    },
+];
+
+const LIVE: &[Suite] = &[Suite {
+    name: "demo",
+    shows: "plain curl and `farebox get` buy from the running demo (needs curl)",
+    steps: &[cargo(&["cargo", "test", "--release", "-p", "farebox-tests", "--test", "live_demo", "--", "--ignored", "--nocapture"])],
+}];
+
+/// Runs the proof called `name`, or lists them all.
+pub(crate) fn prove(name: Option<&str>) -> Result<()> {
+    run("prove", PROOFS, name)
+}
+
+/// Runs the live suite called `name`, or lists them all.
+pub(crate) fn live(name: Option<&str>) -> Result<()> {
+    run("live", LIVE, name)
+}
+
+/// Builds everything that is compared, then hands over to the benchmark itself.
+pub(crate) fn bench(names: &[String], secs: u64, json: Option<&Path>) -> Result<()> {
+    succeed(Command::new("cargo").args(["build", "--release", "--quiet", "--package", "farebox"]).current_dir(root()))?;
+    let mut command = Command::new("cargo");
+    command.args(["run", "--release", "--quiet", "--package", "farebox-bench", "--"]);
+    command.args(names).arg("--secs").arg(secs.to_string());
+    if let Some(file) = json {
+        command.arg("--json").arg(std::path::absolute(file)?);
+    }
+    succeed(&mut command)
+}
+
+fn run(kind: &str, suites: &[Suite], name: Option<&str>) -> Result<()> {
+    let list = || suites.iter().map(|suite| format!("  {:8} {}\n", suite.name, suite.shows)).collect::<String>();
+    let Some(name) = name else {
+        print!("{}", list());
+        return Ok(());
+    };
+    let Some(suite) = suites.iter().find(|suite| suite.name == name) else {
+        bail!("there is no `cargo xtask {kind} {name}`; there are:\n{}", list());
+    };
+    for step in suite.steps {
+        let (program, arguments) = step.run.split_first().context("a step without a program")?;
+        succeed(Command::new(program).args(arguments).current_dir(root().join(step.dir)))?;
+    }
+    Ok(())
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
+    if status.success() { Ok(()) } else { bail!("{command:?} failed: {status}") }
+}
+
+/// The root of the workspace.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
