@@ -1,0 +1,368 @@
+//! What a token's caveats allow: the table of conditions farebox knows, and the judgement of one request by them.
+//!
+//! Everything about a condition stands in its row of [`TABLE`]. The rule for all: a condition that comes again must be at
+//! most as wide as before, and each must hold for the request. So whatever a holder appends can only take away.
+//!
+//! Conditions outside `farebox_` that nobody here knows are skipped, as the specification says, since a holder may add
+//! caveats meant for others; `strict` refuses them. Unknown ones *inside* `farebox_` are always refused: an older gateway
+//! must not widen what a newer one sold. Judge only after the signature has held: before that, the text is anybody's.
+
+mod rules;
+
+use std::net::IpAddr;
+
+use crate::{ServiceName, Terms, Timestamp};
+
+/// The most entries in a list-valued condition; it bounds the work of comparing two of them.
+pub const LIST_MAX: usize = 32;
+
+/// One condition that farebox knows.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Row {
+    /// Which conditions this row is about.
+    pub condition: Condition,
+    /// What its value looks like.
+    pub grammar: &'static str,
+    /// When a later one is at most as wide as an earlier one.
+    pub narrowing: &'static str,
+    /// Whom it is honest from.
+    pub added_by: AddedBy,
+    /// Whether judging it takes more than the token and the request.
+    pub needs_store: bool,
+    reads: fn(&str) -> bool,
+    /// `(before, now)`; `None` for a condition that may stand only once.
+    narrows: Option<fn(&str, &str) -> bool>,
+    holds: fn(&str, &Asked<'_>, &mut Judged) -> Result<(), CaveatRefusal>,
+}
+
+/// How a row's conditions are spelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// This word.
+    Exactly(&'static str),
+    /// A service's name and then this; judged for that service only.
+    PerService(&'static str),
+}
+
+/// Who adds a condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddedBy {
+    /// The seller, at the sale. It can't be told from a holder's by its bytes, so it must be one that stands only once.
+    Mint,
+    /// The seller or any holder.
+    Anyone,
+    /// The holder's client, to send the preimage along.
+    Client,
+}
+
+/// Every condition that farebox knows. To add one: a row here, its three functions in `rules`, rows in the vectors.
+pub const TABLE: [Row; 9] = [
+    Row {
+        condition: Condition::Exactly("services"),
+        grammar: "name:tier[,name:tier…], tier 0 to 255, no name twice",
+        narrowing: "a subset of the names, no tier higher",
+        added_by: AddedBy::Anyone,
+        needs_store: false,
+        reads: rules::services::reads,
+        narrows: Some(rules::services::narrows),
+        holds: rules::services::holds,
+    },
+    Row {
+        condition: Condition::Exactly("farebox_terms"),
+        grammar: "v1;offer=forever;msat=… or v1;offer=duration;secs=…;msat=…",
+        narrowing: "once only",
+        added_by: AddedBy::Mint,
+        needs_store: false,
+        reads: rules::terms::reads,
+        narrows: None,
+        holds: rules::terms::holds,
+    },
+    Row {
+        condition: Condition::Exactly("farebox_valid_until"),
+        grammar: "Unix seconds",
+        narrowing: "not later",
+        added_by: AddedBy::Anyone,
+        needs_store: false,
+        reads: rules::valid_until::reads,
+        narrows: Some(rules::valid_until::narrows),
+        holds: rules::valid_until::holds,
+    },
+    Row {
+        condition: Condition::Exactly("farebox_method"),
+        grammar: "METHOD[,METHOD…], upper case, none twice",
+        narrowing: "a subset",
+        added_by: AddedBy::Anyone,
+        needs_store: false,
+        reads: rules::method::reads,
+        narrows: Some(rules::method::narrows),
+        holds: rules::method::holds,
+    },
+    Row {
+        condition: Condition::Exactly("farebox_path"),
+        grammar: "a normalised path; covers itself and what is below it",
+        narrowing: "the same path or one below it",
+        added_by: AddedBy::Anyone,
+        needs_store: false,
+        reads: rules::path::reads,
+        narrows: Some(rules::path::narrows),
+        holds: rules::path::holds,
+    },
+    Row {
+        condition: Condition::Exactly("farebox_client"),
+        grammar: "address or network[,…], no bits set below the prefix",
+        narrowing: "each inside one from before",
+        added_by: AddedBy::Anyone,
+        needs_store: false,
+        reads: rules::client::reads,
+        narrows: Some(rules::client::narrows),
+        holds: rules::client::holds,
+    },
+    Row {
+        condition: Condition::Exactly("preimage"),
+        grammar: "64 hexadecimal digits",
+        narrowing: "the same",
+        added_by: AddedBy::Client,
+        needs_store: false,
+        reads: rules::preimage::reads,
+        narrows: Some(rules::preimage::narrows),
+        holds: rules::preimage::holds,
+    },
+    Row {
+        condition: Condition::PerService("_valid_until"),
+        grammar: "Unix seconds",
+        narrowing: "not later",
+        added_by: AddedBy::Anyone,
+        needs_store: false,
+        reads: rules::valid_until::reads,
+        narrows: Some(rules::valid_until::narrows),
+        holds: rules::valid_until::holds,
+    },
+    Row {
+        condition: Condition::PerService("_capabilities"),
+        grammar: "name[,name…], or nothing",
+        narrowing: "a subset",
+        added_by: AddedBy::Anyone,
+        needs_store: false,
+        reads: rules::capabilities::reads,
+        narrows: Some(rules::capabilities::narrows),
+        holds: rules::capabilities::holds,
+    },
+];
+
+/// One request, as the caveats see it.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The service it was routed to.
+    pub service: &'a ServiceName,
+    /// Its method.
+    pub method: &'a http::Method,
+    /// Its path without the query, normalised: the one the upstream gets.
+    pub path: &'a str,
+    /// Who asks, as far as trusted proxies tell.
+    pub client: Option<IpAddr>,
+    /// The present moment.
+    pub now: Timestamp,
+    /// Refuse conditions that farebox doesn't know, instead of skipping them.
+    pub strict: bool,
+}
+
+/// What the caveats say of a request that they allow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Judged {
+    /// The terms it was sold on. `None` on a token that farebox didn't sell, or that somebody else's key signed.
+    pub terms: Option<Terms>,
+    /// The tier of the service; `None` when the token doesn't say which services it is for.
+    pub tier: Option<u8>,
+    /// The first moment at which it is no longer good.
+    pub valid_until: Option<Timestamp>,
+}
+
+/// Why a token whose signature holds doesn't allow a request.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CaveatRefusal {
+    /// Its time is over.
+    #[error(
+        "the token for `{service}` was good until {valid_until}, now it is {now}; drop it and pay a new challenge"
+    )]
+    Expired {
+        /// The service asked for.
+        service: ServiceName,
+        /// The first moment at which it was no longer good.
+        valid_until: Timestamp,
+        /// The present moment.
+        now: Timestamp,
+    },
+    /// It was sold for something else.
+    #[error("the token is not for `{service}`; pay a challenge of that service")]
+    OtherService {
+        /// The service asked for.
+        service: ServiceName,
+    },
+    /// A holder has restricted it to other methods.
+    #[error("the token does not cover the method `{method}`; use the token it was made from")]
+    Method {
+        /// The method asked for.
+        method: http::Method,
+    },
+    /// A holder has restricted it to other paths.
+    #[error("the token does not cover this path; use the token it was made from")]
+    Path,
+    /// A holder has restricted it to other addresses, or the client's is unknown.
+    #[error("the token does not cover this client's address; use the token it was made from")]
+    Client,
+    /// A later condition tries to allow more than an earlier one.
+    #[error("the token's second `{condition}` is wider than the one before; caveats can only narrow")]
+    Widened {
+        /// Which.
+        condition: String,
+    },
+    /// A condition that may stand only once stands twice.
+    #[error("the token has `{condition}` twice")]
+    Repeated {
+        /// Which.
+        condition: String,
+    },
+    /// A condition of ours that this version doesn't know, or, when strict, any.
+    #[error("the token has the condition `{condition}`, which this gateway does not know")]
+    Unknown {
+        /// Which.
+        condition: String,
+    },
+    /// A condition whose value can't be read.
+    #[error("the token's `{condition}` cannot be read")]
+    Malformed {
+        /// Which.
+        condition: String,
+    },
+}
+
+/// Why a caveat can't be added to a token.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CaveatError {
+    /// It isn't `condition=value`, or has control characters.
+    #[error("a caveat is `condition=value`, in one line of printable text")]
+    NotACaveat,
+    /// Only the seller says this.
+    #[error("`{0}` is for the mint alone; a token that says it again is refused")]
+    MintOnly(String),
+    /// A gateway would refuse it.
+    #[error("`{0}` is no condition that farebox knows; a token that has it is refused")]
+    Unknown(String),
+    /// The value isn't of the condition's grammar.
+    #[error("the value of `{condition}` cannot be read; write {grammar}")]
+    Malformed {
+        /// Which condition.
+        condition: String,
+        /// What its value looks like.
+        grammar: &'static str,
+    },
+    /// It is wider than what the token says already.
+    #[error("`{0}` is wider than what the token has already; a token that has both is refused")]
+    Widens(String),
+    /// There is no room for another caveat.
+    #[error("the token is full; nobody would read it with one more caveat")]
+    TokenFull,
+}
+
+impl CaveatRefusal {
+    /// The stable name of this refusal: the same in the answer, the log and the metric.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Expired { .. } => "token_expired",
+            Self::OtherService { .. } => "token_other_service",
+            Self::Method { .. } => "token_other_method",
+            Self::Path => "token_other_path",
+            Self::Client => "token_other_client",
+            Self::Widened { .. } => "caveat_widened",
+            Self::Repeated { .. } => "caveat_repeated",
+            Self::Unknown { .. } => "caveat_unknown",
+            Self::Malformed { .. } => "caveat_malformed",
+        }
+    }
+}
+
+/// Whether the caveats of a token allow a request. The token's signature must have been verified before.
+pub fn judge(macaroon: &crate::Macaroon, asked: &Asked<'_>) -> Result<Judged, CaveatRefusal> {
+    let mut judged = Judged::default();
+    let mut before = [None; TABLE.len()];
+    for caveat in macaroon.caveats() {
+        let Some((name, value)) = caveat.split_once('=') else {
+            // The text may be anything, so an error doesn't repeat it.
+            match caveat.starts_with(OURS) || asked.strict {
+                true => return Err(CaveatRefusal::Unknown { condition: "(without a value)".to_owned() }),
+                false => continue,
+            }
+        };
+        let Some((index, row, service)) = find(name) else {
+            match name.starts_with(OURS) || asked.strict {
+                true => return Err(CaveatRefusal::Unknown { condition: shown(name) }),
+                false => continue,
+            }
+        };
+        if service.is_some_and(|service| service != asked.service.as_str()) {
+            continue;
+        }
+        if !(row.reads)(value) {
+            return Err(CaveatRefusal::Malformed { condition: shown(name) });
+        }
+        if let Some(wider) = before[index].replace(value) {
+            match row.narrows {
+                None => return Err(CaveatRefusal::Repeated { condition: shown(name) }),
+                Some(narrows) if !narrows(wider, value) => {
+                    return Err(CaveatRefusal::Widened { condition: shown(name) });
+                }
+                Some(_) => {}
+            }
+        }
+        (row.holds)(value, asked, &mut judged)?;
+    }
+    Ok(judged)
+}
+
+/// Whether a holder may append `caveat` to a token with the caveats `held` and get one that isn't dead.
+pub(crate) fn check_added<'a>(held: impl Iterator<Item = &'a str>, caveat: &str) -> Result<(), CaveatError> {
+    let (name, value) =
+        caveat.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or(CaveatError::NotACaveat)?;
+    if caveat.chars().any(char::is_control) {
+        return Err(CaveatError::NotACaveat);
+    }
+    let Some((_, row, _)) = find(name) else {
+        return if name.starts_with(OURS) { Err(CaveatError::Unknown(shown(name))) } else { Ok(()) };
+    };
+    let Some(narrows) = row.narrows.filter(|_| row.added_by != AddedBy::Mint) else {
+        return Err(CaveatError::MintOnly(shown(name)));
+    };
+    if !(row.reads)(value) {
+        return Err(CaveatError::Malformed { condition: shown(name), grammar: row.grammar });
+    }
+    let before = held.filter_map(|held| held.split_once('=')).filter(|(held, _)| *held == name).last();
+    match before {
+        Some((_, wider)) if !(row.reads)(wider) || !narrows(wider, value) => {
+            Err(CaveatError::Widens(shown(name)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Our namespace.
+const OURS: &str = "farebox_";
+
+/// The row of a condition, and the service that it is about if it is about one.
+fn find(name: &str) -> Option<(usize, &'static Row, Option<&str>)> {
+    static ROWS: [Row; 9] = TABLE;
+    ROWS.iter().enumerate().find_map(|(index, row)| match row.condition {
+        Condition::Exactly(word) => (name == word).then_some((index, row, None)),
+        Condition::PerService(suffix) => {
+            let service = name.strip_suffix(suffix).filter(|service| ServiceName::allows(service))?;
+            Some((index, row, Some(service)))
+        }
+    })
+}
+
+/// A condition's name, fit for a log: a holder may have put anything there.
+fn shown(name: &str) -> String {
+    name.chars().take(64).flat_map(char::escape_debug).collect()
+}

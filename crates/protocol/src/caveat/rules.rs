@@ -1,0 +1,271 @@
+//! The leaves of the caveat table: for each condition what its value looks like (`reads`), when a later value is at most
+//! as wide as an earlier one (`narrows(before, now)`), and whether it allows a request (`holds`).
+//!
+//! `narrows` must be an order that `holds` respects: whatever `now` allows, `before` allows. The three get text and not
+//! parsed values because a caveat is looked at once or twice in its life. No rule allocates.
+
+use super::{Asked, CaveatRefusal, Judged, LIST_MAX};
+
+/// The entries of a comma list that has one to [`LIST_MAX`] of them, none twice.
+fn is_list(value: &str, entry: impl Fn(&str) -> bool) -> bool {
+    value.split(',').take(LIST_MAX + 1).count() <= LIST_MAX
+        && value
+            .split(',')
+            .enumerate()
+            .all(|(index, item)| entry(item) && !value.split(',').take(index).any(|earlier| earlier == item))
+}
+
+fn is_subset(before: &str, now: &str) -> bool {
+    now.split(',').all(|item| before.split(',').any(|earlier| earlier == item))
+}
+
+pub(super) mod services {
+    use super::{Asked, CaveatRefusal, Judged, is_list};
+
+    fn entry(text: &str) -> Option<(&str, u8)> {
+        let (name, tier) = text.split_once(':')?;
+        let tier = u8::try_from(crate::terms::decimal(tier)?).ok()?;
+        (!name.is_empty()).then_some((name, tier))
+    }
+
+    fn tier(value: &str, name: &str) -> Option<u8> {
+        value.split(',').filter_map(entry).find(|(listed, _)| *listed == name).map(|(_, tier)| tier)
+    }
+
+    pub(in super::super) fn reads(value: &str) -> bool {
+        is_list(value, |item| entry(item).is_some())
+            && value.split(',').enumerate().all(|(index, item)| {
+                let name = entry(item).map(|(name, _)| name);
+                !value.split(',').take(index).any(|earlier| entry(earlier).map(|(name, _)| name) == name)
+            })
+    }
+
+    pub(in super::super) fn narrows(before: &str, now: &str) -> bool {
+        now.split(',')
+            .all(|item| entry(item).is_some_and(|(name, now)| tier(before, name).is_some_and(|t| now <= t)))
+    }
+
+    pub(in super::super) fn holds(
+        value: &str,
+        asked: &Asked<'_>,
+        judged: &mut Judged,
+    ) -> Result<(), CaveatRefusal> {
+        judged.tier = tier(value, asked.service.as_str());
+        match judged.tier {
+            Some(_) => Ok(()),
+            None => Err(CaveatRefusal::OtherService { service: asked.service.clone() }),
+        }
+    }
+}
+
+pub(super) mod capabilities {
+    use super::{Asked, CaveatRefusal, Judged, is_list, is_subset};
+
+    pub(in super::super) fn reads(value: &str) -> bool {
+        value.is_empty() || is_list(value, |item| !item.is_empty())
+    }
+
+    pub(in super::super) fn narrows(before: &str, now: &str) -> bool {
+        now.is_empty() || is_subset(before, now)
+    }
+
+    /// No request of farebox's asks for a capability: like aperture, the list is kept consistent and grants nothing.
+    pub(in super::super) fn holds(_: &str, _: &Asked<'_>, _: &mut Judged) -> Result<(), CaveatRefusal> {
+        Ok(())
+    }
+}
+
+pub(super) mod valid_until {
+    use super::{Asked, CaveatRefusal, Judged};
+    use crate::{Timestamp, terms::decimal};
+
+    pub(in super::super) fn reads(value: &str) -> bool {
+        decimal(value).is_some()
+    }
+
+    pub(in super::super) fn narrows(before: &str, now: &str) -> bool {
+        matches!((decimal(before), decimal(now)), (Some(before), Some(now)) if now <= before)
+    }
+
+    pub(in super::super) fn holds(
+        value: &str,
+        asked: &Asked<'_>,
+        judged: &mut Judged,
+    ) -> Result<(), CaveatRefusal> {
+        let valid_until = Timestamp::from_secs(decimal(value).unwrap_or(0));
+        if asked.now >= valid_until {
+            return Err(CaveatRefusal::Expired {
+                service: asked.service.clone(),
+                valid_until,
+                now: asked.now,
+            });
+        }
+        judged.valid_until = Some(judged.valid_until.map_or(valid_until, |other| other.min(valid_until)));
+        Ok(())
+    }
+}
+
+pub(super) mod terms {
+    use super::{Asked, CaveatRefusal, Judged};
+    use crate::Terms;
+
+    pub(in super::super) fn reads(value: &str) -> bool {
+        value.parse::<Terms>().is_ok()
+    }
+
+    pub(in super::super) fn holds(
+        value: &str,
+        _: &Asked<'_>,
+        judged: &mut Judged,
+    ) -> Result<(), CaveatRefusal> {
+        judged.terms = value.parse().ok();
+        Ok(())
+    }
+}
+
+pub(super) mod method {
+    use super::{Asked, CaveatRefusal, Judged, is_list, is_subset};
+
+    pub(in super::super) fn reads(value: &str) -> bool {
+        is_list(value, |item| !item.is_empty() && item.bytes().all(|b| b.is_ascii_uppercase() || b == b'-'))
+    }
+
+    pub(in super::super) fn narrows(before: &str, now: &str) -> bool {
+        is_subset(before, now)
+    }
+
+    pub(in super::super) fn holds(
+        value: &str,
+        asked: &Asked<'_>,
+        _: &mut Judged,
+    ) -> Result<(), CaveatRefusal> {
+        match value.split(',').any(|method| method == asked.method.as_str()) {
+            true => Ok(()),
+            false => Err(CaveatRefusal::Method { method: asked.method.clone() }),
+        }
+    }
+}
+
+pub(super) mod path {
+    use super::{Asked, CaveatRefusal, Judged};
+
+    /// A path as a request could have it after normalisation. Where this and the gateway's own normal form differ, the
+    /// caveat matches nothing: a narrower token, never a wider one.
+    pub(in super::super) fn reads(value: &str) -> bool {
+        is_normal(value)
+            && value.bytes().all(|b| b.is_ascii_graphic() && !b"\"#<>?[\\]^`{|}".contains(&b))
+            && value.split('%').skip(1).all(is_needed_escape)
+    }
+
+    /// Whether what follows a `%` is an upper-case escape of a byte that has to be escaped, and isn't a separator.
+    fn is_needed_escape(rest: &str) -> bool {
+        let Some(digits) = rest
+            .get(..2)
+            .filter(|digits| digits.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b)))
+        else {
+            return false;
+        };
+        u8::from_str_radix(digits, 16).is_ok_and(|byte| {
+            !byte.is_ascii_alphanumeric() && !byte.is_ascii_control() && !b"-._~/\\".contains(&byte)
+        })
+    }
+
+    /// Absolute, with no segment empty (but the last) or made of dots, and nothing that some server takes for a `/`.
+    fn is_normal(path: &str) -> bool {
+        let Some(rest) = path.strip_prefix('/') else { return false };
+        let mut segments = rest.split('/').peekable();
+        while let Some(segment) = segments.next() {
+            if matches!(segment, "." | "..") || (segment.is_empty() && segments.peek().is_some()) {
+                return false;
+            }
+        }
+        !path.contains('\\')
+            && !path
+                .split('%')
+                .skip(1)
+                .filter_map(|rest| rest.get(..2))
+                .any(|digits| ["2e", "2f", "5c"].iter().any(|bad| bad.eq_ignore_ascii_case(digits)))
+    }
+
+    /// Whether `path` is `prefix` or below it, by whole segments.
+    fn within(prefix: &str, path: &str) -> bool {
+        path.strip_prefix(prefix)
+            .is_some_and(|rest| rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/'))
+    }
+
+    pub(in super::super) fn narrows(before: &str, now: &str) -> bool {
+        within(before, now)
+    }
+
+    pub(in super::super) fn holds(
+        value: &str,
+        asked: &Asked<'_>,
+        _: &mut Judged,
+    ) -> Result<(), CaveatRefusal> {
+        // The caller has normalised the path; one that isn't normal all the same must not climb out of its prefix.
+        if is_normal(asked.path) && within(value, asked.path) { Ok(()) } else { Err(CaveatRefusal::Path) }
+    }
+}
+
+pub(super) mod client {
+    use std::net::IpAddr;
+
+    use ipnet::IpNet;
+
+    use super::{Asked, CaveatRefusal, Judged, is_list};
+    use crate::terms::decimal;
+
+    fn network(text: &str) -> Option<IpNet> {
+        let network = match text.split_once('/') {
+            Some((address, prefix)) => {
+                let prefix = u8::try_from(decimal(prefix)?).ok()?;
+                IpNet::new(address.parse().ok()?, prefix).ok()?
+            }
+            None => IpNet::from(text.parse::<IpAddr>().ok()?),
+        };
+        // Bits below the prefix: did the holder mean the host or its network?
+        (network == network.trunc()).then_some(network)
+    }
+
+    fn networks(value: &str) -> impl Iterator<Item = IpNet> {
+        value.split(',').filter_map(network)
+    }
+
+    pub(in super::super) fn reads(value: &str) -> bool {
+        is_list(value, |item| network(item).is_some())
+    }
+
+    pub(in super::super) fn narrows(before: &str, now: &str) -> bool {
+        networks(now).all(|inner| networks(before).any(|outer| outer.contains(&inner)))
+    }
+
+    pub(in super::super) fn holds(
+        value: &str,
+        asked: &Asked<'_>,
+        _: &mut Judged,
+    ) -> Result<(), CaveatRefusal> {
+        // An IPv4 client of a dual-stack socket comes as `::ffff:a.b.c.d`.
+        let client = asked.client.ok_or(CaveatRefusal::Client)?.to_canonical();
+        match networks(value).any(|network| network.contains(&client)) {
+            true => Ok(()),
+            false => Err(CaveatRefusal::Client),
+        }
+    }
+}
+
+pub(super) mod preimage {
+    use super::{Asked, CaveatRefusal, Judged};
+
+    pub(in super::super) fn reads(value: &str) -> bool {
+        crate::hex32(value).is_ok()
+    }
+
+    pub(in super::super) fn narrows(before: &str, now: &str) -> bool {
+        before.eq_ignore_ascii_case(now)
+    }
+
+    /// The credential's reader takes it out and its hash is compared: there is nothing left to judge.
+    pub(in super::super) fn holds(_: &str, _: &Asked<'_>, _: &mut Judged) -> Result<(), CaveatRefusal> {
+        Ok(())
+    }
+}

@@ -1,0 +1,35 @@
+//! The L402 protocol: macaroons, caveats, signed terms, challenges and credentials.
+//!
+//! This crate does no I/O, never awaits, reads no clock and draws no randomness: time and random bytes are arguments.
+//! Everything here may be handed bytes from a stranger; nothing here panics on them.
+
+mod amount;
+mod bolt11;
+pub mod caveat;
+mod challenge;
+mod credential;
+pub mod http_auth;
+mod identifier;
+mod key;
+mod macaroon;
+mod network;
+mod preimage;
+mod service;
+mod terms;
+mod time;
+
+pub use amount::{AmountError, Msat};
+pub use bolt11::{Invoice, InvoiceError};
+pub use caveat::{Asked, CaveatError, CaveatRefusal, Judged};
+pub use challenge::{Challenge, OfferedChallenge, Scheme};
+pub use credential::{Credential, CredentialError, Presented, TOKENS_MAX, strip_credentials};
+pub use identifier::{Identifier, IdentifierError, IdentifierHash, TokenId};
+pub use key::{Fingerprint, MintSecret, RootKey};
+pub use macaroon::{CAVEATS_MAX, Forged, MACAROON_BYTES_MAX, Macaroon, MacaroonError};
+pub use network::{Network, UnknownNetwork};
+pub use preimage::{NotHex32, PaymentHash, Preimage};
+pub use service::{BadServiceName, ServiceName};
+pub use terms::{Offer, Sale, SaleError, Terms, UnknownTerms};
+pub use time::Timestamp;
+
+use preimage::hex32;

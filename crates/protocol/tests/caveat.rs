@@ -1,0 +1,219 @@
+//! What caveats allow, against `vectors/caveat.json`, and what a sale writes.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of a test fail as the test does")]
+
+mod support;
+
+use std::{net::IpAddr, time::Duration};
+
+use farebox_protocol::{
+    Asked, CaveatError, Identifier, Macaroon, Msat, Offer, RootKey, Sale, Terms, Timestamp,
+    caveat::{AddedBy, TABLE, judge},
+};
+use serde::Deserialize;
+use support::vectors;
+
+#[derive(Deserialize)]
+struct Vectors {
+    judged: Vec<Row>,
+    sales: Vec<Sold>,
+    attenuate: Vec<Added>,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    why: String,
+    caveats: Vec<String>,
+    #[serde(flatten)]
+    asked: Request,
+    allowed: Option<Allowed>,
+    refused: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+struct Request {
+    service: String,
+    method: String,
+    path: String,
+    client: Option<IpAddr>,
+    now: u64,
+    strict: bool,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+struct Allowed {
+    terms: Option<String>,
+    tier: Option<u8>,
+    valid_until: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Sold {
+    why: String,
+    service: String,
+    tier: u8,
+    secs: Option<u64>,
+    msat: u64,
+    valid_until: Option<u64>,
+    caveats: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct Added {
+    why: String,
+    held: Vec<String>,
+    add: String,
+    error: Option<String>,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self {
+            service: "weather".to_owned(),
+            method: "GET".to_owned(),
+            path: "/".to_owned(),
+            client: Some([192, 0, 2, 1].into()),
+            now: 1_699_990_000,
+            strict: false,
+        }
+    }
+}
+
+fn token(caveats: &[String]) -> Macaroon {
+    Macaroon::mint(&RootKey::from_bytes([1; 32]), &Identifier::from_bytes(&[0; 66]).unwrap(), caveats)
+}
+
+fn judged(caveats: &[String], request: &Request) -> Result<Allowed, String> {
+    let asked = Asked {
+        service: &request.service.parse().unwrap(),
+        method: &request.method.parse().unwrap(),
+        path: &request.path,
+        client: request.client,
+        now: Timestamp::from_secs(request.now),
+        strict: request.strict,
+    };
+    match judge(&token(caveats), &asked) {
+        Ok(judged) => Ok(Allowed {
+            terms: judged.terms.map(|terms| terms.to_string()),
+            tier: judged.tier,
+            valid_until: judged.valid_until.map(Timestamp::secs),
+        }),
+        Err(refusal) => Err(refusal.code().to_owned()),
+    }
+}
+
+fn all() -> Vectors {
+    vectors("caveat.json")
+}
+
+#[test]
+fn every_row_is_judged_as_written() {
+    for row in all().judged {
+        let want = row.allowed.ok_or_else(|| row.refused.unwrap());
+        assert_eq!(judged(&row.caveats, &row.asked), want, "{}", row.why);
+    }
+}
+
+#[test]
+fn no_caveat_of_any_row_turns_the_refusal_of_another_into_a_permission() {
+    let rows = all().judged;
+    let mut additions: Vec<&String> = rows.iter().flat_map(|row| &row.caveats).collect();
+    additions.sort();
+    additions.dedup();
+    for row in &rows {
+        let before = judged(&row.caveats, &row.asked);
+        for addition in &additions {
+            let mut caveats = row.caveats.clone();
+            caveats.push((*addition).clone());
+            let after = judged(&caveats, &row.asked);
+            match (&before, &after) {
+                (Err(_), Ok(_)) => panic!("{}: `{addition}` opens it", row.why),
+                (Ok(before), Ok(after)) => assert!(is_narrower(before, after), "{}: `{addition}`", row.why),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Terms can't change, tiers can't rise, ends can't move back.
+fn is_narrower(before: &Allowed, after: &Allowed) -> bool {
+    (before.terms.is_none() || before.terms == after.terms)
+        && before.tier.is_none_or(|before| after.tier.is_some_and(|after| after <= before))
+        && before.valid_until.is_none_or(|before| after.valid_until.is_some_and(|after| after <= before))
+}
+
+#[test]
+fn a_sale_is_written_whole_or_not_at_all() {
+    for row in all().sales {
+        let offer = row.secs.map_or(Offer::Forever, |secs| Offer::Duration(Duration::from_secs(secs)));
+        let sale = Sale {
+            service: row.service.parse().unwrap(),
+            tier: row.tier,
+            terms: Terms { offer, price: Msat::new(row.msat) },
+            valid_until: row.valid_until.map(Timestamp::from_secs),
+        };
+        assert_eq!(sale.caveats().ok(), row.caveats, "{}", row.why);
+    }
+}
+
+#[test]
+fn a_part_of_a_second_is_not_sold() {
+    let sale = Sale {
+        service: "weather".parse().unwrap(),
+        tier: 0,
+        terms: Terms { offer: Offer::Duration(Duration::from_millis(1500)), price: Msat::new(1) },
+        valid_until: Some(Timestamp::from_secs(1)),
+    };
+    assert!(sale.caveats().is_err());
+}
+
+#[test]
+fn what_was_sold_is_what_is_judged() {
+    for row in all().sales {
+        let Some(caveats) = row.caveats else { continue };
+        let request = Request { service: row.service, ..Request::default() };
+        let allowed = judged(&caveats, &request).unwrap();
+        assert_eq!((allowed.tier, allowed.valid_until), (Some(row.tier), row.valid_until), "{}", row.why);
+        let terms: Terms = allowed.terms.unwrap().parse().unwrap();
+        assert_eq!(terms.price, Msat::new(row.msat), "{}", row.why);
+    }
+}
+
+#[test]
+fn a_holder_adds_only_what_leaves_the_token_alive() {
+    for row in all().attenuate {
+        let got = token(&row.held).attenuate(&row.add).err().map(|error| match error {
+            CaveatError::NotACaveat => "not_a_caveat",
+            CaveatError::MintOnly(_) => "mint_only",
+            CaveatError::Unknown(_) => "unknown",
+            CaveatError::Malformed { .. } => "malformed",
+            CaveatError::Widens(_) => "widens",
+            other => panic!("{}: {other}", row.why),
+        });
+        assert_eq!(got, row.error.as_deref(), "{}", row.why);
+    }
+}
+
+#[test]
+fn a_condition_of_the_mint_stands_once() {
+    // Nothing in a token tells the mint's caveats from a holder's: what a holder could repeat, a holder could replace.
+    for row in TABLE.iter().filter(|row| row.added_by == AddedBy::Mint) {
+        assert_eq!(row.narrowing, "once only", "{:?}", row.condition);
+    }
+}
+
+#[test]
+fn a_refusal_shows_a_strangers_text_escaped_and_short() {
+    let caveats = [format!("farebox_\n\u{1b}[31m{}=x", "y".repeat(500))];
+    let asked = Asked {
+        service: &"weather".parse().unwrap(),
+        method: &http::Method::GET,
+        path: "/",
+        client: None,
+        now: Timestamp::default(),
+        strict: false,
+    };
+    let text = judge(&token(&caveats), &asked).unwrap_err().to_string();
+    assert!(text.len() < 200 && !text.contains(char::is_control), "{text}");
+}

@@ -1,0 +1,131 @@
+//! What a request presents, against `vectors/credential.json`.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of a test fail as the test does")]
+
+mod support;
+
+use farebox_protocol::{Credential, Macaroon, Preimage, Presented, Scheme, strip_credentials};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde::Deserialize;
+use support::vectors;
+
+#[derive(Deserialize)]
+struct Vectors {
+    presented: Vec<Row>,
+    written: Vec<Written>,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    why: String,
+    headers: Vec<(String, String)>,
+    credentials: Option<Vec<Plain>>,
+    malformed: Option<String>,
+    left: Vec<(String, String)>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+struct Plain {
+    tokens: Vec<String>,
+    preimage: String,
+}
+
+#[derive(Deserialize)]
+struct Written {
+    why: String,
+    scheme: String,
+    tokens: Vec<String>,
+    preimage: String,
+    value: String,
+}
+
+fn all() -> Vectors {
+    vectors("credential.json")
+}
+
+fn map(headers: &[(String, String)]) -> HeaderMap {
+    let pair = |(name, value): &(String, String)| {
+        (name.parse::<HeaderName>().unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap())
+    };
+    let mut map = HeaderMap::new();
+    for (name, value) in headers.iter().map(pair) {
+        map.append(name, value);
+    }
+    map
+}
+
+fn plain(credential: &Credential) -> Plain {
+    Plain {
+        tokens: credential.tokens.iter().map(Macaroon::to_base64).collect(),
+        preimage: credential.preimage.expose_hex().to_string(),
+    }
+}
+
+#[test]
+fn every_row_is_read_as_written() {
+    for row in all().presented {
+        match (Presented::read(&map(&row.headers)), row.credentials, row.malformed) {
+            (Presented::Credentials(got), Some(want), None) => {
+                assert_eq!(got.iter().map(plain).collect::<Vec<_>>(), want, "{}", row.why);
+            }
+            (Presented::Malformed(error), None, Some(code)) => assert_eq!(error.code(), code, "{}", row.why),
+            (Presented::Nothing, None, None) => {}
+            (got, ..) => panic!("{}: {got:?}", row.why),
+        }
+    }
+}
+
+#[test]
+fn stripping_takes_ours_and_leaves_the_rest() {
+    for row in all().presented {
+        let mut headers = map(&row.headers);
+        strip_credentials(&mut headers);
+        assert_eq!(headers, map(&row.left), "{}", row.why);
+        assert!(matches!(Presented::read(&headers), Presented::Nothing), "{}", row.why);
+        let once = headers.clone();
+        strip_credentials(&mut headers);
+        assert_eq!(headers, once, "{}: twice is once", row.why);
+    }
+}
+
+#[test]
+fn what_is_written_is_read_again() {
+    for row in all().written {
+        let credential = Credential {
+            tokens: row.tokens.iter().map(|token| Macaroon::from_base64(token).unwrap()).collect(),
+            preimage: Preimage::from_hex(&row.preimage).unwrap(),
+        };
+        let value = credential.header_value(Scheme::of(&row.scheme).unwrap());
+        assert_eq!(*value, row.value, "{}", row.why);
+        let headers = map(&[("authorization".to_owned(), value.to_string())]);
+        let Presented::Credentials(read) = Presented::read(&headers) else { panic!("{}", row.why) };
+        assert_eq!(read.iter().map(plain).collect::<Vec<_>>(), [plain(&credential)], "{}", row.why);
+    }
+}
+
+#[test]
+fn nothing_of_a_credential_shows() {
+    for row in all().presented {
+        let presented = Presented::read(&map(&row.headers));
+        let shown = match &presented {
+            Presented::Malformed(error) => format!("{presented:?} {error}"),
+            _ => format!("{presented:?}"),
+        };
+        for (_, value) in &row.headers {
+            for part in value.split([' ', ':', ',']).filter(|part| part.len() > 30) {
+                assert!(!shown.to_lowercase().contains(&part.to_lowercase()), "{}: {shown}", row.why);
+            }
+        }
+    }
+}
+
+#[test]
+fn values_that_are_not_text_are_refused_or_left_alone() {
+    for (value, malformed) in [(&b"L402 \xff\xfe:00"[..], true), (b"Bearer \xff", false), (b"\xff", false)] {
+        let mut headers = HeaderMap::new();
+        headers.append("authorization", HeaderValue::from_bytes(value).unwrap());
+        assert_eq!(matches!(Presented::read(&headers), Presented::Malformed(_)), malformed, "{value:?}");
+        strip_credentials(&mut headers);
+        assert_eq!(headers.is_empty(), malformed, "{value:?}");
+    }
+}
