@@ -1,0 +1,357 @@
+//! Carries out what a [`Purchase`] commands: sends requests, keeps the journal, holds the lease, asks the wallet.
+//!
+//! Decisions are the machine's; nothing here compares an amount. A request's future may be dropped at any point: a
+//! payment that has begun runs in a task of `outgoing`, and its credential is in the journal when it has settled.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use farebox_lightning::clock::{Clock, SystemClock};
+use farebox_lightning::outgoing::{Outgoing, OutgoingConfig, sqlite::SqliteIntents};
+use farebox_lightning::{Pay, PayFacts};
+use farebox_protocol::{Msat, Network, PaymentHash, Timestamp};
+use http::StatusCode;
+use reqwest::Url;
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+
+use crate::error::{Fault, FetchError, OpenError};
+use crate::failpoint::reach;
+use crate::http::{Hop, Http, answer};
+use crate::journal::{Journal, JournalError, PurchaseRow};
+use crate::purchase::{Money, Order, Purchase, Refusal, Rules, judge};
+use crate::{HttpConfig, Limits, Origin, RequestError};
+
+mod buy;
+mod lease;
+mod settle;
+
+/// So many redirects are followed.
+const REDIRECTS_MAX: usize = 10;
+
+/// How an engine is set up.
+#[derive(Clone)]
+pub struct EngineConfig {
+    /// The file of the journal.
+    pub journal: PathBuf,
+    /// How much one payment may cost.
+    pub limits: Limits,
+    /// What to pay with. Without one nothing is ever paid; credentials bought earlier are used.
+    pub wallet: Option<Arc<dyn Pay>>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// How to reach servers.
+    pub http: HttpConfig,
+    /// How long the wallet may try to pay. It has nothing to do with the time limits of HTTP.
+    pub pay_timeout: Duration,
+    /// How much longer to wait for a payment whose outcome is not known, and for somebody else's purchase.
+    pub patience: Duration,
+    /// Buy from and show credentials to servers over plain HTTP. Loopback and onion addresses need no permission.
+    pub in_the_clear: bool,
+    /// Buy where an earlier purchase was paid for and never honoured, and write that one off.
+    pub buy_again: bool,
+}
+
+impl EngineConfig {
+    /// The usual limits and times, without a wallet.
+    pub fn new(journal: impl Into<PathBuf>) -> Self {
+        Self {
+            journal: journal.into(),
+            limits: Limits::default(),
+            wallet: None,
+            clock: Arc::new(SystemClock),
+            http: HttpConfig::default(),
+            pay_timeout: Duration::from_secs(60),
+            patience: Duration::from_secs(30),
+            in_the_clear: false,
+            buy_again: false,
+        }
+    }
+}
+
+impl std::fmt::Debug for EngineConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EngineConfig")
+            .field("journal", &self.journal)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Fetches, and pays where it must. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine(Arc<Shared>);
+
+struct Shared {
+    config: EngineConfig,
+    http: Http,
+    journal: Journal,
+    payments: SqliteIntents,
+    outgoing: Option<Outgoing>,
+    /// Told whenever a lease is given back: those who wait in this process need not poll.
+    changed: Notify,
+    tasks: TaskTracker,
+}
+
+/// An answer, and what it took to get it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Fetched {
+    /// The answer; its body has not been read.
+    pub response: reqwest::Response,
+    /// What this request has paid, if it has.
+    pub purchase: Option<Receipt>,
+    /// The payment under whose credential the answer was given, bought now or earlier.
+    pub credential: Option<PaymentHash>,
+}
+
+/// A purchase that this request has made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Receipt {
+    /// The payment.
+    pub payment_hash: PaymentHash,
+    /// Who was paid.
+    pub origin: Origin,
+    /// What for, where the token says so.
+    pub service: String,
+    /// The price.
+    pub price: Msat,
+    /// What the route cost on top.
+    pub fee: Msat,
+    /// When the credential ends, if it says so.
+    pub valid_until: Option<Timestamp>,
+}
+
+/// What a request would cost.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Quote {
+    /// Who answered, behind all redirects.
+    pub origin: Origin,
+    /// The status of the answer. Unless it is 402 the request has been carried out, and costs nothing.
+    pub status: StatusCode,
+    /// What would be bought, if the answer asks for money.
+    pub offer: Option<Quoted>,
+    /// Why it would not be paid, by the limits and rules; the wallet has no say in it.
+    pub refusal: Option<Refusal>,
+    /// A credential is held that would be tried first.
+    pub has_credential: bool,
+}
+
+/// What would be bought.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Quoted {
+    /// The amount of the invoice.
+    pub price: Msat,
+    /// The most that the route may cost on top.
+    pub fee_max: Msat,
+    /// The network of the invoice.
+    pub network: Network,
+    /// The node that would be paid.
+    pub payee: String,
+    /// The service, where the token names one.
+    pub service: String,
+    /// The end of the invoice.
+    pub expires_at: Timestamp,
+}
+
+/// What one hop led to.
+struct Arrived {
+    response: reqwest::Response,
+    purchase: Option<Receipt>,
+    credential: Option<PaymentHash>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("config", &self.0.config).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Opens the journal and sets everything up. Blocks for a moment; asks neither server nor wallet.
+    pub fn open(config: EngineConfig) -> Result<Self, OpenError> {
+        let http = Http::new(&config.http)?;
+        let journal = Journal::open(&config.journal)?;
+        let payments = journal.payments().map_err(JournalError::from)?;
+        let outgoing = config.wallet.as_ref().map(|wallet| {
+            let intents = Arc::new(payments.clone());
+            Outgoing::new(wallet.clone(), intents, config.clock.clone(), OutgoingConfig::default())
+        });
+        let (changed, tasks) = (Notify::new(), TaskTracker::new());
+        Ok(Self(Arc::new(Shared { config, http, journal, payments, outgoing, changed, tasks })))
+    }
+
+    /// Sends `request` and returns the answer, having paid for it where that was asked and allowed.
+    ///
+    /// Redirects are followed. Each server on the way is judged by its own origin, and at most one of them is paid.
+    pub async fn fetch(&self, request: http::Request<Bytes>) -> Result<Fetched, FetchError> {
+        let mut hop = Hop::of(request).map_err(|error| FetchError::new(error, Money::None))?;
+        let mut purchase: Option<Receipt> = None;
+        for _ in 0..=REDIRECTS_MAX {
+            let spent = purchase.as_ref().map_or(Money::None, Receipt::money);
+            let arrived = self.0.hop(&hop, purchase.is_some()).await.map_err(|error| error.after(&spent))?;
+            purchase = purchase.or(arrived.purchase);
+            let money = || purchase.as_ref().map_or(Money::None, Receipt::money);
+            let Some(next) = hop.next(&arrived.response).map_err(|error| FetchError::new(error, money()))?
+            else {
+                let Arrived { response, credential, .. } = arrived;
+                return Ok(Fetched { response, purchase, credential });
+            };
+            let shown = arrived.credential.is_some() || hop.has_authorization();
+            if shown && hop.origin.is_tls() && !next.origin.is_tls() {
+                return Err(FetchError::new(RequestError::Downgrade(hop.origin), money()));
+            }
+            hop = next;
+        }
+        let spent = purchase.as_ref().map_or(Money::None, Receipt::money);
+        Err(FetchError::new(RequestError::TooManyRedirects(REDIRECTS_MAX), spent))
+    }
+
+    /// Sends `request` without a credential and tells what it would cost. The wallet isn't even looked at.
+    ///
+    /// A resource that turns out to be free has been fetched: a `POST` has then been carried out.
+    pub async fn quote(&self, request: http::Request<Bytes>) -> Result<Quote, FetchError> {
+        let free = |error: RequestError| FetchError::new(error, Money::None);
+        let mut hop = Hop::of(request).map_err(free)?;
+        for _ in 0..=REDIRECTS_MAX {
+            let response = self.0.http.send(&hop, None).await.map_err(free)?;
+            if let Some(next) = hop.next(&response).map_err(free)? {
+                hop = next;
+                continue;
+            }
+            let held = self.0.candidates(&hop).await.map_err(|error| FetchError::new(error, Money::None))?;
+            return Ok(self.0.quoted(&hop, &response, !held.is_empty()));
+        }
+        Err(free(RequestError::TooManyRedirects(REDIRECTS_MAX)))
+    }
+
+    /// Asks the wallet about every payment whose outcome is not known, and writes down what it says. Pays nothing.
+    /// Returns the purchases that are still open.
+    pub async fn resume(&self) -> Result<Vec<PurchaseRow>, FetchError> {
+        self.0.settle_all().await.map_err(|error| FetchError::new(error, Money::None))?;
+        let open = |row: &PurchaseRow| matches!(row.state, "sent" | "unknown");
+        Ok(self.purchases().await?.into_iter().filter(open).collect())
+    }
+
+    /// Every purchase in the journal, newest first.
+    pub async fn purchases(&self) -> Result<Vec<PurchaseRow>, FetchError> {
+        let rows = self.0.journal(Journal::purchases).await;
+        rows.map_err(|error| FetchError::new(error, Money::None))
+    }
+
+    /// The purchases that are paid for, whose credentials this journal holds. The credentials themselves stay inside.
+    pub async fn tokens(&self) -> Result<Vec<PurchaseRow>, FetchError> {
+        let mut rows = self.purchases().await?;
+        rows.retain(|row| matches!(row.state, "paid" | "honoured" | "dead"));
+        Ok(rows)
+    }
+
+    /// Waits up to `limit` for payments under way and for the journal. Whether all have ended; what has not is followed
+    /// by the next engine on the same journal.
+    pub async fn close(&self, limit: Duration) -> bool {
+        let paid = match &self.0.outgoing {
+            Some(outgoing) => outgoing.stop(limit).await,
+            None => true,
+        };
+        self.0.tasks.close();
+        paid && tokio::time::timeout(limit, self.0.tasks.wait()).await.is_ok()
+    }
+}
+
+impl Shared {
+    /// One request to one server, with the purchase that it may take.
+    async fn hop(&self, hop: &Hop, has_bought: bool) -> Result<Arrived, FetchError> {
+        let candidates = self.candidates(hop).await.map_err(|error| FetchError::new(error, Money::None))?;
+        let rules = self.rules(hop, has_bought, self.outgoing.as_ref().map(Outgoing::facts));
+        let (purchase, first) = Purchase::new(hop.origin.clone(), rules, candidates);
+        let mut buying = buy::Buying::new(self, hop, purchase);
+        let arrived = buying.run(first).await;
+        buying.end().await;
+        arrived.map_err(|fault| FetchError::new(fault, buying.money()))
+    }
+
+    fn rules(&self, hop: &Hop, has_bought: bool, wallet: Option<PayFacts>) -> Rules {
+        Rules {
+            limits: self.config.limits,
+            wallet,
+            in_the_clear: self.config.in_the_clear,
+            authorization_taken: hop.has_authorization(),
+            has_bought,
+            buy_again: self.config.buy_again,
+        }
+    }
+
+    /// The credentials to try for `hop`: none in the clear, none beside an authorization of the caller's own.
+    async fn candidates(&self, hop: &Hop) -> Result<Vec<crate::Pass>, Fault> {
+        if hop.has_authorization() || (hop.origin.is_in_the_clear() && !self.config.in_the_clear) {
+            return Ok(Vec::new());
+        }
+        let (origin, path, now) = (hop.origin.clone(), hop.url.path().to_owned(), self.now());
+        self.journal(move |journal| journal.candidates(&origin, &path, now)).await
+    }
+
+    fn quoted(&self, hop: &Hop, response: &reqwest::Response, has_credential: bool) -> Quote {
+        let answer = answer(response, &hop.origin, self.now());
+        let rules = self.rules(hop, false, None);
+        let free = Quote {
+            origin: hop.origin.clone(),
+            status: answer.status,
+            offer: None,
+            refusal: None,
+            has_credential,
+        };
+        if answer.status != StatusCode::PAYMENT_REQUIRED {
+            return free;
+        }
+        // The price is worth knowing even where it is too high.
+        let no_limits = Rules {
+            limits: Limits { per_payment: Msat::MAX, fee_max: rules.limits.fee_max },
+            ..rules.clone()
+        };
+        let offer = judge(&hop.origin, &answer, &no_limits).ok().map(|order| Quoted::of(&order));
+        Quote { offer, refusal: judge(&hop.origin, &answer, &rules).err(), ..free }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.config.clock.now()
+    }
+
+    /// Lets `work` use the journal where blocking is allowed.
+    async fn journal<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Journal) -> Result<T, JournalError> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let journal = self.journal.clone();
+        match self.tasks.spawn_blocking(move || work(&journal)).await {
+            Ok(done) => Ok(done?),
+            Err(_) => Err(Fault::Closing),
+        }
+    }
+}
+
+impl Quoted {
+    fn of(order: &Order) -> Self {
+        Self {
+            price: order.price,
+            fee_max: order.fee_max,
+            network: order.invoice.network(),
+            payee: order.invoice.payee(),
+            service: order.scope.service.clone(),
+            expires_at: order.invoice.expires_at(),
+        }
+    }
+}
+
+impl Receipt {
+    fn money(&self) -> Money {
+        Money::Spent { payment_hash: self.payment_hash, price: self.price, fee: self.fee }
+    }
+}
+
+/// The path of an address as the journal keeps it, without the query.
+fn path_of(url: &Url) -> String {
+    url.path().to_owned()
+}

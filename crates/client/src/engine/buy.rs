@@ -1,0 +1,264 @@
+//! The loop of one purchase: carry a command out, tell the machine what happened, until it delivers or gives up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use farebox_lightning::outgoing::{Ended, Failure, IntentError, OutgoingError};
+use farebox_lightning::{PayRequest, WalletId};
+use farebox_protocol::PaymentHash;
+use tokio::time;
+
+use super::{Arrived, Fault, Hop, JournalError, Receipt, Shared, answer, lease::Held, path_of, reach};
+use crate::journal::{From, Reserved, Want};
+use crate::purchase::{Command, Event, Money, Order, Purchase, Stop};
+use crate::{Pass, Scope};
+
+/// How often to look whether another process has come to an end with the same purchase.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// One purchase and what it holds.
+pub(super) struct Buying<'a> {
+    shared: &'a Shared,
+    hop: &'a Hop,
+    purchase: Purchase,
+    lease: Option<Held>,
+    response: Option<reqwest::Response>,
+    /// What is being bought, or was.
+    order: Option<Box<Order>>,
+    /// The credential in the latest request.
+    shown: Option<PaymentHash>,
+}
+
+impl<'a> Buying<'a> {
+    pub(super) fn new(shared: &'a Shared, hop: &'a Hop, purchase: Purchase) -> Self {
+        Self { shared, hop, purchase, lease: None, response: None, order: None, shown: None }
+    }
+
+    /// What is known of the money.
+    pub(super) fn money(&self) -> Money {
+        self.purchase.money().clone()
+    }
+
+    /// Gives back what is held. Needed after [`Self::run`], however that ended.
+    pub(super) async fn end(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.release().await;
+            self.shared.changed.notify_waiters();
+        }
+    }
+
+    /// Carries out command after command.
+    pub(super) async fn run(&mut self, first: Command) -> Result<Arrived, Fault> {
+        let mut command = first;
+        loop {
+            let event = match command {
+                Command::Send(pass) => self.send(pass.as_ref()).await?,
+                Command::Retry(pass, after) => {
+                    time::sleep(after).await;
+                    reach("client-before-retry");
+                    let event = self.send(Some(&pass)).await?;
+                    reach("client-after-retry");
+                    event
+                }
+                Command::Reserve(scope) => self.reserve(scope).await?,
+                Command::Record(order) => self.record(order).await?,
+                Command::Pay(order) => self.pay(&order).await?,
+                Command::Resume(order) => self.resume(order).await?,
+                Command::Deliver => return self.deliver(),
+                Command::Stop(stop) => return Err(stop.into()),
+            };
+            command = self.purchase.on(event);
+            self.keep_notes().await;
+        }
+    }
+
+    async fn send(&mut self, pass: Option<&Pass>) -> Result<Event, Fault> {
+        self.shown = pass.map(Pass::payment_hash);
+        let response = self.shared.http.send(self.hop, pass).await?;
+        let answer = answer(&response, &self.hop.origin, self.shared.now());
+        self.response = Some(response);
+        Ok(Event::Answered(answer))
+    }
+
+    /// Takes the lease, waiting for whoever holds it.
+    async fn reserve(&mut self, scope: Scope) -> Result<Event, Fault> {
+        if self.lease.as_ref().is_some_and(|held| held.lease.scope != scope) {
+            // The server has changed its mind about what it sells here.
+            self.end().await;
+        }
+        let want = Want {
+            scope,
+            path: path_of(&self.hop.url),
+            tried: self.purchase.tried().to_vec(),
+            buy_again: self.shared.config.buy_again,
+        };
+        if self.lease.is_some() {
+            return Ok(Event::Reserved(crate::purchase::Reservation::Ours, self.shared.now()));
+        }
+        let patience = self.shared.config.pay_timeout.saturating_add(self.shared.config.patience);
+        let waiting = self.wait_for_lease(want);
+        let (reservation, lease) =
+            time::timeout(patience, waiting).await.map_err(|_| Fault::Busy(patience))??;
+        self.lease = lease;
+        reach("client-after-reserve");
+        Ok(Event::Reserved(reservation, self.shared.now()))
+    }
+
+    async fn wait_for_lease(
+        &self,
+        want: Want,
+    ) -> Result<(crate::purchase::Reservation, Option<Held>), Fault> {
+        loop {
+            let (asked, now) = (want.clone(), self.shared.now());
+            let guard = self.shared.held();
+            let changed = self.shared.changed.notified();
+            // The guard is made where the lease is taken: a future that is dropped while it waits for the journal must
+            // not leave a lease without a holder behind.
+            let reserved = self.shared.journal(move |journal| {
+                Ok(match journal.reserve(&asked, now)? {
+                    Reserved::Held => None,
+                    Reserved::Go(reservation, lease) => Some((reservation, lease.map(guard))),
+                })
+            });
+            if let Some(reserved) = reserved.await? {
+                return Ok(reserved);
+            }
+            _ = time::timeout(LOOK_AGAIN, changed).await;
+        }
+    }
+
+    async fn record(&mut self, order: Box<Order>) -> Result<Event, Fault> {
+        let Some(lease) = self.lease.as_ref().map(|held| held.lease.clone()) else {
+            return Ok(Event::LeaseLost);
+        };
+        let (wallet, now) = (self.wallet(), self.shared.now());
+        let (method, path) = (self.hop.method.to_string(), path_of(&self.hop.url));
+        let ordered = order.clone();
+        reach("client-before-record");
+        let recorded = self.shared.journal(move |journal| {
+            let from = From { method: &method, path: &path, wallet: &wallet };
+            journal.record(&ordered, &from, &lease, now)
+        });
+        let event = match recorded.await {
+            Ok(true) => Event::Recorded,
+            Ok(false) => Event::RecordedBefore,
+            Err(Fault::Journal(JournalError::LeaseLost)) => Event::LeaseLost,
+            Err(fault) => return Err(fault),
+        };
+        reach("client-after-record");
+        if !order.bound {
+            tracing::warn!(
+                origin = %order.scope.origin, payment = %order.payment_hash(),
+                "the token can't be read, so nothing shows that this payment opens it"
+            );
+        }
+        self.order = Some(order);
+        Ok(event)
+    }
+
+    /// Pays the order and waits, for a while, until the outcome is known. Dropping this future stops nothing.
+    async fn pay(&mut self, order: &Order) -> Result<Event, Fault> {
+        let Some(outgoing) = &self.shared.outgoing else {
+            return Ok(Event::Ended(not_begun("there is no wallet")));
+        };
+        let request = PayRequest {
+            invoice: order.invoice.clone(),
+            fee_max: order.fee_max,
+            timeout: self.shared.config.pay_timeout,
+        };
+        let ended = match outgoing.pay(request).await {
+            Ok(Ended::Unknown { reason }) => {
+                let wait = outgoing.wait(order.payment_hash());
+                match time::timeout(self.shared.config.patience, wait).await {
+                    Ok(Ok(Some(ended))) => ended,
+                    Ok(Ok(None) | Err(_)) | Err(_) => Ended::Unknown { reason },
+                }
+            }
+            Ok(ended) => ended,
+            Err(OutgoingError::Journal(error)) => match &*error {
+                IntentError::Forbidden(_) | IntentError::Moved { .. } => return Ok(Event::LeaseLost),
+                error => not_begun(&format!("the journal can't be written: {error}")),
+            },
+            Err(error) => not_begun(&error.to_string()),
+        };
+        Ok(Event::Ended(ended))
+    }
+
+    async fn resume(&mut self, order: Box<Order>) -> Result<Event, Fault> {
+        let lease = self.lease.as_ref().map(|held| held.lease.clone());
+        let ended = match self.shared.settle(&order).await? {
+            super::settle::Settled::Ended(ended) => ended,
+            super::settle::Settled::PayAgain(reason) => match lease {
+                Some(lease) if self.shared.config.limits.allow_price(order.price).is_ok() => {
+                    let hash = order.payment_hash();
+                    match self.shared.journal(move |journal| journal.adopt(&hash, &lease)).await {
+                        Ok(()) => {}
+                        Err(Fault::Journal(JournalError::LeaseLost)) => return Ok(Event::LeaseLost),
+                        Err(fault) => return Err(fault),
+                    }
+                    self.order = Some(order.clone());
+                    // The payment was sent before: whatever keeps it from being sent again, it may still arrive.
+                    return Ok(match self.pay(&order).await? {
+                        Event::Ended(Ended::NotPaid(failure)) if failure.unsent => {
+                            Event::Ended(Ended::Unknown { reason: failure.reason })
+                        }
+                        event => event,
+                    });
+                }
+                _ => Ended::Unknown { reason },
+            },
+        };
+        if let Ended::Settled(_) = ended {
+            self.order = Some(order);
+        }
+        Ok(Event::Ended(ended))
+    }
+
+    /// Writes down what the answers said of the credentials. When that fails, the worst is a round trip too many.
+    async fn keep_notes(&mut self) {
+        let path = path_of(&self.hop.url);
+        for note in self.purchase.take_notes() {
+            let (path, now) = (path.clone(), self.shared.now());
+            if let Err(error) = self.shared.journal(move |journal| journal.note(&note, &path, now)).await {
+                tracing::warn!(%error, "what became of a credential could not be written down");
+            }
+            reach("client-after-note");
+        }
+    }
+
+    fn deliver(&mut self) -> Result<Arrived, Fault> {
+        let response = self.response.take().ok_or(Stop::Confused)?;
+        let purchase = match (self.purchase.money(), &self.order) {
+            (Money::Spent { payment_hash, price, fee }, Some(order)) => Some(Receipt {
+                payment_hash: *payment_hash,
+                origin: order.scope.origin.clone(),
+                service: order.scope.service.clone(),
+                price: *price,
+                fee: *fee,
+                valid_until: order.valid_until,
+            }),
+            _ => None,
+        };
+        Ok(Arrived { response, purchase, credential: self.shown })
+    }
+
+    fn wallet(&self) -> WalletId {
+        self.shared
+            .outgoing
+            .as_ref()
+            .map_or_else(|| WalletId(String::new()), |outgoing| outgoing.facts().wallet)
+    }
+}
+
+impl Shared {
+    /// What makes a guard of a lease. It may be called on any thread.
+    fn held(&self) -> impl FnOnce(crate::journal::lease::Lease) -> Held + Send + 'static {
+        let (journal, clock, tasks) =
+            (self.journal.clone(), Arc::clone(&self.config.clock), self.tasks.clone());
+        move |lease| Held::new(lease, journal, clock, tasks)
+    }
+}
+
+fn not_begun(reason: &str) -> Ended {
+    Ended::NotPaid(Failure { reason: reason.to_owned(), unsent: true })
+}

@@ -1,0 +1,249 @@
+//! Requests and redirects. What is sent where is decided here; money is not.
+//!
+//! Redirects and cookies of the HTTP library are off: each hop is a request of its own, judged by its own origin, so
+//! that a credential never reaches a server that didn't sell it. Bodies of requests are whole (`Bytes`), because a
+//! purchase sends the request twice; bodies of responses are streamed and never read here.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use farebox_protocol::{OfferedChallenge, Timestamp, http_auth};
+use http::{HeaderMap, Method, StatusCode, header};
+use reqwest::Url;
+use rustls::pki_types::CertificateDer;
+
+use crate::purchase::Answer;
+use crate::{Origin, Pass};
+
+/// How to reach servers.
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    /// How long a connection may take to stand.
+    pub connect_timeout: Duration,
+    /// How long a server may be silent, before its answer or within it. There is no limit on the whole: streams last.
+    pub idle_timeout: Duration,
+    /// The way out.
+    pub proxy: Proxy,
+    /// Certificates to trust besides the public ones.
+    pub extra_roots: Vec<CertificateDer<'static>>,
+    /// The `User-Agent`, unless the request brings one.
+    pub user_agent: String,
+}
+
+/// The way out to other servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proxy {
+    /// As `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say.
+    Environment,
+    /// Straight.
+    None,
+    /// Through this one: `http://…` or `socks5h://…`.
+    Through(String),
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(300),
+            proxy: Proxy::Environment,
+            extra_roots: Vec::new(),
+            user_agent: concat!("farebox/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+/// Why a request can't be sent as it is.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// The HTTP client can't be built from its configuration.
+    #[error("the HTTP client can't be set up; look at the proxy and the certificates")]
+    Setup(#[source] reqwest::Error),
+    /// One of the certificates to trust is none.
+    #[error("an extra root certificate can't be read: {0}")]
+    Certificate(String),
+    /// Not HTTP.
+    #[error("the address is not an http or https URL; write it like `https://example.com/path`")]
+    Address,
+    /// The server can't be reached, or broke off before its answer.
+    #[error("no answer from `{origin}`")]
+    Network {
+        /// Who was asked.
+        origin: Origin,
+        /// What happened, without the address.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The redirect leads nowhere.
+    #[error("`{0}` redirects to an address that can't be followed")]
+    RedirectUnreadable(Origin),
+    /// A credential had been shown over TLS.
+    #[error("`{0}` answers a credential with a redirect to plain http; it is not followed")]
+    Downgrade(Origin),
+    /// Round and round.
+    #[error("more than {0} redirects")]
+    TooManyRedirects(usize),
+}
+
+impl RequestError {
+    /// The stable name of this error.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Setup(_) | Self::Certificate(_) => "http_setup",
+            Self::Address => "address",
+            Self::Network { .. } => "network",
+            Self::RedirectUnreadable(_) | Self::Downgrade(_) | Self::TooManyRedirects(_) => "redirect",
+        }
+    }
+}
+
+/// The HTTP library, set up once.
+#[derive(Debug)]
+pub(crate) struct Http(reqwest::Client);
+
+/// One request to one server; a redirect makes another.
+#[derive(Clone, Debug)]
+pub(crate) struct Hop {
+    pub(crate) method: Method,
+    pub(crate) url: Url,
+    pub(crate) origin: Origin,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Http {
+    pub(crate) fn new(config: &HttpConfig) -> Result<Self, RequestError> {
+        let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        for certificate in &config.extra_roots {
+            roots.add(certificate.clone()).map_err(|error| RequestError::Certificate(error.to_string()))?;
+        }
+        // The provider is named, not taken from the process: a library must not depend on what its host installed.
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring has the suites of both TLS versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+
+        let mut client = reqwest::Client::builder()
+            .use_preconfigured_tls(tls)
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .connect_timeout(config.connect_timeout)
+            .read_timeout(config.idle_timeout)
+            .user_agent(config.user_agent.as_str());
+        client = match &config.proxy {
+            Proxy::Environment => client,
+            Proxy::None => client.no_proxy(),
+            Proxy::Through(url) => {
+                client.proxy(reqwest::Proxy::all(url.as_str()).map_err(RequestError::Setup)?)
+            }
+        };
+        Ok(Self(client.build().map_err(RequestError::Setup)?))
+    }
+
+    /// Sends `hop`, with the credential if there is one. The answer's body has not been read.
+    pub(crate) async fn send(
+        &self,
+        hop: &Hop,
+        pass: Option<&Pass>,
+    ) -> Result<reqwest::Response, RequestError> {
+        let mut request = reqwest::Request::new(hop.method.clone(), hop.url.clone());
+        *request.headers_mut() = hop.headers.clone();
+        if !hop.body.is_empty() {
+            *request.body_mut() = Some(hop.body.clone().into());
+        }
+        if let Some(value) = pass.and_then(Pass::header_value) {
+            request.headers_mut().insert(header::AUTHORIZATION, value);
+        }
+        let network = |source: reqwest::Error| RequestError::Network {
+            origin: hop.origin.clone(),
+            source: source.without_url(),
+        };
+        self.0.execute(request).await.map_err(network)
+    }
+}
+
+impl Hop {
+    /// The first hop: what the caller asked for.
+    pub(crate) fn of(request: http::Request<Bytes>) -> Result<Self, RequestError> {
+        let (parts, body) = request.into_parts();
+        let url = Url::parse(&parts.uri.to_string()).map_err(|_| RequestError::Address)?;
+        let origin = Origin::of(&url).ok_or(RequestError::Address)?;
+        Ok(Self { method: parts.method, url, origin, headers: parts.headers, body })
+    }
+
+    /// Whether the caller brings an `Authorization` of their own, in a header or in the address.
+    pub(crate) fn has_authorization(&self) -> bool {
+        self.headers.contains_key(header::AUTHORIZATION)
+            || !self.url.username().is_empty()
+            || self.url.password().is_some()
+    }
+
+    /// Where `response` leads, if it is a redirect.
+    pub(crate) fn next(&self, response: &reqwest::Response) -> Result<Option<Self>, RequestError> {
+        let status = response.status();
+        let follows = matches!(
+            status,
+            StatusCode::MOVED_PERMANENTLY
+                | StatusCode::FOUND
+                | StatusCode::SEE_OTHER
+                | StatusCode::TEMPORARY_REDIRECT
+                | StatusCode::PERMANENT_REDIRECT
+        );
+        let Some(location) = response.headers().get(header::LOCATION).filter(|_| follows) else {
+            return Ok(None);
+        };
+        let unreadable = || RequestError::RedirectUnreadable(self.origin.clone());
+        let location = std::str::from_utf8(location.as_bytes()).map_err(|_| unreadable())?;
+        let url = self.url.join(location).map_err(|_| unreadable())?;
+        let origin = Origin::of(&url).ok_or_else(unreadable)?;
+        let mut next = Self { url, origin, ..self.clone() };
+        let to_get = match status {
+            StatusCode::SEE_OTHER => next.method != Method::HEAD,
+            StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND => next.method == Method::POST,
+            _ => false,
+        };
+        if to_get {
+            next.method = Method::GET;
+            next.body = Bytes::new();
+            let of_the_body = [
+                header::CONTENT_TYPE,
+                header::CONTENT_LENGTH,
+                header::CONTENT_ENCODING,
+                header::TRANSFER_ENCODING,
+            ];
+            of_the_body.iter().for_each(|name| _ = next.headers.remove(name));
+        }
+        if next.origin != self.origin {
+            let private = [header::AUTHORIZATION, header::COOKIE, header::PROXY_AUTHORIZATION, header::HOST];
+            private.iter().for_each(|name| _ = next.headers.remove(name));
+        }
+        Ok(Some(next))
+    }
+}
+
+/// What `response` says about money.
+pub(crate) fn answer(response: &reqwest::Response, asked: &Origin, now: Timestamp) -> Answer {
+    let values: Vec<&[u8]> = response
+        .headers()
+        .get_all(header::WWW_AUTHENTICATE)
+        .iter()
+        .map(header::HeaderValue::as_bytes)
+        .collect();
+    let names_scheme = values.iter().filter_map(|value| std::str::from_utf8(value).ok()).any(|value| {
+        http_auth::parse_challenges(value)
+            .iter()
+            .any(|challenge| ["L402", "LSAT"].iter().any(|name| challenge.scheme.eq_ignore_ascii_case(name)))
+    });
+    Answer {
+        status: response.status(),
+        origin: Origin::of(response.url()).unwrap_or_else(|| asked.clone()),
+        offered: OfferedChallenge::read_all(values),
+        names_scheme,
+        now,
+    }
+}

@@ -1,0 +1,444 @@
+//! The buyer's journal: one SQLite file with purchases, credentials, leases and (from `farebox_lightning::outgoing`)
+//! payments. Every edge at which money may move is on disk before it is passed.
+//!
+//! The file is private to its owner (0600, its directory 0700 when we make it), in write-ahead mode and synced at every
+//! commit. Calls block; [`crate::Engine`] makes them where blocking is allowed. Nothing is ever deleted: what has been
+//! bought stays on record, and a credential that was refused is marked, not dropped.
+
+use std::{fs, path::Path, sync::Arc};
+
+use farebox_lightning::WalletId;
+use farebox_lightning::outgoing::{
+    Failure, IntentError, NewIntent, State,
+    sqlite::{self, SqliteIntents},
+};
+use farebox_protocol::{Invoice, Msat, PaymentHash, Scheme, Timestamp};
+use parking_lot::Mutex;
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior, params};
+
+use crate::holder::Holder;
+use crate::purchase::{Note, Order, Reservation};
+use crate::{Origin, Pass, Scope};
+
+pub(crate) mod lease;
+mod passes;
+mod schema;
+
+use lease::Lease;
+
+/// Why the journal can't be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JournalError {
+    /// The directory can't be made.
+    #[error("the directory of the journal can't be made: `{path}`")]
+    Directory {
+        /// Which.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The disk, the file or SQLite itself.
+    #[error("the journal can't be used; free disk space or close what locks it")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The same, for the part that holds the payments.
+    #[error(transparent)]
+    Payments(#[from] IntentError),
+    /// The file was written by a later version.
+    #[error("the journal has version {found}, this program knows up to {known}; use a newer farebox")]
+    TooNew {
+        /// What the file says.
+        found: usize,
+        /// What this program can read.
+        known: usize,
+    },
+    /// A row that this version can't read.
+    #[error("purchase {hash} can't be read from the journal: {what}")]
+    Corrupt {
+        /// The key of the row.
+        hash: PaymentHash,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The lease is somebody else's by now.
+    #[error("another process has taken this purchase over")]
+    LeaseLost,
+}
+
+/// One purchase, as the journal has it. Holds no secret.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PurchaseRow {
+    /// The key.
+    pub payment_hash: PaymentHash,
+    /// Who sold.
+    pub origin: Origin,
+    /// The service, where the token names one.
+    pub service: String,
+    /// The method of the request that bought it.
+    pub method: String,
+    /// Its path, without the query.
+    pub path: String,
+    /// The price.
+    pub price: Msat,
+    /// What the route cost, once that is known.
+    pub fee: Option<Msat>,
+    /// `recorded`, `sent`, `unknown`, `failed`, `unsent`, `paid` (and not honoured yet), `honoured` or `dead`.
+    pub state: &'static str,
+    /// When it began.
+    pub begun_at: Timestamp,
+    /// When the credential ends, if it says so.
+    pub valid_until: Option<Timestamp>,
+}
+
+/// The journal. Cheap to clone; all clones share one connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Journal {
+    connection: Arc<Mutex<Connection>>,
+    holder: Arc<Holder>,
+}
+
+/// What a request wants to buy and has tried.
+#[derive(Clone, Debug)]
+pub(crate) struct Want {
+    pub(crate) scope: Scope,
+    pub(crate) path: String,
+    /// Credentials that this request has shown already, and whether they were honoured by then.
+    pub(crate) tried: Vec<(PaymentHash, bool)>,
+    pub(crate) buy_again: bool,
+}
+
+/// The answer to a [`Want`].
+#[derive(Debug)]
+pub(crate) enum Reserved {
+    /// Somebody else holds the lease: wait.
+    Held,
+    /// Go on; a lease comes with all but [`Reservation::Pass`].
+    Go(Reservation, Option<Lease>),
+}
+
+/// Who began a payment.
+#[derive(Clone, Debug)]
+pub(crate) struct Begun {
+    pub(crate) holder: Holder,
+    pub(crate) wallet: WalletId,
+}
+
+const PURCHASE: &str = "SELECT p.payment_hash, p.origin, p.service, p.scheme, p.token, p.fee_worst_msat, p.valid_until, \
+     p.bound, p.method, p.path, p.holder, p.begun_at, p.honoured_at, p.dead_at, \
+     o.invoice, o.amount_msat, o.fee_max_msat, o.state, o.preimage, o.fee_msat, o.wallet \
+     FROM purchases p JOIN outgoing_payments o USING (payment_hash)";
+
+impl Journal {
+    /// Opens the file, making it and its directory when they are missing.
+    pub(crate) fn open(path: &Path) -> Result<Self, JournalError> {
+        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+            make_private(directory).map_err(|source| JournalError::Directory {
+                path: directory.display().to_string(),
+                source,
+            })?;
+        }
+        let mut connection = sqlite::open(path)?;
+        sqlite::migrate(&connection)?;
+        schema::migrate(&mut connection)?;
+        Ok(Self { connection: Arc::new(Mutex::new(connection)), holder: Arc::new(Holder::this_process()) })
+    }
+
+    /// The payments of this journal, sent only while the lease under which the purchase was recorded holds.
+    pub(crate) fn payments(&self) -> Result<SqliteIntents, IntentError> {
+        Ok(SqliteIntents::new(self.connection.clone())?.with_send_condition(Arc::new(may_send)))
+    }
+
+    /// Whether this very journal, and not another process or engine, is that holder.
+    pub(crate) fn is_own(&self, holder: &Holder) -> bool {
+        *self.holder == *holder
+    }
+
+    /// Takes the lease of a scope and looks at what has happened there before. One transaction.
+    pub(crate) fn reserve(&self, want: &Want, now: Timestamp) -> Result<Reserved, JournalError> {
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // What somebody else has bought is shared at once, whoever holds the lease.
+        if let Some(pass) = passes::to_share(&transaction, want, now)? {
+            return Ok(Reserved::Go(Reservation::Pass(pass), None));
+        }
+        let Some(lease) = lease::take(&transaction, &want.scope, &self.holder, now)? else {
+            return Ok(Reserved::Held);
+        };
+        abandon_unsent(&transaction, &want.scope, now)?;
+        let reservation = if let Some(order) = unsettled(&transaction, &want.scope)? {
+            Reservation::Unsettled(Box::new(order))
+        } else {
+            let unhonoured = passes::never_honoured(&transaction, &want.scope, now)?;
+            if want.buy_again {
+                passes::give_up(&transaction, &unhonoured, now)?;
+            }
+            match unhonoured.first() {
+                Some(hash) if !want.buy_again => Reservation::NeverHonoured(*hash),
+                _ => Reservation::Ours,
+            }
+        };
+        transaction.commit()?;
+        Ok(Reserved::Go(reservation, Some(lease)))
+    }
+
+    /// Puts the end of a lease off; `false` when it has gone to somebody else.
+    pub(crate) fn renew(&self, lease: &Lease, now: Timestamp) -> Result<bool, JournalError> {
+        lease::renew(&self.connection.lock(), lease, now)
+    }
+
+    /// Gives a lease back.
+    pub(crate) fn release(&self, lease: &Lease) -> Result<(), JournalError> {
+        lease::release(&self.connection.lock(), lease)
+    }
+
+    /// Writes an order and its payment. `false` when the journal knows the payment as paid or under way.
+    pub(crate) fn record(
+        &self,
+        order: &Order,
+        from: &From<'_>,
+        lease: &Lease,
+        now: Timestamp,
+    ) -> Result<bool, JournalError> {
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if !lease::holds(&transaction, lease)? {
+            return Err(JournalError::LeaseLost);
+        }
+        let hash = order.payment_hash();
+        let again = match sqlite::find(&transaction, &hash)?.map(|payment| payment.state) {
+            None => false,
+            // The server sells the same invoice once more after a payment that spent nothing.
+            Some(State::Failed(_)) => true,
+            Some(_) => return Ok(false),
+        };
+        sqlite::record(&transaction, &new_intent(order, from.wallet), now)?;
+        if again {
+            transaction.execute("DELETE FROM answers WHERE payment_hash = ?1", [hash.as_bytes()])?;
+            transaction.execute("DELETE FROM purchases WHERE payment_hash = ?1", [hash.as_bytes()])?;
+        }
+        transaction.execute(
+            "INSERT INTO purchases (payment_hash, origin, service, scheme, token, fee_worst_msat, valid_until, bound,
+                                    method, path, holder, generation, begun_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+            params![
+                hash.as_bytes(),
+                order.scope.origin.to_string(),
+                order.scope.service,
+                order.scheme.to_string(),
+                order.token,
+                integer(order.fee_worst.get()),
+                order.valid_until.map(|end| integer(end.secs())),
+                order.bound,
+                from.method,
+                from.path,
+                self.holder.as_str(),
+                lease.generation,
+                integer(now.secs()),
+            ],
+        )?;
+        transaction.commit()?;
+        Ok(true)
+    }
+
+    /// Makes an earlier purchase ours, so that it may be sent again under our lease. Its wallet stays what it was.
+    pub(crate) fn adopt(&self, hash: &PaymentHash, lease: &Lease) -> Result<(), JournalError> {
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if !lease::holds(&transaction, lease)? {
+            return Err(JournalError::LeaseLost);
+        }
+        transaction.execute(
+            "UPDATE purchases SET holder = ?1, generation = ?2 WHERE payment_hash = ?3",
+            params![self.holder.as_str(), lease.generation, hash.as_bytes()],
+        )?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Who began a payment, and with what wallet.
+    pub(crate) fn begun(&self, hash: &PaymentHash) -> Result<Option<Begun>, JournalError> {
+        let connection = self.connection.lock();
+        let query = "SELECT p.holder, o.wallet FROM purchases p JOIN outgoing_payments o USING (payment_hash)
+                     WHERE payment_hash = ?1";
+        let begun =
+            |row: &Row<'_>| Ok(Begun { holder: Holder::read(row.get(0)?), wallet: WalletId(row.get(1)?) });
+        Ok(connection.query_row(query, [hash.as_bytes()], begun).optional()?)
+    }
+
+    /// The credentials to try at `origin` for `path`, the most likely first.
+    pub(crate) fn candidates(
+        &self,
+        origin: &Origin,
+        path: &str,
+        now: Timestamp,
+    ) -> Result<Vec<Pass>, JournalError> {
+        passes::candidates(&self.connection.lock(), origin, path, now)
+    }
+
+    /// Keeps what an answer said about a credential.
+    pub(crate) fn note(&self, note: &Note, path: &str, now: Timestamp) -> Result<(), JournalError> {
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        passes::note(&transaction, note, path, now)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Every purchase whose outcome is not known, oldest first.
+    pub(crate) fn unsettled(&self) -> Result<Vec<Order>, JournalError> {
+        let connection = self.connection.lock();
+        let query = format!("{PURCHASE} WHERE o.state IN ('sent', 'unknown') ORDER BY p.id");
+        let mut statement = connection.prepare(&query)?;
+        let rows = statement.query_map([], |row| Ok(read_order(row)))?;
+        rows.map(|row| row?).collect()
+    }
+
+    /// Every purchase, newest first.
+    pub(crate) fn purchases(&self) -> Result<Vec<PurchaseRow>, JournalError> {
+        let connection = self.connection.lock();
+        let mut statement = connection.prepare(&format!("{PURCHASE} ORDER BY p.id DESC"))?;
+        let rows = statement.query_map([], |row| Ok(read_row(row)))?;
+        rows.map(|row| row?).collect()
+    }
+}
+
+/// The request that buys.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct From<'a> {
+    pub(crate) method: &'a str,
+    /// Without the query, which may hold secrets.
+    pub(crate) path: &'a str,
+    pub(crate) wallet: &'a WalletId,
+}
+
+/// The payment of an order.
+pub(crate) fn new_intent(order: &Order, wallet: &WalletId) -> NewIntent {
+    NewIntent {
+        invoice: order.invoice.clone(),
+        amount: order.price,
+        fee_max: order.fee_max,
+        wallet: wallet.clone(),
+    }
+}
+
+/// Whether a payment may be marked as sent: its purchase was recorded, or adopted, under the lease as it stands.
+fn may_send(transaction: &Transaction<'_>, hash: &PaymentHash) -> Result<(), IntentError> {
+    let holds: bool = transaction.query_row(
+        "SELECT EXISTS (SELECT 1 FROM purchases p JOIN leases l USING (origin, service)
+         WHERE p.payment_hash = ?1 AND l.generation = p.generation AND l.holder IS NOT NULL)",
+        [hash.as_bytes()],
+        |row| row.get(0),
+    )?;
+    if holds {
+        Ok(())
+    } else {
+        Err(IntentError::Forbidden("the lease has gone to another process".to_owned()))
+    }
+}
+
+/// Closes what an earlier holder of this lease has recorded and not sent. It can't be sent any more: that needs the lease.
+fn abandon_unsent(transaction: &Transaction<'_>, scope: &Scope, now: Timestamp) -> Result<(), JournalError> {
+    let mut statement = transaction.prepare(
+        "SELECT payment_hash FROM purchases p JOIN outgoing_payments o USING (payment_hash)
+         WHERE p.origin = ?1 AND p.service = ?2 AND o.state = 'recorded'",
+    )?;
+    let hashes: Vec<[u8; 32]> = statement
+        .query_map(params![scope.origin.to_string(), scope.service], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    for hash in hashes {
+        if let Some(payment) = sqlite::find(transaction, &PaymentHash::from_bytes(hash))? {
+            let failure = Failure { reason: "its process ended before it was sent".to_owned(), unsent: true };
+            sqlite::fail(transaction, &payment, &failure, now)?;
+        }
+    }
+    Ok(())
+}
+
+/// The oldest purchase of this scope whose outcome is not known.
+fn unsettled(transaction: &Transaction<'_>, scope: &Scope) -> Result<Option<Order>, JournalError> {
+    let query = format!(
+        "{PURCHASE} WHERE p.origin = ?1 AND p.service = ?2 AND o.state IN ('sent', 'unknown') ORDER BY p.id LIMIT 1"
+    );
+    transaction
+        .query_row(&query, params![scope.origin.to_string(), scope.service], |row| Ok(read_order(row)))
+        .optional()?
+        .transpose()
+}
+
+fn read_scope(row: &Row<'_>) -> Result<Scope, JournalError> {
+    let hash = read_hash(row)?;
+    let origin: String = row.get("origin")?;
+    let origin = origin.parse().map_err(|_| JournalError::Corrupt { hash, what: "its origin is none" })?;
+    Ok(Scope { origin, service: row.get("service")? })
+}
+
+fn read_hash(row: &Row<'_>) -> Result<PaymentHash, rusqlite::Error> {
+    row.get("payment_hash").map(PaymentHash::from_bytes)
+}
+
+fn read_scheme(row: &Row<'_>) -> Result<Scheme, JournalError> {
+    let hash = read_hash(row)?;
+    Scheme::of(&row.get::<_, String>("scheme")?)
+        .ok_or(JournalError::Corrupt { hash, what: "its scheme is unknown" })
+}
+
+fn read_order(row: &Row<'_>) -> Result<Order, JournalError> {
+    let hash = read_hash(row)?;
+    let invoice = Invoice::parse(&row.get::<_, String>("invoice")?)
+        .map_err(|_| JournalError::Corrupt { hash, what: "its invoice can't be read" })?;
+    Ok(Order {
+        scope: read_scope(row)?,
+        scheme: read_scheme(row)?,
+        token: row.get("token")?,
+        invoice,
+        price: Msat::new(row.get("amount_msat")?),
+        fee_max: Msat::new(row.get("fee_max_msat")?),
+        fee_worst: Msat::new(row.get("fee_worst_msat")?),
+        valid_until: row.get::<_, Option<u64>>("valid_until")?.map(Timestamp::from_secs),
+        bound: row.get("bound")?,
+    })
+}
+
+fn read_row(row: &Row<'_>) -> Result<PurchaseRow, JournalError> {
+    let Scope { origin, service } = read_scope(row)?;
+    let honoured: Option<u64> = row.get("honoured_at")?;
+    let dead: Option<u64> = row.get("dead_at")?;
+    let state = match row.get::<_, String>("state")?.as_str() {
+        "settled" if dead.is_some() => "dead",
+        "settled" if honoured.is_some() => "honoured",
+        "settled" => "paid",
+        "recorded" => "recorded",
+        "sent" => "sent",
+        "failed" => "failed",
+        "unsent" => "unsent",
+        _ => "unknown",
+    };
+    Ok(PurchaseRow {
+        payment_hash: read_hash(row)?,
+        origin,
+        service,
+        method: row.get("method")?,
+        path: row.get("path")?,
+        price: Msat::new(row.get("amount_msat")?),
+        fee: row.get::<_, Option<u64>>("fee_msat")?.map(Msat::new),
+        state,
+        begun_at: Timestamp::from_secs(row.get("begun_at")?),
+        valid_until: row.get::<_, Option<u64>>("valid_until")?.map(Timestamp::from_secs),
+    })
+}
+
+/// SQLite's integers are signed. All the money there is and all times fit; more is cut to the largest.
+fn integer(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Makes a directory that only its owner can look into. One that exists stays as it is.
+fn make_private(directory: &Path) -> std::io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(directory)
+}

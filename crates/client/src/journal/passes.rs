@@ -1,0 +1,192 @@
+//! Which credential to show where. Wrong guesses cost a round trip, never money: what is refused in one place may still
+//! be good in another, so a refusal is kept per path, and only the service that sold a token can declare it dead.
+
+use farebox_protocol::{PaymentHash, Preimage, Timestamp};
+use rusqlite::{Connection, Row, Transaction, params};
+
+use super::{JournalError, PURCHASE, Want, integer, read_hash, read_scheme, read_scope};
+use crate::purchase::Note;
+use crate::{Origin, Pass, Scope};
+
+/// No more credentials than this are tried for one request: each wrong one sends the request's body once more.
+const CANDIDATES_MAX: usize = 3;
+
+/// Paid, not dead, not over by its own words. `?` is the present moment.
+const ALIVE: &str =
+    "o.state = 'settled' AND p.dead_at IS NULL AND (p.valid_until IS NULL OR p.valid_until > ?)";
+
+/// The credentials to try at `origin` for `path`, the most likely first.
+///
+/// First what has worked for this very path, then for its nearest relatives, then what was paid for and has not been
+/// honoured anywhere yet, then the newest. What was refused for this path is left out, unless it has never been honoured
+/// at all: paid for is paid for, and the server may have come to its senses.
+pub(super) fn candidates(
+    connection: &Connection,
+    origin: &Origin,
+    path: &str,
+    now: Timestamp,
+) -> Result<Vec<Pass>, JournalError> {
+    let query = format!("{PURCHASE} WHERE {ALIVE} AND p.origin = ? ORDER BY p.id DESC LIMIT 64");
+    let mut statement = connection.prepare_cached(&query)?;
+    let rows = statement
+        .query_map(params![integer(now.secs()), origin.to_string()], |row| Ok(read_pass(row)))?
+        .map(|row| row?);
+    let mut ranked = Vec::new();
+    for (age, pass) in rows.enumerate() {
+        let pass = pass?;
+        let kinship = kinship(connection, &pass.payment_hash(), path)?;
+        match kinship {
+            Kinship::Refused if pass.honoured => {}
+            _ => ranked.push((kinship.rank(), age, pass)),
+        }
+    }
+    ranked.sort_by_key(|(rank, age, _)| (std::cmp::Reverse(*rank), *age));
+    Ok(ranked.into_iter().map(|(.., pass)| pass).take(CANDIDATES_MAX).collect())
+}
+
+/// A credential of the same scope that this request has not shown yet, or that was honoured after it was shown.
+pub(super) fn to_share(
+    transaction: &Transaction<'_>,
+    want: &Want,
+    now: Timestamp,
+) -> Result<Option<Pass>, JournalError> {
+    for pass in alive_in(transaction, &want.scope, now)? {
+        let hash = pass.payment_hash();
+        let shown =
+            want.tried.iter().any(|(tried, honoured)| *tried == hash && (*honoured || !pass.honoured));
+        let refused = pass.honoured && matches!(kinship(transaction, &hash, &want.path)?, Kinship::Refused);
+        if !shown && !refused {
+            return Ok(Some(pass));
+        }
+    }
+    Ok(None)
+}
+
+/// The purchases of this scope that were paid and never honoured.
+pub(super) fn never_honoured(
+    transaction: &Transaction<'_>,
+    scope: &Scope,
+    now: Timestamp,
+) -> Result<Vec<PaymentHash>, JournalError> {
+    let alive = alive_in(transaction, scope, now)?;
+    Ok(alive.iter().filter(|pass| !pass.honoured).map(Pass::payment_hash).collect())
+}
+
+/// The buyer has written these off.
+pub(super) fn give_up(
+    transaction: &Transaction<'_>,
+    hashes: &[PaymentHash],
+    now: Timestamp,
+) -> Result<(), JournalError> {
+    hashes.iter().try_for_each(|hash| bury(transaction, hash, now))
+}
+
+/// Keeps what an answer said about a credential.
+pub(super) fn note(
+    transaction: &Transaction<'_>,
+    note: &Note,
+    path: &str,
+    now: Timestamp,
+) -> Result<(), JournalError> {
+    let now_secs = integer(now.secs());
+    match note {
+        Note::Honoured(hash) => {
+            answered(transaction, hash, path, 1, now_secs)?;
+            transaction.execute(
+                "UPDATE purchases SET honoured_at = ?1 WHERE payment_hash = ?2",
+                params![now_secs, hash.as_bytes()],
+            )?;
+            Ok(())
+        }
+        Note::Refused(hash) => answered(transaction, hash, path, 0, now_secs),
+        Note::Spent(hash) => {
+            answered(transaction, hash, path, 0, now_secs)?;
+            bury(transaction, hash, now)
+        }
+    }
+}
+
+fn answered(
+    transaction: &Transaction<'_>,
+    hash: &PaymentHash,
+    path: &str,
+    honoured: i64,
+    now: i64,
+) -> Result<(), JournalError> {
+    transaction.execute(
+        "INSERT INTO answers (payment_hash, path, honoured, at) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (payment_hash, path) DO UPDATE SET honoured = ?3, at = ?4",
+        params![hash.as_bytes(), path, honoured, now],
+    )?;
+    Ok(())
+}
+
+fn bury(transaction: &Transaction<'_>, hash: &PaymentHash, now: Timestamp) -> Result<(), JournalError> {
+    transaction.execute(
+        "UPDATE purchases SET dead_at = ?1 WHERE payment_hash = ?2",
+        params![integer(now.secs()), hash.as_bytes()],
+    )?;
+    Ok(())
+}
+
+fn alive_in(transaction: &Transaction<'_>, scope: &Scope, now: Timestamp) -> Result<Vec<Pass>, JournalError> {
+    let query =
+        format!("{PURCHASE} WHERE {ALIVE} AND p.origin = ? AND p.service = ? ORDER BY p.id DESC LIMIT 64");
+    let mut statement = transaction.prepare_cached(&query)?;
+    let rows = statement
+        .query_map(params![integer(now.secs()), scope.origin.to_string(), scope.service], |row| {
+            Ok(read_pass(row))
+        })?;
+    rows.map(|row| row?).collect()
+}
+
+fn read_pass(row: &Row<'_>) -> Result<Pass, JournalError> {
+    let hash = read_hash(row)?;
+    let preimage = Preimage::from_bytes(row.get("preimage")?);
+    if !preimage.pays(&hash) {
+        return Err(JournalError::Corrupt { hash, what: "its preimage belongs to another payment" });
+    }
+    Ok(Pass {
+        scope: read_scope(row)?,
+        scheme: read_scheme(row)?,
+        token: row.get("token")?,
+        preimage,
+        honoured: row.get::<_, Option<u64>>("honoured_at")?.is_some(),
+    })
+}
+
+/// How near a path is to those for which a credential has been answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kinship {
+    /// It was honoured for this very path.
+    Same,
+    /// It was honoured for a path that begins with this many of the same segments.
+    Near(usize),
+    /// It was refused for this path.
+    Refused,
+}
+
+impl Kinship {
+    const fn rank(self) -> usize {
+        match self {
+            Self::Same => usize::MAX,
+            Self::Near(segments) => segments.saturating_add(1),
+            Self::Refused => 0,
+        }
+    }
+}
+
+fn kinship(connection: &Connection, hash: &PaymentHash, path: &str) -> Result<Kinship, JournalError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT path, honoured FROM answers WHERE payment_hash = ?1 ORDER BY at DESC LIMIT 64",
+    )?;
+    let answers: Vec<(String, bool)> = statement
+        .query_map([hash.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    if let Some((_, honoured)) = answers.iter().find(|(answered, _)| answered == path) {
+        return Ok(if *honoured { Kinship::Same } else { Kinship::Refused });
+    }
+    let common = |other: &str| other.split('/').zip(path.split('/')).take_while(|(a, b)| a == b).count();
+    let nearest = answers.iter().filter(|(_, honoured)| *honoured).map(|(other, _)| common(other)).max();
+    Ok(Kinship::Near(nearest.unwrap_or(0)))
+}

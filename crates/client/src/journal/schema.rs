@@ -1,0 +1,63 @@
+//! The tables of the journal, as a list of steps: a file knows how many it has taken, and takes the rest when opened.
+//!
+//! Payments themselves lie in the tables of `farebox_lightning::outgoing`, in the same file, so that a purchase and its
+//! payment are written in one transaction.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::JournalError;
+
+/// Never change a step that has been released; add one.
+const STEPS: &[&str] = &["
+CREATE TABLE purchases (
+    id             INTEGER PRIMARY KEY AUTOINCREMENT,
+    payment_hash   BLOB NOT NULL UNIQUE CHECK (length(payment_hash) = 32),
+    origin         TEXT NOT NULL,
+    service        TEXT NOT NULL,
+    scheme         TEXT NOT NULL,
+    token          TEXT NOT NULL,
+    fee_worst_msat INTEGER NOT NULL,
+    valid_until    INTEGER,
+    bound          INTEGER NOT NULL,
+    method         TEXT NOT NULL,
+    path           TEXT NOT NULL,
+    holder         TEXT NOT NULL,
+    generation     INTEGER NOT NULL,
+    begun_at       INTEGER NOT NULL,
+    honoured_at    INTEGER,
+    dead_at        INTEGER
+) STRICT;
+CREATE INDEX purchases_scope ON purchases (origin, service);
+
+CREATE TABLE answers (
+    payment_hash BLOB NOT NULL REFERENCES purchases (payment_hash),
+    path         TEXT NOT NULL,
+    honoured     INTEGER NOT NULL,
+    at           INTEGER NOT NULL,
+    PRIMARY KEY (payment_hash, path)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE leases (
+    origin     TEXT NOT NULL,
+    service    TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    holder     TEXT,
+    expires_at INTEGER NOT NULL,
+    PRIMARY KEY (origin, service)
+) STRICT, WITHOUT ROWID;
+"];
+
+/// Brings the file up to date. Two processes may do so at once: the second finds nothing left to do.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), JournalError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let taken: usize = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if taken > STEPS.len() {
+        return Err(JournalError::TooNew { found: taken, known: STEPS.len() });
+    }
+    for step in STEPS.iter().skip(taken) {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", STEPS.len())?;
+    transaction.commit()?;
+    Ok(())
+}

@@ -1,0 +1,29 @@
+//! The buyer: pay for an HTTP resource over Lightning, once, within limits, and never lose what was paid for.
+//!
+//! [`Engine::fetch`] sends a request. When the server answers 402 with an L402 challenge it decides ([`purchase`]), pays
+//! (`farebox_lightning::outgoing`), keeps the credential (a journal in SQLite) and sends the request again. Of many
+//! requests and processes that want the same thing exactly one pays. A process that is killed at any point leaves a
+//! journal from which the next one goes on: money that has left is followed, and what was paid for is delivered.
+//!
+//! Errors say what became of the money: [`FetchError::money`].
+
+mod engine;
+mod error;
+mod failpoint;
+mod holder;
+mod http;
+mod journal;
+mod limits;
+mod origin;
+mod pass;
+pub mod purchase;
+
+pub use engine::{Engine, EngineConfig, Fetched, Quote, Quoted, Receipt};
+pub use error::{Fault, FetchError, OpenError};
+pub use failpoint::FAILPOINTS;
+pub use http::{HttpConfig, Proxy, RequestError};
+pub use journal::{JournalError, PurchaseRow};
+pub use limits::Limits;
+pub use origin::{NotAnOrigin, Origin};
+pub use pass::{Pass, Scope};
+pub use purchase::{Money, Refusal, Stop};
