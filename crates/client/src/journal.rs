@@ -23,6 +23,8 @@ use crate::{Origin, Pass, Scope};
 pub(crate) mod lease;
 mod passes;
 mod schema;
+#[cfg(test)]
+mod tests;
 
 use lease::Lease;
 

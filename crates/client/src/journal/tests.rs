@@ -1,0 +1,350 @@
+//! The journal's promises: who may send, what is shared, what survives. Time is an argument, so nothing waits.
+
+use std::time::Duration;
+
+use farebox_lightning::outgoing::Intents as _;
+use farebox_protocol::RootKey;
+
+use super::*;
+
+#[path = "../../tests/support/mint.rs"]
+mod mint;
+use mint::Draft;
+
+const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+fn later(secs: u64) -> Timestamp {
+    NOW.saturating_add(Duration::from_secs(secs))
+}
+
+struct File {
+    _directory: tempfile::TempDir,
+    path: std::path::PathBuf,
+}
+
+impl File {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/b/journal.db");
+        Self { _directory: directory, path }
+    }
+
+    fn open(&self) -> Journal {
+        Journal::open(&self.path).unwrap()
+    }
+}
+
+fn scope(service: &str) -> Scope {
+    Scope { origin: "https://shop.example".parse().unwrap(), service: service.to_owned() }
+}
+
+fn want(service: &str) -> Want {
+    Want { scope: scope(service), path: "/".to_owned(), tried: vec![], buy_again: false }
+}
+
+fn order(number: u64, service: &str) -> Order {
+    let draft = Draft::new(number, 100, NOW);
+    Order {
+        scope: scope(service),
+        scheme: Scheme::L402,
+        token: draft.macaroon(&RootKey::from_bytes([3; 32]), &[]).to_base64(),
+        invoice: draft.invoice(),
+        price: Msat::new(100_000),
+        fee_max: Msat::new(10_000),
+        fee_worst: Msat::new(10_000),
+        valid_until: None,
+        bound: true,
+    }
+}
+
+/// The lease, if it can be had.
+fn lease(journal: &Journal, want: &Want, now: Timestamp) -> Option<Lease> {
+    match journal.reserve(want, now).unwrap() {
+        Reserved::Held => None,
+        Reserved::Go(_, lease) => lease,
+    }
+}
+
+fn record(journal: &Journal, order: &Order, lease: &Lease) -> Result<bool, JournalError> {
+    let wallet = WalletId("w".to_owned());
+    journal.record(order, &From { method: "GET", path: "/", wallet: &wallet }, lease, NOW)
+}
+
+fn mark_sent(journal: &Journal, order: &Order) -> Result<(), IntentError> {
+    let payments = journal.payments().unwrap();
+    let row = payments.find(&order.payment_hash())?.unwrap();
+    payments.mark_sent(&row, &new_intent(order, &row.wallet), NOW).map(drop)
+}
+
+/// Buys to the end.
+fn buy(journal: &Journal, number: u64, order: &Order) {
+    let lease =
+        lease(journal, &Want { tried: tried_all(journal), ..want(&order.scope.service) }, NOW).unwrap();
+    assert!(record(journal, order, &lease).unwrap());
+    mark_sent(journal, order).unwrap();
+    let preimage = Draft::new(number, 100, NOW).preimage();
+    journal.payments().unwrap().settle(&order.payment_hash(), &preimage, Msat::ZERO, NOW).unwrap();
+    journal.release(&lease).unwrap();
+}
+
+fn tried_all(journal: &Journal) -> Vec<(PaymentHash, bool)> {
+    journal.purchases().unwrap().iter().map(|row| (row.payment_hash, true)).collect()
+}
+
+/// The numbers of the payments behind the candidates for a path.
+fn candidates(journal: &Journal, path: &str, now: Timestamp) -> Vec<u64> {
+    let passes = journal.candidates(&scope("").origin, path, now).unwrap();
+    let number = |pass: &Pass| (1..20).find(|n| Draft::new(*n, 1, NOW).payment_hash() == pass.payment_hash());
+    passes.iter().filter_map(number).collect()
+}
+
+fn hash(number: u64) -> PaymentHash {
+    Draft::new(number, 1, NOW).payment_hash()
+}
+
+#[test]
+fn a_lease_has_one_holder_at_a_time() {
+    let file = File::new();
+    let (ours, theirs) = (file.open(), file.open());
+    let held = lease(&ours, &want("a"), NOW).unwrap();
+    assert_eq!(lease(&theirs, &want("a"), NOW), None);
+    assert!(lease(&theirs, &want("b"), NOW).is_some(), "another service is another matter");
+    ours.release(&held).unwrap();
+    assert!(lease(&theirs, &want("a"), NOW).is_some());
+}
+
+#[test]
+fn a_lease_that_is_renewed_does_not_run_out() {
+    let file = File::new();
+    let (ours, theirs) = (file.open(), file.open());
+    let held = lease(&ours, &want("a"), NOW).unwrap();
+    assert!(ours.renew(&held, later(50)).unwrap());
+    assert_eq!(lease(&theirs, &want("a"), later(100)), None);
+    assert!(lease(&theirs, &want("a"), later(110)).is_some());
+    assert!(!ours.renew(&held, later(111)).unwrap(), "what is lost can't be renewed");
+}
+
+#[test]
+fn a_clock_that_is_set_back_frees_nothing() {
+    let file = File::new();
+    let (ours, theirs) = (file.open(), file.open());
+    lease(&ours, &want("a"), NOW).unwrap();
+    assert_eq!(lease(&theirs, &want("a"), Timestamp::from_secs(0)), None);
+}
+
+#[test]
+fn a_holder_that_slept_through_its_lease_pays_nothing() {
+    let file = File::new();
+    let (sleeper, waker) = (file.open(), file.open());
+    let lost = lease(&sleeper, &want("a"), NOW).unwrap();
+    assert!(record(&sleeper, &order(1, "a"), &lost).unwrap());
+
+    let taken = lease(&waker, &want("a"), later(61)).unwrap();
+    let refused = mark_sent(&sleeper, &order(1, "a"));
+    assert!(matches!(refused, Err(IntentError::Forbidden(_))), "{refused:?}");
+    assert!(matches!(record(&sleeper, &order(2, "a"), &lost), Err(JournalError::LeaseLost)));
+    assert!(record(&waker, &order(3, "a"), &taken).unwrap());
+    mark_sent(&waker, &order(3, "a")).unwrap();
+}
+
+#[test]
+fn a_holder_that_gave_its_lease_back_pays_nothing() {
+    let journal = File::new().open();
+    let held = lease(&journal, &want("a"), NOW).unwrap();
+    record(&journal, &order(1, "a"), &held).unwrap();
+    journal.release(&held).unwrap();
+    assert!(matches!(mark_sent(&journal, &order(1, "a")), Err(IntentError::Forbidden(_))));
+}
+
+#[test]
+fn the_lease_of_a_process_that_has_ended_is_free() {
+    let file = File::new();
+    let journal = file.open();
+    lease(&journal, &want("a"), NOW).unwrap();
+    let raw = Connection::open(&file.path).unwrap();
+    raw.execute("UPDATE leases SET holder = 'an-earlier-boot/pid:[1]/1/1/1'", []).unwrap();
+    assert_eq!(lease(&journal, &want("a"), NOW).is_some(), cfg!(target_os = "linux"));
+}
+
+#[test]
+fn what_was_recorded_and_not_sent_is_closed_by_the_next_holder() {
+    let journal = File::new().open();
+    let first = lease(&journal, &want("a"), NOW).unwrap();
+    record(&journal, &order(1, "a"), &first).unwrap();
+    journal.release(&first).unwrap();
+    let next = lease(&journal, &want("a"), NOW).unwrap();
+    assert_eq!(journal.purchases().unwrap()[0].state, "unsent");
+    // The server may offer the very same invoice again; it has cost nothing.
+    assert!(record(&journal, &order(1, "a"), &next).unwrap());
+}
+
+#[test]
+fn what_was_sent_is_found_before_anything_else_is_bought() {
+    let file = File::new();
+    let journal = file.open();
+    let held = lease(&journal, &want("a"), NOW).unwrap();
+    record(&journal, &order(1, "a"), &held).unwrap();
+    mark_sent(&journal, &order(1, "a")).unwrap();
+    journal.release(&held).unwrap();
+    match file.open().reserve(&want("a"), NOW).unwrap() {
+        Reserved::Go(Reservation::Unsettled(found), Some(_)) => assert_eq!(found.payment_hash(), hash(1)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn one_payment_hash_is_recorded_once() {
+    let journal = File::new().open();
+    buy(&journal, 1, &order(1, "a"));
+    let held = lease(&journal, &Want { tried: vec![(hash(1), true)], ..want("a") }, NOW).unwrap();
+    assert!(!record(&journal, &order(1, "a"), &held).unwrap());
+}
+
+#[test]
+fn what_others_bought_is_shared_even_while_they_hold_the_lease() {
+    let file = File::new();
+    let (ours, theirs) = (file.open(), file.open());
+    let held = lease(&ours, &want("a"), NOW).unwrap();
+    record(&ours, &order(1, "a"), &held).unwrap();
+    mark_sent(&ours, &order(1, "a")).unwrap();
+    let preimage = Draft::new(1, 100, NOW).preimage();
+    ours.payments().unwrap().settle(&hash(1), &preimage, Msat::ZERO, NOW).unwrap();
+
+    let shared = theirs.reserve(&want("a"), NOW).unwrap();
+    assert!(matches!(shared, Reserved::Go(Reservation::Pass(_), None)), "{shared:?}");
+    // Shown and refused: now it is for the holder to find out.
+    let shown = Want { tried: vec![(hash(1), false)], ..want("a") };
+    assert!(matches!(theirs.reserve(&shown, NOW).unwrap(), Reserved::Held));
+    // Honoured since then: worth another try.
+    ours.note(&Note::Honoured(hash(1)), "/", NOW).unwrap();
+    assert!(matches!(theirs.reserve(&shown, NOW).unwrap(), Reserved::Go(Reservation::Pass(_), None)));
+}
+
+#[test]
+fn what_was_paid_and_never_honoured_is_told_until_it_is_written_off() {
+    let journal = File::new().open();
+    buy(&journal, 1, &order(1, "a"));
+    let shown = Want { tried: vec![(hash(1), false)], ..want("a") };
+    let told = journal.reserve(&shown, NOW).unwrap();
+    let Reserved::Go(Reservation::NeverHonoured(never), Some(held)) = told else { panic!("{told:?}") };
+    assert_eq!(never, hash(1));
+    journal.release(&held).unwrap();
+
+    let again = Want { buy_again: true, ..shown.clone() };
+    let Reserved::Go(Reservation::Ours, Some(held)) = journal.reserve(&again, NOW).unwrap() else { panic!() };
+    journal.release(&held).unwrap();
+    assert!(matches!(journal.reserve(&shown, NOW).unwrap(), Reserved::Go(Reservation::Ours, _)));
+    assert_eq!(candidates(&journal, "/", NOW), [0; 0], "what is written off isn't shown any more");
+}
+
+#[test]
+fn the_likeliest_credential_is_shown_first() {
+    let journal = File::new().open();
+    for number in 1..=4 {
+        buy(&journal, number, &order(number, &format!("s{number}")));
+    }
+    assert_eq!(candidates(&journal, "/x", NOW), [4, 3, 2], "the newest, and not all of them");
+    journal.note(&Note::Honoured(hash(1)), "/a/b/c", NOW).unwrap();
+    journal.note(&Note::Honoured(hash(2)), "/a", NOW).unwrap();
+    assert_eq!(candidates(&journal, "/a/b/d", NOW), [1, 2, 4], "the nearest relative");
+    assert_eq!(candidates(&journal, "/a", NOW)[0], 2, "the very path");
+}
+
+#[test]
+fn a_refusal_counts_for_its_path_only() {
+    let journal = File::new().open();
+    buy(&journal, 1, &order(1, "a"));
+    journal.note(&Note::Honoured(hash(1)), "/a", NOW).unwrap();
+    journal.note(&Note::Refused(hash(1)), "/b", NOW).unwrap();
+    assert_eq!(candidates(&journal, "/b", NOW), [0; 0]);
+    assert_eq!(candidates(&journal, "/a", NOW), [1]);
+    assert_eq!(candidates(&journal, "/c", NOW), [1]);
+    journal.note(&Note::Spent(hash(1)), "/a", NOW).unwrap();
+    assert_eq!(candidates(&journal, "/c", NOW), [0; 0]);
+    assert_eq!(journal.purchases().unwrap().len(), 1, "nothing is deleted");
+}
+
+#[test]
+fn a_credential_that_was_never_honoured_is_shown_again_where_it_was_refused() {
+    let journal = File::new().open();
+    buy(&journal, 1, &order(1, "a"));
+    journal.note(&Note::Refused(hash(1)), "/a", NOW).unwrap();
+    assert_eq!(candidates(&journal, "/a", NOW), [1]);
+}
+
+#[test]
+fn a_credential_that_is_over_by_its_own_words_is_not_shown() {
+    let journal = File::new().open();
+    buy(&journal, 1, &Order { valid_until: Some(later(10)), ..order(1, "a") });
+    assert_eq!(candidates(&journal, "/", later(9)), [1]);
+    assert_eq!(candidates(&journal, "/", later(10)), [0; 0]);
+    // Nor does it stand in the way of another.
+    assert!(matches!(journal.reserve(&want("a"), later(10)).unwrap(), Reserved::Go(Reservation::Ours, _)));
+}
+
+#[test]
+fn another_origin_gets_nothing() {
+    let journal = File::new().open();
+    buy(&journal, 1, &order(1, "a"));
+    for other in ["http://shop.example", "https://shop.example:444", "https://a.shop.example"] {
+        let origin = other.parse().unwrap();
+        assert!(journal.candidates(&origin, "/", NOW).unwrap().is_empty(), "{other}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn the_file_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let file = File::new();
+    let journal = file.open();
+    lease(&journal, &want("a"), NOW).unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(file.path.parent().unwrap()), 0o700);
+    for name in ["journal.db", "journal.db-wal", "journal.db-shm"] {
+        assert_eq!(mode(&file.path.with_file_name(name)), 0o600, "{name}");
+    }
+}
+
+#[test]
+fn every_commit_is_synced() {
+    let journal = File::new().open();
+    let connection = journal.connection.lock();
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, String>(0));
+    assert_eq!(pragma("journal_mode").unwrap(), "wal");
+    let synchronous: i64 = connection.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
+    assert_eq!(synchronous, 2, "FULL");
+}
+
+#[test]
+fn a_file_of_a_later_version_is_left_alone() {
+    let file = File::new();
+    drop(file.open());
+    Connection::open(&file.path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    let error = Journal::open(&file.path).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the journal has version 99, this program knows up to 1; use a newer farebox"
+    );
+}
+
+#[test]
+fn many_may_open_a_new_file_at_once() {
+    let file = File::new();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| lease(&file.open(), &want("a"), NOW));
+        }
+    });
+}
+
+#[test]
+fn a_row_shows_no_secret() {
+    let journal = File::new().open();
+    let order = order(1, "a");
+    buy(&journal, 1, &order);
+    let shown = format!("{:?} {:?}", journal.purchases().unwrap(), order);
+    assert!(
+        !shown.contains(&order.token) && !shown.contains(&*Draft::new(1, 1, NOW).preimage().expose_hex())
+    );
+}
