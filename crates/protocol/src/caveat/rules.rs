@@ -20,29 +20,45 @@ fn is_subset(before: &str, now: &str) -> bool {
 }
 
 pub(super) mod services {
-    use super::{Asked, CaveatRefusal, Judged, is_list};
+    use super::{Asked, CaveatRefusal, Judged, LIST_MAX};
 
-    fn entry(text: &str) -> Option<(&str, u8)> {
-        let (name, tier) = text.split_once(':')?;
-        let tier = u8::try_from(crate::terms::decimal(tier)?).ok()?;
-        (!name.is_empty()).then_some((name, tier))
+    /// The entries of a list, each cut once: a holder may repeat the longest list as often as the token has room.
+    struct Entries<'a> {
+        listed: [(&'a str, u8); LIST_MAX],
+        count: usize,
     }
 
-    fn tier(value: &str, name: &str) -> Option<u8> {
-        value.split(',').filter_map(entry).find(|(listed, _)| *listed == name).map(|(_, tier)| tier)
+    impl<'a> Entries<'a> {
+        fn read(value: &'a str) -> Option<Self> {
+            let mut entries = Self { listed: [("", 0); LIST_MAX], count: 0 };
+            for item in value.split(',') {
+                let (name, tier) = item.split_once(':')?;
+                let tier = u8::try_from(crate::terms::decimal(tier)?).ok()?;
+                if name.is_empty() || entries.tier(name).is_some() {
+                    return None;
+                }
+                *entries.listed.get_mut(entries.count)? = (name, tier);
+                entries.count += 1;
+            }
+            Some(entries)
+        }
+
+        fn listed(&self) -> &[(&'a str, u8)] {
+            &self.listed[..self.count]
+        }
+
+        fn tier(&self, name: &str) -> Option<u8> {
+            self.listed().iter().find(|(listed, _)| *listed == name).map(|(_, tier)| *tier)
+        }
     }
 
     pub(in super::super) fn reads(value: &str) -> bool {
-        is_list(value, |item| entry(item).is_some())
-            && value.split(',').enumerate().all(|(index, item)| {
-                let name = entry(item).map(|(name, _)| name);
-                !value.split(',').take(index).any(|earlier| entry(earlier).map(|(name, _)| name) == name)
-            })
+        Entries::read(value).is_some()
     }
 
     pub(in super::super) fn narrows(before: &str, now: &str) -> bool {
-        now.split(',')
-            .all(|item| entry(item).is_some_and(|(name, now)| tier(before, name).is_some_and(|t| now <= t)))
+        let (Some(before), Some(now)) = (Entries::read(before), Entries::read(now)) else { return false };
+        now.listed().iter().all(|(name, now)| before.tier(name).is_some_and(|before| *now <= before))
     }
 
     pub(in super::super) fn holds(
@@ -50,7 +66,7 @@ pub(super) mod services {
         asked: &Asked<'_>,
         judged: &mut Judged,
     ) -> Result<(), CaveatRefusal> {
-        judged.tier = tier(value, asked.service.as_str());
+        judged.tier = Entries::read(value).and_then(|entries| entries.tier(asked.service.as_str()));
         match judged.tier {
             Some(_) => Ok(()),
             None => Err(CaveatRefusal::OtherService { service: asked.service.clone() }),

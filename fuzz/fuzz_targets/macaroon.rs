@@ -1,0 +1,8 @@
+//! Any bytes against the laws in `laws/macaroon.rs`, which the protocol crate's tests check too, on a few inputs.
+
+#![no_main]
+
+#[path = "../laws/macaroon.rs"]
+mod laws;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| laws::check(data));
