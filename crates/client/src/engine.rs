@@ -236,6 +236,14 @@ impl Engine {
         Ok(self.purchases().await?.into_iter().filter(open).collect())
     }
 
+    /// Takes a person's word that a payment whose outcome nobody knows was never made. What was kept aside for it is free
+    /// again; should it have been made after all, it is lost unless a lookup finds it.
+    ///
+    /// Refused while the process that began it may still be at it. `false`: there is no such open payment.
+    pub async fn write_off(&self, payment_hash: PaymentHash) -> Result<bool, FetchError> {
+        self.0.write_off(payment_hash).await.map_err(|error| FetchError::new(error, Money::None))
+    }
+
     /// Every purchase in the journal, newest first.
     pub async fn purchases(&self) -> Result<Vec<PurchaseRow>, FetchError> {
         let rows = self.0.journal(Journal::purchases).await;

@@ -14,6 +14,9 @@ mod holder;
 mod http;
 mod journal;
 mod limits;
+#[cfg(test)]
+#[path = "../tests/support/mint.rs"]
+mod mint;
 mod origin;
 mod pass;
 pub mod purchase;

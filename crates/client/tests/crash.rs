@@ -4,6 +4,8 @@
 //! The buyers are this very program, started again with a variable that makes [`the_buyer_that_other_tests_start`] buy.
 //! They share a wallet double whose books are files (see `support::wallet`): no money moves, but each move is counted.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, wherever it stands")]
+
 mod support;
 
 use std::collections::BTreeSet;

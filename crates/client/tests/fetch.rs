@@ -1,5 +1,7 @@
 //! The engine against a shop over real sockets: what is paid, how often, and what the caller is told.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, wherever it stands")]
+
 mod support;
 
 use std::sync::{Arc, atomic::Ordering};
@@ -427,6 +429,22 @@ async fn an_outcome_that_nobody_knows_stops_further_purchases_at_that_place() {
     }
     assert_eq!(wallet.asked.load(Ordering::SeqCst), 1);
     assert_eq!(world.engine_with(wallet).resume().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_person_may_write_off_what_nobody_knows() {
+    let world = World::new();
+    let shop = Shop::open(&world.net).await;
+    let mut wallet = WalletDouble::new(world.net.clone()).in_mood(Mood::Lost);
+    wallet.facts.refuses_paid_hash = false;
+    let engine = world.engine_with(Arc::new(wallet));
+    let error = engine.fetch(get(&shop.url("/"))).await.unwrap_err();
+    let Money::Unknown { payment_hash, .. } = *error.money() else { panic!("{error}") };
+    assert!(world.engine().write_off(payment_hash).await.is_err(), "its process is alive");
+    assert!(engine.write_off(payment_hash).await.unwrap());
+    assert!(!engine.write_off(payment_hash).await.unwrap());
+    assert_eq!(told(world.engine().fetch(get(&shop.url("/"))).await).await, "200 goods");
+    assert_eq!(world.net.payments().len(), 1);
 }
 
 #[tokio::test]

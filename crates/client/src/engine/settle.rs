@@ -35,6 +35,20 @@ impl Shared {
         Ok(())
     }
 
+    /// Closes an open payment as not made, unless somebody may be at it.
+    pub(super) async fn write_off(&self, hash: PaymentHash) -> Result<bool, Fault> {
+        let Some(begun) = self.journal(move |journal| journal.begun(&hash)).await? else { return Ok(false) };
+        let row = self.payment(hash).await?;
+        if !row.state.is_open() {
+            return Ok(false);
+        }
+        if !begun.holder.is_gone() && !self.journal.is_own(&begun.holder) {
+            return Err(Fault::Busy(Duration::ZERO));
+        }
+        let failure = Failure { reason: "written off by hand".to_owned(), unsent: false };
+        Ok(matches!(self.close(row, failure).await?, Settled::Ended(Ended::NotPaid(_))))
+    }
+
     /// Finds out how the payment of `order` ended, waiting for a while if it is under way, and writes it down.
     pub(super) async fn settle(&self, order: &Order) -> Result<Settled, Fault> {
         let hash = order.payment_hash();

@@ -6,10 +6,7 @@ use farebox_lightning::outgoing::Intents as _;
 use farebox_protocol::RootKey;
 
 use super::*;
-
-#[path = "../../tests/support/mint.rs"]
-mod mint;
-use mint::Draft;
+use crate::mint::Draft;
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 

@@ -6,10 +6,7 @@ use farebox_protocol::{Network, OfferedChallenge, RootKey};
 
 use super::*;
 use crate::Limits;
-
-#[path = "../../tests/support/mint.rs"]
-mod mint;
-use mint::Draft;
+use crate::mint::Draft;
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
