@@ -1,0 +1,347 @@
+//! Whether a configuration makes sense as a whole, and what it becomes.
+//!
+//! Every key must have an effect, every service must be reachable, every amount must be a sum somebody could mean. All
+//! problems are collected, so that a file is put right in one go. Nothing here falls open: what can't be judged is a
+//! problem, and a configuration with problems is never served.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use farebox_gateway::{Gateway, GatewayConfig, Limits, Listen, OpsConfig, ServicesError, Timeouts, TlsFiles};
+use farebox_paywall::{PaywallConfig, Rate, ServiceError};
+
+use super::{
+    Config,
+    file::{self, File, Ops, SecretFrom, UnknownCaveats},
+    lightning,
+    problem::Problem,
+    service,
+    value::{Addresses, PerTime, Span, Written},
+};
+
+/// How much has to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rigour {
+    /// Everything: farebox is about to serve.
+    Start,
+    /// The configuration alone; secrets and certificates may be elsewhere.
+    Check,
+}
+
+/// A judgement.
+#[derive(Debug)]
+pub(crate) struct Judged {
+    /// The outcome, unless a problem left nothing to build it from.
+    pub(crate) config: Option<Config>,
+    pub(crate) problems: Vec<Problem>,
+    pub(crate) notes: Vec<Problem>,
+}
+
+/// Collects what is found along the way.
+#[derive(Debug)]
+pub(super) struct Findings<'a> {
+    /// What paths are relative to.
+    base: &'a Path,
+    rigour: Rigour,
+    pub(super) problems: Vec<Problem>,
+    pub(super) notes: Vec<Problem>,
+}
+
+/// The longest pass that is sold by time: beyond it, `forever` is meant.
+const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
+const INVOICE_EXPIRY_MIN: Duration = Duration::from_secs(10);
+const INVOICE_EXPIRY_MAX: Duration = Duration::from_secs(86_400);
+const MINT_SECRETS_MAX: usize = 3;
+
+/// Judges the file, with its relative paths seen from `base`.
+pub(crate) fn judge(file: File, base: &Path, rigour: Rigour) -> Judged {
+    let mut findings = Findings { base, rigour, problems: Vec::new(), notes: Vec::new() };
+    let state_dir = findings.path(&file.state_dir);
+    let paywall = paywall(&file, &mut findings);
+    let mint_secrets = mint_secrets(file.mint_secrets, &mut findings);
+    lightning::judge(&file.lightning, file.network.0, &mut findings);
+    let gateway = GatewayConfig {
+        listen: listen(&file.listen, &mut findings),
+        ops: ops(file.ops, &file.listen, &mut findings),
+        workers: file.limits.workers,
+        trusted_proxies: trusted_proxies(&file.trusted_proxies, &mut findings),
+        limits: limits(&file.limits, &mut findings),
+        timeouts: timeouts(&file.limits, &mut findings),
+        services: services(file.services, &mut findings),
+    };
+    let Findings { problems, notes, .. } = findings;
+    let config = Config {
+        base: base.to_owned(),
+        state_dir,
+        mint_secrets,
+        lightning: file.lightning,
+        paywall,
+        gateway,
+        notes: Vec::new(),
+    };
+    Judged { config: Some(config), problems, notes }
+}
+
+impl Findings<'_> {
+    /// Something that must be put right.
+    pub(super) fn problem(&mut self, key: impl Into<String>, message: impl Into<String>) {
+        self.problems.push(Problem::new(key, message));
+    }
+
+    /// Something worth knowing.
+    pub(super) fn note(&mut self, key: impl Into<String>, message: impl Into<String>) {
+        self.notes.push(Problem::new(key, message));
+    }
+
+    /// Something that is missing here: a problem for a start, a note for a check.
+    pub(super) fn missing(&mut self, key: impl Into<String>, message: impl Into<String>) {
+        match self.rigour {
+            Rigour::Start => self.problem(key, message),
+            Rigour::Check => self.note(key, message),
+        }
+    }
+
+    /// The path as seen from here.
+    pub(super) fn path(&self, path: &Path) -> PathBuf {
+        self.base.join(path)
+    }
+
+    /// The path as seen from here; missing if nothing can be read there.
+    pub(super) fn readable(&mut self, key: &str, path: &Path) -> PathBuf {
+        let path = self.path(path);
+        if let Err(error) = fs::File::open(&path) {
+            self.missing(key, cannot_read(&path, &error));
+        }
+        path
+    }
+
+    /// The text in a file of secrets, without a line break at its end.
+    pub(super) fn secret_text(&mut self, key: &str, path: &Path) -> Option<String> {
+        let path = self.path(path);
+        match fs::read_to_string(&path) {
+            Ok(text) => Some(
+                text.strip_suffix('\n')
+                    .map(|text| text.strip_suffix('\r').unwrap_or(text))
+                    .unwrap_or(&text)
+                    .to_owned(),
+            ),
+            Err(error) => {
+                self.missing(format!("{key}.file"), cannot_read(&path, &error));
+                None
+            }
+        }
+    }
+
+    /// A wait that is longer than nothing.
+    pub(super) fn positive(&mut self, key: &str, span: Written<Span>) -> Duration {
+        if span.0.0.is_zero() {
+            self.problem(key, "no time at all would fail every request; write a longer one");
+        }
+        span.0.0
+    }
+}
+
+fn cannot_read(path: &Path, error: &io::Error) -> String {
+    format!("cannot read `{}`: {error}", path.display())
+}
+
+fn paywall(file: &File, findings: &mut Findings<'_>) -> PaywallConfig {
+    let minting = &file.minting;
+    let expiry = minting.invoice_expiry.0.0;
+    if !(INVOICE_EXPIRY_MIN..=INVOICE_EXPIRY_MAX).contains(&expiry) {
+        findings.problem(
+            "minting.invoice-expiry",
+            format!(
+                "`{}` is no time to pay an invoice in; write one from 10s to 24h",
+                minting.invoice_expiry.0
+            ),
+        );
+    }
+    PaywallConfig {
+        invoice_expiry: expiry,
+        strict_caveats: minting.unknown_caveats == UnknownCaveats::Refuse,
+        mint_per_client: rate(minting.per_client.0),
+        mint_total: rate(minting.total.0),
+        ..PaywallConfig::new(file.network.0)
+    }
+}
+
+fn rate(PerTime { count, per }: PerTime) -> Rate {
+    Rate { count, per }
+}
+
+fn mint_secrets(
+    entries: Vec<file::MintSecretEntry>,
+    findings: &mut Findings<'_>,
+) -> Vec<file::MintSecretEntry> {
+    if entries.len() > MINT_SECRETS_MAX {
+        findings.problem(
+            "mint-secrets",
+            format!(
+                "{} secrets are more than the {MINT_SECRETS_MAX} that are tried; remove the oldest",
+                entries.len()
+            ),
+        );
+    }
+    if entries.first().is_some_and(|newest| newest.settled_only_since.is_some()) {
+        findings.problem(
+            "mint-secrets[0].settled-only-since",
+            "the first secret makes the new tokens, so it must be sound; put a new one before it",
+        );
+    }
+    let mut seen = BTreeSet::new();
+    let mut located = Vec::new();
+    for (at, mut entry) in entries.into_iter().enumerate() {
+        let key = format!("mint-secrets[{at}].from");
+        match &mut entry.from {
+            SecretFrom::File(path) => *path = findings.readable(&format!("{key}.file"), path),
+            SecretFrom::Env(name) if std::env::var_os(&*name).is_none() => {
+                let message = format!("the environment variable `{name}` is not set");
+                findings.missing(format!("{key}.env"), message);
+            }
+            SecretFrom::Env(_) => {}
+        }
+        if !seen.insert(format!("{:?}", entry.from)) {
+            findings.problem(&key, "this secret is listed twice; remove one");
+        }
+        located.push(entry);
+    }
+    located
+}
+
+fn listen(entries: &[file::Listen], findings: &mut Findings<'_>) -> Vec<Listen> {
+    if entries.is_empty() {
+        findings.problem("listen", "nobody can connect; write at least one address, like `127.0.0.1:8402`");
+    }
+    let mut seen = BTreeSet::new();
+    let mut listen = Vec::new();
+    for (at, entry) in entries.iter().enumerate() {
+        let key = format!("listen[{at}]");
+        if entry.addr.port() != 0 && !seen.insert(entry.addr) {
+            findings.problem(&key, format!("`{}` is listed twice; remove one", entry.addr));
+        }
+        let tls = entry.tls.as_ref().map(|tls| TlsFiles {
+            cert: findings.readable(&format!("{key}.tls.cert"), &tls.cert),
+            key: findings.readable(&format!("{key}.tls.key"), &tls.key),
+        });
+        listen.push(Listen { addr: entry.addr, tls });
+    }
+    listen
+}
+
+fn ops(ops: Ops, listen: &[file::Listen], findings: &mut Findings<'_>) -> Option<OpsConfig> {
+    let Ops::At(ops) = ops else { return None };
+    let addr = ops.addr.0.0;
+    let clash = listen.iter().position(|entry| addr.port() != 0 && entry.addr == addr);
+    if let Some(at) = clash {
+        let message =
+            format!("`{addr}` is where health and metrics are (`ops`); choose another, or move those");
+        findings.problem(format!("listen[{at}]"), message);
+    }
+    Some(OpsConfig { addr, hosts: ops.hosts })
+}
+
+fn trusted_proxies(proxies: &[Written<Addresses>], findings: &mut Findings<'_>) -> Vec<ipnet::IpNet> {
+    for (at, proxy) in proxies.iter().enumerate() {
+        if proxy.0.0.prefix_len() == 0 {
+            findings.problem(
+                format!("trusted-proxies[{at}]"),
+                format!(
+                    "`{}` is everybody, who could then call themselves any client; name your proxies",
+                    proxy.0.0
+                ),
+            );
+        }
+    }
+    proxies.iter().map(|proxy| proxy.0.0).collect()
+}
+
+fn limits(limits: &file::Limits, findings: &mut Findings<'_>) -> Limits {
+    let counted = [
+        ("limits.connections", limits.connections),
+        ("limits.header-lines", limits.header_lines),
+        ("limits.http2-streams", limits.http2_streams as usize),
+    ];
+    for (key, count) in counted {
+        if count == 0 {
+            findings.problem(key, "0 lets nobody in; write a number above it");
+        }
+    }
+    // Below 8 KiB an honest token may not fit; above 1 MiB, it is memory that strangers decide about.
+    let bytes = limits.header_size.0.0;
+    if !(8 << 10..=1 << 20).contains(&bytes) {
+        findings.problem("limits.header-size", format!("{bytes} bytes is out of bounds; write 8KiB to 1MiB"));
+    }
+    Limits {
+        connections_max: limits.connections,
+        header_bytes_max: u32::try_from(bytes).unwrap_or(u32::MAX),
+        header_count_max: limits.header_lines,
+        http2_streams_max: limits.http2_streams,
+        ..Limits::default()
+    }
+}
+
+fn timeouts(limits: &file::Limits, findings: &mut Findings<'_>) -> Timeouts {
+    Timeouts {
+        handshake: findings.positive("limits.handshake", limits.handshake),
+        headers: findings.positive("limits.headers", limits.headers),
+        keep_alive: findings.positive("limits.keep-alive", limits.keep_alive),
+        write_stall: findings.positive("limits.write-stall", limits.write_stall),
+        drain: limits.drain.0.0,
+    }
+}
+
+fn services(services: Vec<file::Service>, findings: &mut Findings<'_>) -> Vec<farebox_gateway::ServiceRoute> {
+    if services.is_empty() {
+        findings
+            .problem("services", "nothing is for sale; add a service with `name`, `upstream` and `price`");
+    }
+    let found_before = findings.problems.len();
+    let routes: Vec<_> = services
+        .into_iter()
+        .enumerate()
+        .map(|(at, service)| service::route(&format!("services[{at}]"), service, findings))
+        .collect();
+    let names: Vec<_> = routes.iter().map(|route| route.service.name.clone()).collect();
+    let mut seen = BTreeSet::new();
+    for (at, name) in names.iter().enumerate() {
+        if !seen.insert(name) {
+            findings.problem(
+                format!("services[{at}].name"),
+                format!("there is another service `{name}`; a token is sold by name, so give each its own"),
+            );
+        }
+    }
+    if findings.problems.len() == found_before
+        && let Err(error) = Gateway::check(&routes)
+    {
+        let at = culprit(&error).and_then(|culprit| names.iter().position(|name| name == culprit));
+        let key = at.map_or("services".to_owned(), |at| format!("services[{at}]"));
+        match error {
+            // An authority's file, which may be elsewhere.
+            ServicesError::Upstream { .. } => findings.missing(key, error.to_string()),
+            _ => findings.problem(key, error.to_string()),
+        }
+    }
+    routes
+}
+
+/// Which service the gateway is unhappy about.
+fn culprit(error: &ServicesError) -> Option<&farebox_protocol::ServiceName> {
+    match error {
+        ServicesError::Duplicate(service)
+        | ServicesError::Unreachable { service, .. }
+        | ServicesError::Unsellable(ServiceError::Price { service, .. })
+        | ServicesError::Upstream { service, .. } => Some(service),
+        _ => None,
+    }
+}
+
+/// How long a pass sold by time may be.
+pub(super) fn is_sellable(duration: Duration) -> bool {
+    !duration.is_zero() && duration.subsec_nanos() == 0 && duration <= DURATION_MAX
+}

@@ -1,0 +1,71 @@
+//! The node's part of the configuration, seen beside the rest: its settings are the `lightning` crate's, but whether they
+//! go with the network that is sold on, and whether its secrets are there, is asked here.
+
+use std::path::Path;
+
+use farebox_lightning::config::{ChainSettings, ConfigProblem, LightningConfig, Password};
+use farebox_protocol::Network;
+
+use super::{file::File, judge::Findings, source::Source};
+
+/// Puts the network of the whole file where the node's own isn't written: said once, it holds for both.
+pub(super) fn inherit_network(file: &mut File, source: &Source) {
+    let network = file.network.0;
+    if let LightningConfig::Embedded(settings) = &mut file.lightning
+        && !source.is_written("lightning.embedded.network")
+    {
+        settings.network = network;
+    }
+}
+
+pub(super) fn judge(lightning: &LightningConfig, network: Network, findings: &mut Findings<'_>) {
+    if let Some(other) = lightning.network().filter(|other| *other != network) {
+        findings.problem(
+            "lightning.embedded.network",
+            format!("the node would be on {other}, but {network} is sold on; leave this key out"),
+        );
+    }
+    if let Err(problem) = lightning.check() {
+        findings.problem(key(&problem), problem.to_string());
+    }
+    match lightning {
+        LightningConfig::Phoenixd(settings) => {
+            password("lightning.phoenixd.password", &settings.password, findings);
+        }
+        LightningConfig::Embedded(settings) => {
+            if let ChainSettings::Bitcoind(bitcoind) = &settings.chain {
+                password("lightning.embedded.chain.bitcoind.password", &bitcoind.password, findings);
+            }
+        }
+        // A backend that isn't known here brings nothing that could be missing.
+        _ => {}
+    }
+}
+
+fn password(key: &str, password: &Password, findings: &mut Findings<'_>) {
+    match password {
+        Password::File(path) => {
+            findings.readable(&format!("{key}.file"), Path::new(path));
+        }
+        Password::Env(name) if std::env::var_os(name).is_none() => {
+            findings.missing(format!("{key}.env"), format!("the environment variable `{name}` is not set"));
+        }
+        _ => {}
+    }
+}
+
+/// Where the problem is written.
+fn key(problem: &ConfigProblem) -> String {
+    match problem {
+        ConfigProblem::Scheme { key: "url", .. } => "lightning.phoenixd.url".to_owned(),
+        ConfigProblem::Scheme { key: key @ ("esplora" | "electrum"), .. } => {
+            format!("lightning.embedded.chain.{key}")
+        }
+        ConfigProblem::Scheme { key, .. } => format!("lightning.embedded.{key}"),
+        ConfigProblem::AliasWithoutListen | ConfigProblem::AliasTooLong(_) => {
+            "lightning.embedded.alias".to_owned()
+        }
+        ConfigProblem::PortZero => "lightning.embedded.listen".to_owned(),
+        _ => "lightning".to_owned(),
+    }
+}

@@ -1,0 +1,261 @@
+//! One service of the configuration: judged, and made into a route.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use farebox_gateway::{
+    Cors, ForwardCredential, Matcher, ServiceRoute, UpstreamConfig, UpstreamScheme, UpstreamTls,
+};
+use farebox_paywall::{Auth, Service};
+use farebox_protocol::{Msat, Offer};
+use http::{HeaderName, HeaderValue, header};
+
+use super::{
+    file::{self, HeaderText},
+    judge::{Findings, is_sellable},
+};
+
+/// Headers that belong to a connection or to the message's form; one set by hand would contradict the message.
+const NOT_SETTABLE: [HeaderName; 9] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::EXPECT,
+    header::HOST,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+];
+
+/// Makes a route of the service that is written at `key`. What is wrong goes to `findings`; the route is then not served.
+pub(super) fn route(key: &str, service: file::Service, findings: &mut Findings<'_>) -> ServiceRoute {
+    let sold = sold(key, &service, findings);
+    let matcher = matcher(key, &service, findings);
+    let headers = headers(key, &service, findings);
+    ServiceRoute {
+        matcher,
+        cors: cors(key, service.cors, findings),
+        forward_credential: match service.forward_credential {
+            file::ForwardCredential::Off => ForwardCredential::None,
+            file::ForwardCredential::L402 => ForwardCredential::L402,
+            file::ForwardCredential::Lsat => ForwardCredential::Lsat,
+        },
+        headers,
+        request_bytes_max: service.body_limit.map(|size| size.0.0),
+        ..ServiceRoute::new(sold, upstream(&format!("{key}.upstream"), service.upstream.0, findings))
+    }
+}
+
+fn sold(key: &str, service: &file::Service, findings: &mut Findings<'_>) -> Service {
+    let offer = match service.offer {
+        file::Offer::Forever => Offer::Forever,
+        file::Offer::Duration(span) => {
+            if !is_sellable(span.0.0) {
+                let message =
+                    format!("`{}` cannot be sold; write whole seconds, at least one, or `forever`", span.0);
+                findings.problem(format!("{key}.offer.duration"), message);
+            }
+            Offer::Duration(span.0.0)
+        }
+    };
+    let price = service.price.map_or(Msat::ZERO, |price| price.0);
+    let auth = match service.auth {
+        file::Auth::On => Auth::On,
+        file::Auth::Off => Auth::Off,
+    };
+    let sold = Service {
+        auth,
+        free_paths: service.free_paths.iter().map(|path| path.0.clone()).collect(),
+        ..Service::new(service.name.0.clone(), price, offer)
+    };
+    match (auth, service.price) {
+        (Auth::On, None) => {
+            findings.problem(
+                format!("{key}.price"),
+                "the price is missing; write one, like `10sat`, or `auth: off`",
+            );
+        }
+        (Auth::On, Some(_)) => {
+            if let Err(error) = sold.validate() {
+                findings.problem(format!("{key}.price"), error.to_string());
+            }
+        }
+        (Auth::Off, _) => {
+            findings.note(format!("{key}.auth"), format!("everybody uses `{}` for nothing", service.name.0));
+        }
+    }
+    sold
+}
+
+fn matcher(key: &str, service: &file::Service, findings: &mut Findings<'_>) -> Matcher {
+    let prefixes: Vec<String> = service.paths.iter().map(|path| path.0.to_string()).collect();
+    for (at, free) in service.free_paths.iter().enumerate() {
+        let free = free.0.to_string();
+        if !prefixes.is_empty() && !prefixes.iter().any(|prefix| touches(prefix, &free)) {
+            findings.problem(
+                format!("{key}.free-paths[{at}]"),
+                format!(
+                    "`{free}` lies outside the service's own paths ({}) and would never match",
+                    prefixes.join(", ")
+                ),
+            );
+        }
+    }
+    let lists = [
+        ("hosts", service.hosts.iter().map(|host| host.0.to_string()).collect()),
+        ("paths", prefixes),
+        ("methods", service.methods.iter().map(|method| method.0.to_string()).collect()),
+    ];
+    for (list, entries) in lists {
+        let mut seen = BTreeSet::new();
+        for (at, entry) in entries.iter().enumerate() {
+            if !seen.insert(entry) {
+                findings
+                    .problem(format!("{key}.{list}[{at}]"), format!("`{entry}` is listed twice; remove one"));
+            }
+        }
+    }
+    for (at, method) in service.methods.iter().enumerate() {
+        let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"];
+        if method.0.as_str() != method.0.as_str().to_ascii_uppercase() || !known.contains(&method.0.as_str())
+        {
+            findings.problem(
+                format!("{key}.methods[{at}]"),
+                format!("`{}` is not a method; write it in capitals, one of {}", method.0, known.join(", ")),
+            );
+        }
+    }
+    Matcher {
+        hosts: service.hosts.iter().map(|host| host.0.clone()).collect(),
+        path_prefixes: service.paths.iter().map(|path| path.0.clone()).collect(),
+        methods: service.methods.iter().map(|method| method.0.clone()).collect(),
+    }
+}
+
+/// Whether a free path and a path prefix have paths in common.
+fn touches(prefix: &str, free: &str) -> bool {
+    let below = |path: &str, prefix: &str| {
+        let prefix = prefix.trim_end_matches('/');
+        path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    match free.strip_suffix('*') {
+        Some(stem) => below(stem, prefix) || below(prefix, stem),
+        None => below(free, prefix),
+    }
+}
+
+fn headers(
+    key: &str,
+    service: &file::Service,
+    findings: &mut Findings<'_>,
+) -> Vec<(HeaderName, HeaderValue)> {
+    let mut seen = BTreeSet::new();
+    let mut headers = Vec::new();
+    for (name, text) in &service.headers {
+        let key = format!("{key}.headers.{name}");
+        let Ok(parsed) = name.parse::<HeaderName>() else {
+            findings.problem(&key, format!("`{name}` cannot name a header"));
+            continue;
+        };
+        if NOT_SETTABLE.contains(&parsed) {
+            findings.problem(
+                &key,
+                format!("`{parsed}` follows from the message itself and cannot be set; remove it"),
+            );
+        }
+        if parsed == header::AUTHORIZATION && service.forward_credential != file::ForwardCredential::Off {
+            findings.problem(
+                &key,
+                "the upstream would get two `Authorization` lines; keep this or `forward-credential`, not both",
+            );
+        }
+        if !seen.insert(parsed.to_string()) {
+            findings.problem(&key, format!("`{parsed}` is set twice; keep one"));
+        }
+        let text = match text {
+            HeaderText::Here(text) => text.clone(),
+            HeaderText::File(path) => match findings.secret_text(&key, path) {
+                Some(text) => text,
+                None => continue,
+            },
+        };
+        match HeaderValue::from_str(&text) {
+            Ok(mut value) => {
+                value.set_sensitive(true);
+                headers.push((parsed, value));
+            }
+            Err(_) => findings
+                .problem(&key, "the value has characters that no header may have, such as a line break"),
+        }
+    }
+    headers
+}
+
+fn cors(key: &str, cors: file::Cors, findings: &mut Findings<'_>) -> Cors {
+    let origins = match cors {
+        file::Cors::Any => return Cors::Any,
+        file::Cors::Off => return Cors::Off,
+        file::Cors::Upstream => return Cors::Upstream,
+        file::Cors::Origins(origins) => origins,
+    };
+    if origins.is_empty() {
+        findings.problem(format!("{key}.cors.origins"), "no origin is listed; add one, or write `cors: off`");
+    }
+    let mut values = Vec::new();
+    for (at, origin) in origins.iter().enumerate() {
+        let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        let plain =
+            rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', '?', '#', '@', '*', ' ']));
+        match HeaderValue::from_str(origin) {
+            Ok(value) if plain => values.push(value),
+            _ => findings.problem(
+                format!("{key}.cors.origins[{at}]"),
+                format!(
+                    "`{origin}` is not an origin; write it as browsers do, like `https://app.example.com`"
+                ),
+            ),
+        }
+    }
+    Cors::Origins(values)
+}
+
+fn upstream(key: &str, upstream: file::UpstreamMap, findings: &mut Findings<'_>) -> UpstreamConfig {
+    let url = upstream.url.0;
+    if upstream.tls != file::UpstreamTls::WebRoots && url.scheme() != UpstreamScheme::Https {
+        findings.problem(
+            format!("{key}.tls"),
+            format!(
+                "`{url}` is reached without TLS, so this would have no effect; write `https://`, or remove it"
+            ),
+        );
+    }
+    let tls = match &upstream.tls {
+        file::UpstreamTls::WebRoots => UpstreamTls::WebRoots,
+        file::UpstreamTls::Ca(path) => UpstreamTls::CaFile(findings.readable(&format!("{key}.tls.ca"), path)),
+        file::UpstreamTls::InsecureSkipVerify => {
+            findings.note(
+                format!("{key}.tls"),
+                format!("anyone on the way to `{url}` can read and change everything"),
+            );
+            UpstreamTls::InsecureSkipVerify
+        }
+    };
+    let wait =
+        |name: &str, patience: super::value::Patience, findings: &mut Findings<'_>| -> Option<Duration> {
+            if patience.limit() == Some(Duration::ZERO) {
+                findings.problem(
+                    format!("{key}.{name}"),
+                    "no time at all would fail every request; write `never` or a longer one",
+                );
+            }
+            patience.limit()
+        };
+    UpstreamConfig {
+        tls,
+        preserve_host: upstream.preserve_host,
+        connect_timeout: findings.positive(&format!("{key}.connect-timeout"), upstream.connect_timeout),
+        head_timeout: wait("answer-timeout", upstream.answer_timeout.0, findings),
+        idle_timeout: wait("idle-timeout", upstream.idle_timeout.0, findings),
+        ..UpstreamConfig::new(url)
+    }
+}
