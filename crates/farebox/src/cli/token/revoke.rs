@@ -1,0 +1,86 @@
+//! `farebox token revoke`: a token that is refused from now on, while the gateway runs.
+
+use std::{fmt, path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use farebox_lightning::clock::{Clock as _, SystemClock};
+use farebox_paywall::store::{Revocation, sqlite::SqliteStore};
+use farebox_protocol::IdentifierHash;
+use serde::Serialize;
+
+use super::{Given, text_of};
+use crate::{config, output::Reader, state};
+
+/// Refuse a token from now on, without stopping the gateway. What was paid for it stays on the books
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A running gateway notices within about a second. Narrower tokens made from this one are refused with it.
+
+Examples:
+  farebox token revoke - < leaked-credential.txt
+  farebox token revoke 5f3c… --state-dir /var/lib/farebox")]
+pub(crate) struct Args {
+    /// The token or credential, or its identifier hash as `token inspect` shows it; `-` reads from standard input
+    #[arg(value_name = "TOKEN|HASH")]
+    token: String,
+    /// The state directory of the gateway [default: the one in the configuration]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// The configuration of the gateway
+    #[arg(long, value_name = "FILE", default_value = "farebox.yaml", conflicts_with = "state_dir")]
+    config: PathBuf,
+    /// Why, for whoever reads the books
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Revoked {
+    identifier_hash: String,
+    books: PathBuf,
+}
+
+impl fmt::Display for Revoked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "revoked {} in {}", self.identifier_hash, self.books.display())
+    }
+}
+
+pub(crate) fn run(args: &Args, reader: Reader) -> anyhow::Result<ExitCode> {
+    let directory = match &args.state_dir {
+        Some(directory) => directory.clone(),
+        None => {
+            let known = config::check(&args.config).state_dir;
+            let file = args.config.display();
+            known.with_context(|| {
+                format!("`{file}` does not tell where the books are; name the directory with --state-dir")
+            })?
+        }
+    };
+    let books = state::books(&directory);
+    let store = SqliteStore::open_for_revocation(&books)?;
+    let mut revoked = Vec::new();
+    for hash in hashes(&text_of(&args.token)?)? {
+        store.revoke(&Revocation {
+            identifier_hash: hash,
+            at: SystemClock.now(),
+            reason: args.reason.clone(),
+        })?;
+        revoked.push(Revoked { identifier_hash: hash.to_string(), books: books.clone() });
+    }
+    for revoked in &revoked {
+        reader.print(revoked)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What to revoke: an identifier hash as it is, or the tokens themselves.
+fn hashes(text: &str) -> anyhow::Result<Vec<IdentifierHash>> {
+    if let Ok(hash) = text.parse() {
+        return Ok(vec![hash]);
+    }
+    let given =
+        Given::read(text).context("neither an identifier hash (64 hexadecimal digits) nor a token")?;
+    let hash = |token: &farebox_protocol::Macaroon| Ok(token.identifier()?.hash());
+    given.tokens.iter().map(hash).collect()
+}
