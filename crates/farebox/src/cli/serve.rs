@@ -1,0 +1,301 @@
+//! `farebox serve`: the gateway, from a configuration file or, for a single service, from flags.
+//!
+//! Flags are turned into the same document that a file would hold and go through the same reader and the same judgement:
+//! there is one meaning of each setting, whichever way it is given.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
+
+use farebox_gateway::Gateway;
+use farebox_lightning::{Receive, clock::SystemClock};
+use farebox_paywall::{
+    Continuity, OpenError, Paywall,
+    store::{StoreError, sqlite::SqliteStore},
+};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::Usage;
+use crate::{
+    config::{
+        self, Config,
+        problem::{Problem, located},
+    },
+    late::LateNode,
+    logging,
+    output::Reader,
+    runtime, state,
+};
+
+/// Run the gateway: from a configuration file, or for one service from flags
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Without --config and --upstream, farebox.yaml in the working directory is served.
+
+Examples:
+  farebox serve
+  farebox serve --config /etc/farebox/farebox.yaml
+  farebox serve --upstream http://127.0.0.1:3000 --price 10sat --network signet \\
+      --phoenixd http://127.0.0.1:9740 --phoenixd-password-file ~/.phoenix/http-password
+  farebox serve --upstream http://127.0.0.1:3000 --price 50sat --duration 1h --network signet \\
+      --esplora https://mempool.space/signet/api")]
+pub(crate) struct Args {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", conflicts_with = "upstream")]
+    config: Option<PathBuf>,
+    /// Start although the books were kept with another mint secret; tokens sold before are then worth nothing
+    #[arg(long)]
+    abandon_sold_tokens: bool,
+    #[command(flatten)]
+    quick: Quick,
+}
+
+/// One service without a file.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "One service without a file")]
+struct Quick {
+    /// The API to put a price on: http://, https:// or h2c://, host and port
+    #[arg(long, value_name = "URL")]
+    upstream: Option<String>,
+    /// What one payment costs, like 10sat or 1500msat
+    #[arg(long, value_name = "AMOUNT", requires = "upstream")]
+    price: Option<String>,
+    /// For how long one payment opens it, like 1h or 30d [default: for ever]
+    #[arg(long, value_name = "DURATION", requires = "upstream")]
+    duration: Option<String>,
+    /// The name of the service [default: api]
+    #[arg(long, value_name = "NAME", requires = "upstream")]
+    name: Option<String>,
+    /// Where buyers connect [default: 127.0.0.1:8402]
+    #[arg(long, value_name = "ADDR", requires = "upstream")]
+    listen: Option<String>,
+    /// Where health and metrics are served, or `off` [default: 127.0.0.1:9402]
+    #[arg(long, value_name = "ADDR", requires = "upstream")]
+    ops: Option<String>,
+    /// Where the mint secret and the books are kept [default: farebox-state]
+    #[arg(long, value_name = "DIR", requires = "upstream")]
+    state_dir: Option<PathBuf>,
+    /// The Bitcoin network: mainnet, testnet, signet or regtest
+    #[arg(long, value_name = "NETWORK", requires = "upstream")]
+    network: Option<String>,
+    /// Be paid by a node inside farebox that reads the chain from this Esplora server
+    #[arg(long, value_name = "URL", requires = "upstream", conflicts_with = "phoenixd")]
+    esplora: Option<String>,
+    /// Be paid by this phoenixd, or by a `farebox node`
+    #[arg(long, value_name = "URL", requires_all = ["upstream", "phoenixd_password_file"])]
+    phoenixd: Option<String>,
+    /// The file with its password
+    #[arg(long, value_name = "FILE", requires = "phoenixd")]
+    phoenixd_password_file: Option<PathBuf>,
+}
+
+const NO_NETWORK: &str = "\
+which Bitcoin network? Name it with --network: `mainnet` for real money, `signet` or `testnet` for play money, `regtest` \
+for a chain of your own";
+
+const NO_NODE: &str = "\
+farebox needs a Lightning node to be paid. Name one:
+  --esplora URL                                     a node inside farebox, which reads the chain from an Esplora server
+  --phoenixd URL --phoenixd-password-file FILE      a phoenixd, or a `farebox node`, that runs already";
+
+const NOTHING_TO_SERVE: &str = "\
+there is nothing to serve: no farebox.yaml here, no --config FILE, no --upstream URL. For a start:
+  farebox serve --upstream http://127.0.0.1:3000 --price 10sat --network signet --esplora URL";
+
+/// Where it can be reached.
+#[derive(Debug, Serialize)]
+struct Listening {
+    event: &'static str,
+    listen: Vec<SocketAddr>,
+    /// Where health and metrics are.
+    ops: Option<String>,
+    services: Vec<Offered>,
+}
+
+#[derive(Debug, Serialize)]
+struct Offered {
+    name: String,
+    upstream: String,
+    /// In millisatoshi; none when it is free.
+    price_msat: Option<u64>,
+    price: String,
+}
+
+impl fmt::Display for Listening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for addr in &self.listen {
+            writeln!(f, "listening on {addr}")?;
+        }
+        if let Some(ops) = &self.ops {
+            writeln!(f, "health and metrics on {ops}")?;
+        }
+        for (index, service) in self.services.iter().enumerate() {
+            let end = if index + 1 < self.services.len() { "\n" } else { "" };
+            write!(f, "  {} -> {}, {}{end}", service.name, service.upstream, service.price)?;
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn run(args: Args, reader: Reader) -> anyhow::Result<ExitCode> {
+    let (file, mut config) = args.configuration()?;
+    logging::start("info")?;
+    for note in &config.notes {
+        tracing::warn!("{}", located(file.as_deref(), note));
+    }
+    if args.abandon_sold_tokens {
+        config.paywall.continuity = Continuity::Abandon;
+    }
+    runtime::block_on(serve(config, reader))
+}
+
+impl Args {
+    fn configuration(&self) -> anyhow::Result<(Option<PathBuf>, Config)> {
+        if self.quick.upstream.is_some() {
+            return Ok((None, self.quick.configuration()?));
+        }
+        let usual = PathBuf::from("farebox.yaml");
+        let file = self.config.clone().or_else(|| usual.exists().then_some(usual));
+        let file = file.ok_or_else(|| Usage(NOTHING_TO_SERVE.to_owned()))?;
+        let config = config::load(&file)?;
+        Ok((Some(file), config))
+    }
+}
+
+impl Quick {
+    fn configuration(&self) -> anyhow::Result<Config> {
+        let network = self.network.as_ref().ok_or_else(|| Usage(NO_NETWORK.to_owned()))?;
+        let mut service = Map::new();
+        service.insert("name".into(), json!(self.name.as_deref().unwrap_or("api")));
+        insert(&mut service, "upstream", self.upstream.as_ref());
+        insert(&mut service, "price", self.price.as_ref());
+        if let Some(duration) = &self.duration {
+            service.insert("offer".into(), json!({ "duration": duration }));
+        }
+        let mut document = Map::new();
+        document.insert("network".into(), json!(network));
+        document.insert("lightning".into(), self.lightning()?);
+        document.insert("services".into(), json!([service]));
+        insert(&mut document, "ops", self.ops.as_ref());
+        insert(&mut document, "state-dir", self.state_dir.as_ref());
+        if let Some(listen) = &self.listen {
+            document.insert("listen".into(), json!([listen]));
+        }
+        let failed = |problems: Vec<Problem>| {
+            let lines = problems.iter().map(|problem| format!("{}: {}", flag(&problem.key), problem.message));
+            Usage(lines.collect::<Vec<_>>().join("\nerror: "))
+        };
+        Ok(config::from_flags(&Value::Object(document)).map_err(failed)?)
+    }
+
+    fn lightning(&self) -> anyhow::Result<Value> {
+        match (&self.esplora, &self.phoenixd) {
+            (Some(url), _) => Ok(json!({ "embedded": { "chain": { "esplora": url } } })),
+            (None, Some(url)) => {
+                Ok(json!({ "phoenixd": { "url": url, "password": { "file": self.phoenixd_password_file } } }))
+            }
+            (None, None) => Err(Usage(NO_NODE.to_owned()).into()),
+        }
+    }
+}
+
+fn insert(map: &mut Map<String, Value>, key: &str, value: Option<&impl Serialize>) {
+    if let Some(value) = value {
+        map.insert(key.into(), json!(value));
+    }
+}
+
+/// The flag that a key of the document came from.
+fn flag(key: &str) -> &'static str {
+    let flags = [
+        ("services[0].name", "--name"),
+        ("services[0].upstream", "--upstream"),
+        ("services[0].price", "--price"),
+        ("services[0].offer", "--duration"),
+        ("services[0]", "--price"),
+        ("lightning.embedded", "--esplora"),
+        ("lightning.phoenixd.url", "--phoenixd"),
+        ("lightning.phoenixd", "--phoenixd-password-file"),
+        ("listen", "--listen"),
+        ("network", "--network"),
+        ("ops", "--ops"),
+        ("state-dir", "--state-dir"),
+    ];
+    flags.into_iter().find(|(start, _)| key.starts_with(start)).map_or("the flags", |(_, flag)| flag)
+}
+
+async fn serve(config: Config, reader: Reader) -> anyhow::Result<ExitCode> {
+    let stop = CancellationToken::new();
+    let signals = runtime::stop_on_signal(stop.clone());
+    state::make_private(&config.state_dir)?;
+    let keyring = state::keyring(&config.state_dir, &config.mint_secrets)?;
+    let store = SqliteStore::open(&state::books(&config.state_dir))?;
+    let services = config.gateway.services.iter().map(offered).collect();
+    let node =
+        LateNode::start(config.lightning, config.paywall.network, &config.base, &config.state_dir).await?;
+    let receive = Arc::clone(&node) as Arc<dyn Receive>;
+    let paywall = Paywall::open(config.paywall, keyring, receive, Arc::new(store), Arc::new(SystemClock))
+        .await
+        .map_err(explained)?;
+    let gateway = Gateway::bind(config.gateway, Arc::clone(&paywall))?;
+    reader.print(&Listening {
+        event: "listening",
+        listen: gateway.addrs(),
+        ops: gateway.ops_addr().map(|addr| format!("http://{addr}")),
+        services,
+    })?;
+
+    // The order of the end: requests in flight first, then the books, which they write to, then the node.
+    let drained = CancellationToken::new();
+    let listeners = async {
+        let outcome = gateway.run(stop.clone()).await;
+        drained.cancel();
+        outcome
+    };
+    let books = async {
+        paywall.run(drained.clone()).await;
+        // Books that ended by themselves keep nothing any more: then nothing may be sold either.
+        stop.cancel();
+    };
+    let connecting = async {
+        let outcome = node.keep_trying(&stop).await;
+        if outcome.is_err() {
+            stop.cancel();
+        }
+        outcome
+    };
+    let work = async {
+        let (listeners, (), connecting) = tokio::join!(listeners, books, connecting);
+        listeners.map_err(anyhow::Error::from).and(connecting)
+    };
+    let outcome = tokio::select! {
+        outcome = work => outcome,
+        uncaught = signals => uncaught.map(|never| match never {}),
+    };
+    node.stop().await;
+    outcome?;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the paywall can't know is which flag overrules it.
+fn explained(error: OpenError) -> anyhow::Error {
+    let other_secrets = matches!(error, OpenError::Store(StoreError::OtherSecrets { .. }));
+    let error = anyhow::Error::from(error);
+    if other_secrets {
+        error.context("to give the sold tokens up, start once with --abandon-sold-tokens")
+    } else {
+        error
+    }
+}
+
+fn offered(route: &farebox_gateway::ServiceRoute) -> Offered {
+    let service = &route.service;
+    let is_free = service.auth == farebox_paywall::Auth::Off;
+    Offered {
+        name: service.name.to_string(),
+        upstream: route.upstream.url.to_string(),
+        price_msat: (!is_free).then(|| service.price.get()),
+        price: if is_free { "free".to_owned() } else { format!("{} {}", service.price, service.offer) },
+    }
+}

@@ -1,0 +1,42 @@
+//! What commands that talk to the network share: the runtime they run on, and the signals that end them.
+
+use std::{convert::Infallible, future::Future};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Runs a command's future to its end. The gateway's workers have runtimes of their own; this one waits.
+pub(crate) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    // Two providers could be compiled in by somebody else's feature; ours is chosen before anyone asks.
+    // Err means that it is already chosen, which is fine.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(future)
+}
+
+/// Cancels `stop` at the first SIGINT or SIGTERM. A second one ends the process at once, as people expect who press
+/// Ctrl-C again.
+///
+/// From this call on signals are caught, so make it before anyone is told that the program is ready; then run what it
+/// returns beside the work. It ends only when signals can't be caught.
+pub(crate) fn stop_on_signal(stop: CancellationToken) -> impl Future<Output = anyhow::Result<Infallible>> {
+    let caught = signal(SignalKind::interrupt()).and_then(|int| Ok((int, signal(SignalKind::terminate())?)));
+    async move {
+        let (mut interrupt, mut terminate) = caught.context("cannot catch signals")?;
+        let mut asked = false;
+        loop {
+            tokio::select! {
+                Some(()) = interrupt.recv() => {}
+                Some(()) = terminate.recv() => {}
+            }
+            if asked {
+                tracing::warn!("told to stop a second time; leaving requests in flight behind");
+                std::process::exit(1);
+            }
+            asked = true;
+            tracing::info!("stopping; requests in flight may finish");
+            stop.cancel();
+        }
+    }
+}
