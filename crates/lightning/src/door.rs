@@ -120,6 +120,22 @@ async fn no_store(mut response: Response) -> Response {
     response
 }
 
+/// A form or query that can't be read. axum tells a bad field (422) from a bad body; phoenixd says 400 to both.
+fn unreadable(status: StatusCode, text: String) -> Response {
+    refuse(if status == StatusCode::UNPROCESSABLE_ENTITY { StatusCode::BAD_REQUEST } else { status }, text)
+}
+
+/// An error with its causes: who opens the door may read them.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
 /// A refusal as phoenixd words it: plain text.
 fn refuse(status: StatusCode, text: impl Into<String>) -> Response {
     (status, text.into() + "\n").into_response()

@@ -116,8 +116,8 @@ pub enum OutgoingError {
         worst: Msat,
     },
     /// The journal could not be written, so the wallet was not asked.
-    #[error("nothing was paid: {0}")]
-    Journal(#[source] Arc<IntentError>),
+    #[error(transparent)]
+    Journal(Arc<IntentError>),
     /// Too many at once.
     #[error("{max} payments are under way already; try again when some have ended")]
     Busy {
@@ -125,7 +125,7 @@ pub enum OutgoingError {
         max: usize,
     },
     /// The machine is being stopped.
-    #[error("nothing was paid: the program is stopping")]
+    #[error("the program is stopping")]
     Stopping,
 }
 

@@ -371,10 +371,7 @@ async fn a_journal_that_fails_before_sending_means_that_nothing_is_paid() {
         let (wallet, intents) = (LyingWallet::new(&[Say::Settled], &[]), journal());
         let outgoing = machine(&wallet, Broken::new(&intents, &[(call, 1)]));
         let error = outgoing.pay(request(1)).await.unwrap_err().to_string();
-        assert!(
-            error.starts_with("nothing was paid: the journal of outgoing payments can't be used"),
-            "{error}"
-        );
+        assert!(error.starts_with("the journal of outgoing payments can't be used"), "{error}");
         assert_eq!(wallet.asked(), 0);
         // When there is room again, the same invoice is paid.
         assert_eq!(told(&outgoing.pay(request(1)).await.unwrap()), "settled, 7 msat");
@@ -430,10 +427,7 @@ async fn who_has_lost_the_lease_pays_nothing() {
     let outgoing = machine(&wallet, holds(1));
     intents.connection().lock().execute("UPDATE lease SET generation = 2", []).unwrap();
     let error = outgoing.pay(request(1)).await.unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "nothing was paid: sending is not allowed any more: the lease is at generation 2"
-    );
+    assert_eq!(error.to_string(), "sending is not allowed any more: the lease is at generation 2");
     assert_eq!((wallet.asked(), state(&intents, hash(1))), (0, "recorded"));
     // The successor takes over what was only recorded.
     assert_eq!(told(&machine(&wallet, holds(2)).pay(request(1)).await.unwrap()), "settled, 7 msat");

@@ -221,7 +221,7 @@ async fn what_the_door_does_not_understand_it_refuses_in_words() {
     let create = |form: &[(&str, &str)]| open.post("/createinvoice", form);
     let (priced, free) = (invoice(1), Made { amount: None, ..Made::default() }.invoice());
     let late = Made { created: farebox_protocol::Timestamp::from_secs(1), ..Made::default() }.invoice();
-    check(pay(&[]), "422 Failed to deserialize form body: missing field `invoice`").await;
+    check(pay(&[]), "400 Failed to deserialize form body: missing field `invoice`").await;
     check(pay(&[("invoice", "lnbcrt1nonsense")]), "400 the invoice can't be read: ").await;
     check(pay(&[("invoice", free.as_str())]), "400 the invoice names no amount").await;
     check(
@@ -292,6 +292,24 @@ async fn the_backend_knows_our_door_and_asks_more_of_it() {
     let paid = backend.pay(request(1)).await.unwrap();
     assert!(matches!(paid, Outcome::Settled { fee, .. } if fee == Msat::new(7)), "{paid:?}");
     assert_eq!(open.wallet.last_asked().fee_max, Msat::new(5_000));
+}
+
+#[tokio::test]
+async fn a_door_with_a_journal_on_disk_pays_no_hash_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let wallet = LyingWallet::new(&[Say::Settled], &[]);
+    let clock = Arc::new(ManualClock::new(NOW));
+    for _ in 0..2 {
+        let intents = Arc::new(SqliteIntents::open(&dir.path().join("journal.sqlite")).unwrap());
+        let config = OutgoingConfig::default();
+        let outgoing = Outgoing::new(Arc::clone(&wallet) as _, intents, Arc::clone(&clock) as _, config);
+        let (addr, _serving) = serve(FakeReceiver::new(), outgoing, Arc::clone(&clock) as _).await;
+        let backend = connect(addr, "full").await.unwrap();
+        assert!(Pay::facts(&backend).refuses_paid_hash);
+        let paid = backend.pay(request(1)).await.unwrap();
+        assert!(matches!(paid, Outcome::Settled { preimage, .. } if preimage.pays(&hash(1))));
+    }
+    assert_eq!(wallet.asked(), 1);
 }
 
 #[tokio::test]

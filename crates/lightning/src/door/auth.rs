@@ -11,7 +11,7 @@ use axum::{
 use base64::Engine as _;
 use zeroize::Zeroizing;
 
-use super::{Door, refuse};
+use super::{Door, DoorConfig, refuse};
 
 /// What the password that was shown opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ fn check_host(door: &Door, request: &Request) -> Result<(), String> {
     }
     let host = request.uri().authority().map(|authority| authority.as_str()).or(from_header);
     let host = host.ok_or("a Host header is missing")?;
-    if !is_ours(door, host) {
+    if !is_ours(&door.config, host) {
         return Err("this Host is not the door's; add it to the door's `hosts` if it should be".to_owned());
     }
     for origin in request.headers().get_all(header::ORIGIN) {
@@ -62,24 +62,21 @@ fn check_host(door: &Door, request: &Request) -> Result<(), String> {
     Ok(())
 }
 
-fn is_ours(door: &Door, authority: &str) -> bool {
+fn is_ours(config: &DoorConfig, authority: &str) -> bool {
     // The port is no secret and proxies change it: the name alone decides.
     let name = match authority.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
         _ => authority,
     };
     let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-    match bare.parse::<IpAddr>() {
-        Ok(address) if address.is_loopback() || address == door.config.listen.ip() => true,
-        _ => {
-            bare.eq_ignore_ascii_case("localhost")
-                || door
-                    .config
-                    .hosts
-                    .iter()
-                    .any(|host| host.eq_ignore_ascii_case(bare) || host.eq_ignore_ascii_case(authority))
-        }
+    let listed = |host: &String| host.eq_ignore_ascii_case(bare) || host.eq_ignore_ascii_case(authority);
+    if bare.eq_ignore_ascii_case("localhost") || config.hosts.iter().any(listed) {
+        return true;
     }
+    // Rebinding takes a name. Who listens on every address may be called by any of them.
+    let listen = config.listen.ip();
+    let address = bare.parse::<IpAddr>();
+    address.is_ok_and(|address| address.is_loopback() || address == listen || listen.is_unspecified())
 }
 
 fn access(door: &Door, headers: &HeaderMap) -> Option<Access> {
@@ -100,5 +97,33 @@ fn access(door: &Door, headers: &HeaderMap) -> Option<Access> {
         Some(Access::Full)
     } else {
         limited.filter(|limited| bool::from(*limited)).map(|_| Access::Limited)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::phoenixd::Secret;
+
+    #[track_caller]
+    fn check(listen: &str, authority: &str, want: bool) {
+        let config = DoorConfig::new(listen.parse().unwrap(), Secret::new("x"));
+        assert_eq!(is_ours(&config, authority), want, "`{authority}` at {listen}");
+    }
+
+    #[test]
+    fn a_door_is_called_by_loopback_names_or_its_own_address() {
+        check("192.0.2.7:9740", "192.0.2.7:9740", true);
+        check("192.0.2.7:9740", "localhost:9740", true);
+        check("192.0.2.7:9740", "[::1]:9740", true);
+        check("192.0.2.7:9740", "192.0.2.8:9740", false);
+        check("192.0.2.7:9740", "evil.example:9740", false);
+    }
+
+    #[test]
+    fn a_door_on_every_address_is_called_by_any_but_by_no_name() {
+        check("0.0.0.0:9740", "192.0.2.8:9740", true);
+        check("[::]:9740", "[2001:db8::1]:9740", true);
+        check("0.0.0.0:9740", "evil.example:9740", false);
     }
 }

@@ -19,7 +19,7 @@ use futures_util::StreamExt as _;
 use serde::Deserialize;
 use tokio::time;
 
-use super::{Door, refuse};
+use super::{Door, refuse, unreadable};
 use crate::{
     Ask, Cursor, Incoming, ReceiveError, Settlement,
     phoenixd::{
@@ -59,7 +59,7 @@ pub(super) async fn create(
 ) -> Response {
     let form = match form {
         Ok(Form(form)) => form,
-        Err(rejection) => return refuse(rejection.status(), rejection.body_text()),
+        Err(rejection) => return unreadable(rejection.status(), rejection.body_text()),
     };
     let bad = |text: &str| refuse(StatusCode::BAD_REQUEST, text);
     let Some(amount) = form.amount_sat.filter(|sat| *sat > 0).and_then(Msat::from_sat) else {
@@ -140,7 +140,7 @@ pub(super) async fn list(
 ) -> Response {
     let list = match query {
         Ok(Query(list)) => list,
-        Err(rejection) => return refuse(rejection.status(), rejection.body_text()),
+        Err(rejection) => return unreadable(rejection.status(), rejection.body_text()),
     };
     if list.limit > PAGE_MAX || list.offset > PAGE_MAX {
         let text = format!("limit and offset are at most {PAGE_MAX}; page by `to`, or better by `after`");

@@ -11,7 +11,7 @@ use axum::{
 use farebox_protocol::{Invoice, Msat, PaymentHash, Preimage};
 use serde::Deserialize;
 
-use super::{Door, auth::Access, incoming::millis, refuse};
+use super::{Door, auth::Access, in_full, incoming::millis, refuse, unreadable};
 use crate::{
     Outcome, PayRequest,
     outgoing::{Ended, Intent, OutgoingError, State as Progress},
@@ -44,7 +44,7 @@ pub(super) async fn pay(
     }
     let form = match form {
         Ok(Form(form)) => form,
-        Err(rejection) => return refuse(rejection.status(), rejection.body_text()),
+        Err(rejection) => return unreadable(rejection.status(), rejection.body_text()),
     };
     let bad = |text: String| refuse(StatusCode::BAD_REQUEST, text);
     let invoice: Invoice = match form.invoice.trim().parse() {
@@ -66,7 +66,7 @@ pub(super) async fn pay(
             );
         }
         Ok(_) => {}
-        Err(error) => return not_paid(hash, &format!("nothing was paid: {error}")),
+        Err(error) => return not_paid(hash, &format!("nothing was paid: {}", in_full(&error))),
     }
     // Without a limit of the caller's, what phoenixd would charge at most.
     let fee_max = form.max_fee_msat.map_or_else(|| FEE.fee_max(amount, Msat::ZERO), Msat::new);
@@ -82,7 +82,7 @@ pub(super) async fn pay(
             ),
         ),
         Err(error @ OutgoingError::AmountMissing) => bad(error.to_string()),
-        Err(error) => not_paid(hash, &error.to_string()),
+        Err(error) => not_paid(hash, &format!("nothing was paid: {}", in_full(&error))),
     }
 }
 
@@ -94,7 +94,7 @@ pub(super) async fn lookup(State(door): State<Arc<Door>>, Path(hash): Path<Strin
     match door.outgoing.find(hash).await {
         Ok(Some(row)) => return Json(from_row(&row)).into_response(),
         Ok(None) => {}
-        Err(error) => return refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        Err(error) => return refuse(StatusCode::SERVICE_UNAVAILABLE, in_full(&error)),
     }
     // Paid past the door, or before its journal began.
     let row = match door.outgoing.wallet().lookup(hash).await {

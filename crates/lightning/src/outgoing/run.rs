@@ -241,7 +241,7 @@ impl Machine {
             let settled = |on_disk| Ok(Ended::Settled(Paid { preimage: preimage.clone(), fee, on_disk }));
             let Err(error) = written else { return self.end(&hash, tell, settled(true)) };
             tell.send_replace(Some(settled(false)));
-            tracing::error!(payment = %hash, %error, "paid, but the proof can't be written to the journal; retrying");
+            tracing::error!(payment = %hash, error = chain(&error), "paid, but the proof can't be written to the journal; retrying");
             // Stopping doesn't end this loop: `stop` waits as long as its caller allows.
             time::sleep(wait).await;
             wait = (wait * 2).min(self.config.retry_max);
@@ -268,7 +268,7 @@ impl Machine {
                     self.end(&hash, tell, Ok(ended));
                 }
                 Err(error) => {
-                    tracing::error!(payment = %row.hash, %error, "a failed payment can't be written to the journal; retrying");
+                    tracing::error!(payment = %row.hash, error = chain(&error), "a failed payment can't be written to the journal; retrying");
                     let reason = "the payment has failed, but the journal can't be written".to_owned();
                     tell.send_replace(Some(Ok(Ended::Unknown { reason })));
                     if self.pause(wait).await {
@@ -293,7 +293,7 @@ impl Machine {
             match written {
                 Ok(written) => row = written,
                 Err(error) => {
-                    tracing::warn!(payment = %row.hash, %error, "can't note that the outcome is unknown");
+                    tracing::warn!(payment = %row.hash, error = chain(&error), "can't note that the outcome is unknown");
                 }
             }
         }
@@ -328,6 +328,10 @@ impl Machine {
     async fn pause(&self, wait: Duration) -> bool {
         self.stop.run_until_cancelled(time::sleep(wait)).await.is_some()
     }
+}
+
+fn chain(error: &IntentError) -> &(dyn std::error::Error + 'static) {
+    error
 }
 
 fn unsent() -> Failure {
