@@ -99,12 +99,15 @@ pub fn router(
 /// Who the node is, and what its wallet can do beyond phoenixd.
 async fn info(State(door): State<Arc<Door>>) -> Json<NodeInfo> {
     let (receive, pay) = (door.receive.facts(), door.outgoing.facts());
+    // phoenixd's is a public key, and its clients may parse it; a backend may name more than that.
+    let key = receive.node.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
     Json(NodeInfo {
-        node_id: receive.node,
+        node_id: key.to_owned(),
         chain: receive.network.name().to_owned(),
         channels: Vec::new(),
         version: format!("farebox {}", env!("CARGO_PKG_VERSION")),
         farebox: Some(DoorFacts {
+            node: receive.node,
             wallet: pay.wallet.0,
             fees_exact: pay.fee_control == FeeControl::Exact,
             // A durable journal refuses after a restart as before; one in memory forgets, and then it's up to the wallet.

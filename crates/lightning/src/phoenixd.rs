@@ -223,17 +223,12 @@ impl Phoenixd {
 
 impl Receive for Phoenixd {
     fn facts(&self) -> ReceiveFacts {
-        let (kind, grace) = match &self.door {
-            // Their cursors differ, so a cursor of the one must not be taken for the other's.
-            Some(door) => ("door", Duration::from_secs(door.grace_secs)),
-            None => ("phoenixd", GRACE),
+        // Their cursors differ, so a cursor of the one must not be taken for the other's.
+        let (node, grace) = match &self.door {
+            Some(door) => (format!("door:{}", door.node), Duration::from_secs(door.grace_secs)),
+            None => (format!("phoenixd:{}", self.node), GRACE),
         };
-        ReceiveFacts {
-            network: self.network,
-            node: format!("{kind}:{}", self.node),
-            grace,
-            granularity: Msat::new(1_000),
-        }
+        ReceiveFacts { network: self.network, node, grace, granularity: Msat::new(1_000) }
     }
 
     fn invoice(&self, ask: Ask) -> BoxFuture<'_, Result<Invoice, ReceiveError>> {

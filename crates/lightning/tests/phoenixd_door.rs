@@ -286,8 +286,9 @@ async fn the_backend_knows_our_door_and_asks_more_of_it() {
     // The journal is in memory and the wallet doesn't refuse: after a restart nobody would.
     assert!(!facts.proves_unsent && !facts.refuses_paid_hash);
     let facts = Receive::facts(&backend);
-    assert_eq!((facts.node.as_str(), facts.granularity), ("door:02fake", Msat::new(1_000)));
+    assert_eq!((facts.node.as_str(), facts.granularity), ("door:02fake/book", Msat::new(1_000)));
     assert_eq!(facts.grace, Duration::from_secs(60));
+    assert_eq!(json(open.get("/getinfo")).await["nodeId"], "02fake", "a public key, as in phoenixd");
     assert_eq!(backend.balance().await.unwrap(), Msat::new(123_456_000));
     let paid = backend.pay(request(1)).await.unwrap();
     assert!(matches!(paid, Outcome::Settled { fee, .. } if fee == Msat::new(7)), "{paid:?}");

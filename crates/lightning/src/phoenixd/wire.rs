@@ -125,6 +125,8 @@ pub(crate) struct NodeInfo {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct DoorFacts {
+    /// The node, with the book of its settlements: whose cursors these are. `nodeId` is its public key alone.
+    pub(crate) node: String,
     /// The wallet's name.
     pub(crate) wallet: String,
     /// It keeps to `maxFeeMsat`.

@@ -255,7 +255,7 @@ impl Receive for FakeReceiver {
     fn facts(&self) -> ReceiveFacts {
         ReceiveFacts {
             network: Network::Regtest,
-            node: "02fake".to_owned(),
+            node: "02fake/book".to_owned(),
             grace: Duration::from_secs(60),
             granularity: Msat::new(1),
         }
