@@ -1,0 +1,84 @@
+//! What a front door asks of the paywall and what it is told. Front doors only translate to and from these.
+
+use std::{net::IpAddr, time::Duration};
+
+use bytes::Bytes;
+use farebox_protocol::{PaymentHash, ServiceName, TokenId};
+use http::{HeaderMap, Method, StatusCode};
+
+use crate::{Code, Service};
+
+/// A request, as far as the decision needs it.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The service it was routed to.
+    pub service: &'a Service,
+    /// Its method.
+    pub method: &'a Method,
+    /// Its path in normal form ([`crate::normalise`]): the same one that is forwarded.
+    pub path: &'a str,
+    /// Who sent it, as far as trusted proxies say.
+    pub client: IpAddr,
+    /// Its headers, credentials included. They are not logged.
+    pub headers: &'a HeaderMap,
+    /// Whether it is a gRPC call, which is answered in gRPC's way.
+    pub grpc: bool,
+}
+
+/// What to do with a request.
+#[derive(Clone, Debug)]
+#[must_use]
+pub enum Admission {
+    /// Forward it, without its credential.
+    Pass(Pass),
+    /// Don't forward it; answer this.
+    Answer(Answer),
+}
+
+/// A request may be forwarded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pass {
+    /// The token that was presented; none where nothing needed paying.
+    pub token_id: Option<TokenId>,
+    /// The payment behind it; none where nothing needed paying.
+    pub payment_hash: Option<PaymentHash>,
+    /// The service that was asked for.
+    pub service: ServiceName,
+    /// [`Code::Pass`] or [`Code::Free`].
+    pub code: Code,
+}
+
+/// A whole answer, ready to be sent. It belongs to this one asker: it may hold an invoice.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The HTTP status; 200 for gRPC, whose own status is in the headers.
+    pub status: StatusCode,
+    /// All headers but `content-length`. `www-authenticate` occurs twice in a challenge, in this order.
+    pub headers: HeaderMap,
+    /// The body; empty for HEAD and gRPC.
+    pub body: Bytes,
+    /// Why, for log and metrics.
+    pub code: Code,
+    /// How long to wait before asking again, where that helps; also in the headers.
+    pub retry_after: Option<Duration>,
+}
+
+impl Admission {
+    /// Why, for log and metrics.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Pass(pass) => pass.code,
+            Self::Answer(answer) => answer.code,
+        }
+    }
+}
+
+impl Answer {
+    /// As a response, without anything added.
+    pub fn into_response(self) -> http::Response<Bytes> {
+        let mut response = http::Response::new(self.body);
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        response
+    }
+}

@@ -1,0 +1,229 @@
+//! How money gets on the books: settlements as the node tells them, terms as tokens are first presented.
+//!
+//! Nothing here is on a request's path. A request only drops a note into a bounded queue; the owned task writes. Losing
+//! a note costs nothing but the delay, since the token's next presentation brings it again, and settlements are read
+//! from where the books say they stopped. Trouble with node or store is waited out for ever, never an end.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use farebox_lightning::{Receive, ReceiveError, Settlement};
+use futures_util::StreamExt;
+use parking_lot::Mutex;
+use tokio::{sync::mpsc, time};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    seen::Seen,
+    store::{Booked, Presentation, Store, StoreError},
+    trouble::{Backoff, Trouble},
+};
+
+/// How many settlements or presentations are written at once.
+const GROUP_MAX: usize = 256;
+
+/// How long a stream of settlements must last to count as working.
+const CALM: Duration = Duration::from_secs(5);
+
+/// How many tokens are remembered as booked. 8 bytes each.
+const REMEMBERED: usize = 65_536;
+
+/// Writes the books.
+pub(crate) struct Books {
+    store: Arc<dyn Store>,
+    node: Arc<dyn Receive>,
+    store_timeout: Duration,
+    flush_timeout: Duration,
+    /// Payments whose terms are on the books or on their way there.
+    seen: Seen,
+    notes: mpsc::Sender<Presentation>,
+    /// Taken by the task that writes.
+    queue: Mutex<Option<mpsc::Receiver<Presentation>>>,
+    pub(crate) counts: Counts,
+    pub(crate) settling: Trouble,
+    pub(crate) presenting: Trouble,
+}
+
+/// What has been booked since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) settled: AtomicU64,
+    pub(crate) conflicting: AtomicU64,
+    pub(crate) presented: AtomicU64,
+    pub(crate) dropped: AtomicU64,
+}
+
+/// Why following the node's settlements stopped.
+#[derive(Debug, thiserror::Error)]
+enum Interrupted {
+    #[error(transparent)]
+    Node(#[from] ReceiveError),
+    #[error("the node's stream of settlements ended")]
+    Ended,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the store did not answer within {} s (`store_timeout`)", .0.as_secs())]
+    StoreTimedOut(Duration),
+}
+
+impl Books {
+    pub(crate) fn new(store: Arc<dyn Store>, node: Arc<dyn Receive>, config: &crate::PaywallConfig) -> Self {
+        let (notes, queue) = mpsc::channel(config.presentations_queued_max.max(1));
+        Self {
+            store,
+            node,
+            store_timeout: config.store_timeout,
+            flush_timeout: config.flush_timeout,
+            seen: Seen::new(REMEMBERED),
+            notes,
+            queue: Mutex::new(Some(queue)),
+            counts: Counts::default(),
+            settling: Trouble::new("following settlements"),
+            presenting: Trouble::new("booking first presentations"),
+        }
+    }
+
+    /// Notes that a paid token was presented, if that is news. Never waits.
+    pub(crate) fn note(&self, hash: &farebox_protocol::PaymentHash, note: impl FnOnce() -> Presentation) {
+        if self.seen.insert(hash) && self.notes.try_send(note()).is_err() {
+            // The next presentation brings it again.
+            self.drop_note(hash);
+        }
+    }
+
+    fn drop_note(&self, hash: &farebox_protocol::PaymentHash) {
+        self.seen.forget(hash);
+        self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Writes first presentations until told to stop, then what is queued.
+    pub(crate) async fn write_notes(&self, stop: &CancellationToken) {
+        let Some(mut queue) = self.queue.lock().take() else {
+            tracing::error!("the paywall's task runs twice; the second one writes no presentations");
+            return;
+        };
+        let mut backoff = Backoff::default();
+        let mut group = Vec::with_capacity(GROUP_MAX);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                _ = queue.recv_many(&mut group, GROUP_MAX) => {}
+            }
+            match self.write(std::mem::take(&mut group)).await {
+                true => backoff.reset(),
+                false => backoff.wait(stop).await,
+            }
+        }
+        queue.close();
+        let flush = async {
+            while queue.recv_many(&mut group, GROUP_MAX).await > 0 {
+                self.write(std::mem::take(&mut group)).await;
+            }
+        };
+        if time::timeout(self.flush_timeout, flush).await.is_err() {
+            tracing::warn!("not all first presentations were written before the end (`flush_timeout`)");
+        }
+    }
+
+    async fn write(&self, group: Vec<Presentation>) -> bool {
+        let hashes: Vec<_> = group.iter().map(|note| note.hash).collect();
+        let written = match time::timeout(self.store_timeout, self.store.present(group)).await {
+            Ok(written) => written.map_err(Interrupted::Store),
+            Err(_) => Err(Interrupted::StoreTimedOut(self.store_timeout)),
+        };
+        self.presenting.note(&written);
+        match &written {
+            Ok(()) => {
+                self.counts.presented.fetch_add(hashes.len() as u64, Ordering::Relaxed);
+            }
+            Err(_) => hashes.iter().for_each(|hash| self.drop_note(hash)),
+        }
+        written.is_ok()
+    }
+
+    /// Books settlements until told to stop.
+    pub(crate) async fn follow(&self, stop: &CancellationToken) {
+        let mut backoff = Backoff::default();
+        while !stop.is_cancelled() {
+            let interrupted = tokio::select! {
+                () = stop.cancelled() => return,
+                interrupted = self.follow_once(&mut backoff) => interrupted,
+            };
+            self.settling.note(&Err::<(), _>(interrupted));
+            backoff.wait(stop).await;
+        }
+    }
+
+    /// Books settlements from where the books stop, until something breaks. Dropping it loses nothing: what the store
+    /// was asked to write it writes whole or not at all, and the cursor tells which.
+    async fn follow_once(&self, backoff: &mut Backoff) -> Interrupted {
+        let node = self.node.facts().node;
+        let after = match self.bounded(self.store.cursor(&node)).await {
+            Ok(after) => after,
+            Err(interrupted) => return interrupted,
+        };
+        let mut told = self.node.settlements(after).ready_chunks(GROUP_MAX);
+        loop {
+            let chunk = match time::timeout(CALM, told.next()).await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => return Interrupted::Ended,
+                // Silence is what a working node has to say when nobody pays.
+                Err(_) => {
+                    self.settling.clear();
+                    backoff.reset();
+                    continue;
+                }
+            };
+            let mut group = Vec::with_capacity(chunk.len());
+            let mut broken = None;
+            for settlement in chunk {
+                match settlement {
+                    Ok(settlement) if broken.is_none() => group.push(settlement),
+                    Ok(_) => {}
+                    Err(error) => broken = broken.or(Some(error)),
+                }
+            }
+            if !group.is_empty() {
+                if let Err(interrupted) = self.settle(&node, group).await {
+                    return interrupted;
+                }
+                self.settling.clear();
+                backoff.reset();
+            }
+            if let Some(error) = broken {
+                return error.into();
+            }
+        }
+    }
+
+    async fn settle(&self, node: &str, group: Vec<Settlement>) -> Result<(), Interrupted> {
+        let Booked { new, conflicting, .. } = self.bounded(self.store.settle(node, group)).await?;
+        self.counts.settled.fetch_add(new as u64, Ordering::Relaxed);
+        if conflicting > 0 {
+            self.counts.conflicting.fetch_add(conflicting as u64, Ordering::Relaxed);
+            tracing::error!(
+                node,
+                conflicting,
+                "payments were not booked: the books hold others at the same places of this node's sequence; \
+                 has the node lost its history?"
+            );
+        }
+        Ok(())
+    }
+
+    async fn bounded<T>(
+        &self,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, Interrupted> {
+        match time::timeout(self.store_timeout, answer).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(Interrupted::StoreTimedOut(self.store_timeout)),
+        }
+    }
+}

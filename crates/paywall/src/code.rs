@@ -1,0 +1,309 @@
+//! The reason of every answer, as one word that never changes: the same in the body, the `farebox-code` header, the log
+//! and the metrics. Programs may rely on these words; the sentences beside them are for people and may improve.
+
+use std::fmt;
+
+use farebox_protocol::{CredentialError, caveat::CaveatRefusal};
+
+/// Why a request was let through or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Code {
+    /// A token of ours, paid for: the request is forwarded.
+    Pass,
+    /// The service or the path costs nothing: the request is forwarded.
+    Free,
+    /// No credential was presented.
+    PaymentRequired,
+    /// The credential has bytes that no credential has.
+    CredentialNotText,
+    /// The credential has no preimage.
+    PreimageMissing,
+    /// The credential's preimage isn't 64 hexadecimal digits.
+    PreimageMalformed,
+    /// A token can't be read.
+    TokenMalformed,
+    /// More tokens were presented than anyone needs.
+    TooManyTokens,
+    /// No live secret explains the token's signature.
+    TokenUnknown,
+    /// What was bought has run out.
+    TokenExpired,
+    /// The seller has revoked the token.
+    TokenRevoked,
+    /// The token was sold for another service.
+    TokenOtherService,
+    /// The service's tier has been raised above the one that was sold.
+    TierOutgrown,
+    /// A holder narrowed the token to other methods.
+    TokenOtherMethod,
+    /// A holder narrowed the token to other paths.
+    TokenOtherPath,
+    /// A holder narrowed the token to other clients.
+    TokenOtherClient,
+    /// A caveat is wider than the one before.
+    CaveatWidened,
+    /// A caveat that may stand once stands twice.
+    CaveatRepeated,
+    /// A caveat of ours that this version doesn't know, or any when strict.
+    CaveatUnknown,
+    /// A caveat's value can't be read.
+    CaveatMalformed,
+    /// The token doesn't say what was sold.
+    TermsMissing,
+    /// The secret that signed the token was withdrawn, and the books know no earlier payment that vouches for it.
+    SecretWithdrawn,
+    /// The signature holds, the proof of payment doesn't.
+    PreimageWrong,
+    /// This client has asked for too many invoices.
+    ClientMintLimit,
+    /// All clients together have asked for too many invoices.
+    TotalMintLimit,
+    /// The node can't make an invoice just now.
+    NodeUnavailable,
+    /// The node didn't make an invoice in time.
+    NodeTimeout,
+    /// The node made an invoice that must not be handed out.
+    NodeWrong,
+    /// The price can't be asked for.
+    PriceInvalid,
+    /// The store can't answer just now, and the decision needs it.
+    StoreUnavailable,
+    /// The path has a form on which gateway and upstream might disagree.
+    PathRefused,
+    /// A browser asks what it may send; nothing is decided yet.
+    Preflight,
+}
+
+impl Code {
+    /// All of them, for documentation and for registering metrics.
+    pub const ALL: [Self; 32] = [
+        Self::Pass,
+        Self::Free,
+        Self::PaymentRequired,
+        Self::CredentialNotText,
+        Self::PreimageMissing,
+        Self::PreimageMalformed,
+        Self::TokenMalformed,
+        Self::TooManyTokens,
+        Self::TokenUnknown,
+        Self::TokenExpired,
+        Self::TokenRevoked,
+        Self::TokenOtherService,
+        Self::TierOutgrown,
+        Self::TokenOtherMethod,
+        Self::TokenOtherPath,
+        Self::TokenOtherClient,
+        Self::CaveatWidened,
+        Self::CaveatRepeated,
+        Self::CaveatUnknown,
+        Self::CaveatMalformed,
+        Self::TermsMissing,
+        Self::SecretWithdrawn,
+        Self::PreimageWrong,
+        Self::ClientMintLimit,
+        Self::TotalMintLimit,
+        Self::NodeUnavailable,
+        Self::NodeTimeout,
+        Self::NodeWrong,
+        Self::PriceInvalid,
+        Self::StoreUnavailable,
+        Self::PathRefused,
+        Self::Preflight,
+    ];
+
+    /// The word. Never change one.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Free => "free",
+            Self::PaymentRequired => "payment_required",
+            Self::CredentialNotText => "credential_not_text",
+            Self::PreimageMissing => "preimage_missing",
+            Self::PreimageMalformed => "preimage_malformed",
+            Self::TokenMalformed => "token_malformed",
+            Self::TooManyTokens => "too_many_tokens",
+            Self::TokenUnknown => "token_unknown",
+            Self::TokenExpired => "token_expired",
+            Self::TokenRevoked => "token_revoked",
+            Self::TokenOtherService => "token_other_service",
+            Self::TierOutgrown => "tier_outgrown",
+            Self::TokenOtherMethod => "token_other_method",
+            Self::TokenOtherPath => "token_other_path",
+            Self::TokenOtherClient => "token_other_client",
+            Self::CaveatWidened => "caveat_widened",
+            Self::CaveatRepeated => "caveat_repeated",
+            Self::CaveatUnknown => "caveat_unknown",
+            Self::CaveatMalformed => "caveat_malformed",
+            Self::TermsMissing => "terms_missing",
+            Self::SecretWithdrawn => "secret_withdrawn",
+            Self::PreimageWrong => "preimage_wrong",
+            Self::ClientMintLimit => "client_mint_limit",
+            Self::TotalMintLimit => "total_mint_limit",
+            Self::NodeUnavailable => "node_unavailable",
+            Self::NodeTimeout => "node_timeout",
+            Self::NodeWrong => "node_wrong",
+            Self::PriceInvalid => "price_invalid",
+            Self::StoreUnavailable => "store_unavailable",
+            Self::PathRefused => "path_refused",
+            Self::Preflight => "preflight",
+        }
+    }
+
+    /// One sentence for whoever reads the answer. It says what to do, and nothing a stranger shouldn't know.
+    pub const fn detail(self) -> &'static str {
+        match self {
+            Self::Pass => "paid",
+            Self::Free => "free of charge",
+            Self::PaymentRequired => "this resource costs money: pay the invoice and send token and preimage",
+            Self::CredentialNotText => {
+                "the credential has bytes that are not ASCII: send it as it was received"
+            }
+            Self::PreimageMissing => {
+                "the credential has no preimage: send `Authorization: L402 <token>:<preimage in hex>`"
+            }
+            Self::PreimageMalformed => "the credential's preimage is not 64 hexadecimal digits",
+            Self::TokenMalformed => "the credential's token can't be read: send it as it was received",
+            Self::TooManyTokens => "too many tokens at once: send the one that was bought for this service",
+            Self::TokenUnknown => "this token was not issued here, or has been altered: pay the new invoice",
+            Self::TokenExpired => "what this token bought has run out: pay the new invoice",
+            Self::TokenRevoked => "this token has been revoked: pay the new invoice or ask the seller",
+            Self::TokenOtherService => "this token was sold for another service: pay the new invoice",
+            Self::TierOutgrown => "this service is sold at a higher tier now: pay the new invoice",
+            Self::TokenOtherMethod => {
+                "this token is limited to other methods: use the token it was made from, or pay the new invoice"
+            }
+            Self::TokenOtherPath => {
+                "this token is limited to other paths: use the token it was made from, or pay the new invoice"
+            }
+            Self::TokenOtherClient => {
+                "this token is limited to other clients: use the token it was made from, or pay the new invoice"
+            }
+            Self::CaveatWidened => {
+                "a caveat of this token allows more than the one before: use the token without it, or pay the new invoice"
+            }
+            Self::CaveatRepeated => {
+                "a caveat of this token stands twice: use the token without it, or pay the new invoice"
+            }
+            Self::CaveatUnknown => {
+                "a caveat of this token is not known here: use the token without it, or pay the new invoice"
+            }
+            Self::CaveatMalformed => {
+                "a caveat of this token can't be read: use the token without it, or pay the new invoice"
+            }
+            Self::TermsMissing => "this token doesn't say what was sold: pay the new invoice",
+            Self::SecretWithdrawn => {
+                "tokens of this age are only honoured where their payment is on the books: pay the new invoice or ask \
+                 the seller"
+            }
+            Self::PreimageWrong => {
+                "the preimage doesn't belong to this token: send the one that paying revealed"
+            }
+            Self::ClientMintLimit => {
+                "too many unpaid invoices asked for from this address: wait, or pay one of them"
+            }
+            Self::TotalMintLimit => "too many unpaid invoices are being asked for: wait",
+            Self::NodeUnavailable => {
+                "no invoice can be made just now; tokens already paid for keep working: retry"
+            }
+            Self::NodeTimeout => {
+                "no invoice could be made in time; tokens already paid for keep working: retry"
+            }
+            Self::NodeWrong => {
+                "no usable invoice could be made; tokens already paid for keep working: retry later"
+            }
+            Self::PriceInvalid => "this resource has no price that can be asked for: tell the seller",
+            Self::StoreUnavailable => "the books can't be read just now; the token is not to blame: retry",
+            Self::PathRefused => {
+                "the path is ambiguous: send it without dot segments, empty segments, backslashes or encoded separators"
+            }
+            Self::Preflight => "ask away",
+        }
+    }
+}
+
+impl From<CredentialError> for Code {
+    fn from(error: CredentialError) -> Self {
+        match error {
+            CredentialError::NotText => Self::CredentialNotText,
+            CredentialError::PreimageMissing => Self::PreimageMissing,
+            CredentialError::PreimageMalformed => Self::PreimageMalformed,
+            CredentialError::TooManyTokens => Self::TooManyTokens,
+            // Whatever else may come to be wrong with a credential.
+            CredentialError::Token(_) | _ => Self::TokenMalformed,
+        }
+    }
+}
+
+impl From<&CaveatRefusal> for Code {
+    fn from(refusal: &CaveatRefusal) -> Self {
+        match refusal {
+            CaveatRefusal::Expired { .. } => Self::TokenExpired,
+            CaveatRefusal::OtherService { .. } => Self::TokenOtherService,
+            CaveatRefusal::Method { .. } => Self::TokenOtherMethod,
+            CaveatRefusal::Path => Self::TokenOtherPath,
+            CaveatRefusal::Client => Self::TokenOtherClient,
+            CaveatRefusal::Widened { .. } => Self::CaveatWidened,
+            CaveatRefusal::Repeated { .. } => Self::CaveatRepeated,
+            CaveatRefusal::Malformed { .. } => Self::CaveatMalformed,
+            // Whatever else a caveat may come to be refused for.
+            CaveatRefusal::Unknown { .. } | _ => Self::CaveatUnknown,
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_code_is_one_lower_case_word_of_its_own() {
+        let words: HashSet<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(words.len(), Code::ALL.len());
+        for code in Code::ALL {
+            assert!(code.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{code}");
+            assert!(
+                code.detail().bytes().all(|b| (b' '..=b'~').contains(&b)),
+                "{code}: goes into a gRPC header"
+            );
+        }
+    }
+    #[test]
+    fn the_words_are_the_protocols_own_where_it_has_one() {
+        let condition = || "x".to_owned();
+        for error in [
+            CredentialError::NotText,
+            CredentialError::PreimageMissing,
+            CredentialError::PreimageMalformed,
+            CredentialError::Token(farebox_protocol::Macaroon::from_bytes(b"").unwrap_err()),
+            CredentialError::TooManyTokens,
+        ] {
+            assert_eq!(Code::from(error).as_str(), error.code());
+        }
+        for refusal in [
+            CaveatRefusal::Expired {
+                service: "a".parse().unwrap(),
+                valid_until: farebox_protocol::Timestamp::default(),
+                now: farebox_protocol::Timestamp::default(),
+            },
+            CaveatRefusal::OtherService { service: "a".parse().unwrap() },
+            CaveatRefusal::Method { method: http::Method::GET },
+            CaveatRefusal::Path,
+            CaveatRefusal::Client,
+            CaveatRefusal::Widened { condition: condition() },
+            CaveatRefusal::Repeated { condition: condition() },
+            CaveatRefusal::Unknown { condition: condition() },
+            CaveatRefusal::Malformed { condition: condition() },
+        ] {
+            assert_eq!(Code::from(&refusal).as_str(), refusal.code());
+        }
+    }
+}

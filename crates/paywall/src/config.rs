@@ -1,0 +1,88 @@
+//! The paywall's own settings. Plain data; `farebox.yaml` and its reader are the program's business.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use farebox_protocol::Network;
+
+/// How a paywall behaves. Every wait and every bound has its name here.
+#[derive(Clone, Debug)]
+pub struct PaywallConfig {
+    /// The network that is sold on. Test coins buy nothing on mainnet, so it is part of every root key.
+    pub network: Network,
+    /// How long an invoice can be paid.
+    pub invoice_expiry: Duration,
+    /// How long to wait for the node to make an invoice before answering 503.
+    pub invoice_timeout: Duration,
+    /// How long to wait for the store where a decision needs it, before answering 503.
+    pub store_timeout: Duration,
+    /// How long the owned task may take to write what is queued when it is told to stop.
+    pub flush_timeout: Duration,
+    /// Refuse tokens with conditions that nobody here knows, instead of skipping them as the specification says.
+    pub strict_caveats: bool,
+    /// How many challenges one client may ask for: one IPv4 address, or one IPv6 /64.
+    pub mint_per_client: Rate,
+    /// How many challenges all clients together may ask for.
+    pub mint_total: Rate,
+    /// How many clients are counted apart from each other; beyond, new ones share one budget. 24 bytes each.
+    pub mint_clients_max: usize,
+    /// How many first presentations may wait to be written. What doesn't fit is written at the next presentation.
+    pub presentations_queued_max: usize,
+    /// How often revocations are read from the store.
+    pub revocation_poll: Duration,
+    /// What to say in `Retry-After` when node or store are in trouble.
+    pub retry_after: Duration,
+    /// What to do when the store was last used with other mint secrets.
+    pub continuity: Continuity,
+}
+
+/// So many per period, which is also the largest burst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub count: NonZeroU32,
+    /// In which time; above zero.
+    pub per: Duration,
+}
+
+/// What to do when the mint secrets and the store don't belong together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Continuity {
+    /// Refuse to start: every token sold so far would turn worthless.
+    #[default]
+    Required,
+    /// Start nonetheless, and let those tokens die.
+    Abandon,
+}
+
+impl PaywallConfig {
+    /// The usual settings.
+    pub fn new(network: Network) -> Self {
+        Self {
+            network,
+            invoice_expiry: Duration::from_secs(600),
+            invoice_timeout: Duration::from_secs(5),
+            store_timeout: Duration::from_secs(2),
+            flush_timeout: Duration::from_secs(5),
+            strict_caveats: false,
+            mint_per_client: Rate::per_minute(const { NonZeroU32::new(60).expect("above zero") }),
+            mint_total: Rate::per_second(const { NonZeroU32::new(100).expect("above zero") }),
+            mint_clients_max: 65_536,
+            presentations_queued_max: 4_096,
+            revocation_poll: Duration::from_secs(1),
+            retry_after: Duration::from_secs(5),
+            continuity: Continuity::Required,
+        }
+    }
+}
+
+impl Rate {
+    /// So many a second.
+    pub const fn per_second(count: NonZeroU32) -> Self {
+        Self { count, per: Duration::from_secs(1) }
+    }
+
+    /// So many a minute.
+    pub const fn per_minute(count: NonZeroU32) -> Self {
+        Self { count, per: Duration::from_secs(60) }
+    }
+}

@@ -1,0 +1,243 @@
+//! Who may pass. This is the one place where access is granted: facts in, decision out, nothing fetched.
+//!
+//! Whoever calls this gathers the facts and carries the decision out; front doors only translate. What is *not* decided
+//! here is whether a challenge can be made: that comes after, and ends in an answer whatever happens. A fact that is
+//! missing never grants: it stands for the worst it could be.
+
+use std::time::Duration;
+
+use farebox_protocol::{Msat, Offer, Timestamp, caveat::Judged};
+
+use crate::{
+    Code, Service,
+    store::{Purchase, Sold},
+};
+
+/// All that the decision depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// Whether this request costs anything.
+    pub gate: Gate,
+    /// What the buyer showed.
+    pub presented: Presented<'a>,
+    /// The tier below which a token has been outgrown.
+    pub tier: u8,
+    /// The present moment.
+    pub now: Timestamp,
+}
+
+/// Whether a request costs anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// The service is open, or the path is free.
+    Free,
+    /// A token is needed.
+    Priced,
+}
+
+/// What the buyer showed.
+#[derive(Clone, Copy, Debug)]
+pub enum Presented<'a> {
+    /// No credential.
+    Nothing,
+    /// Something that can't be read, and why.
+    Malformed(Code),
+    /// Tokens, each with its proof of payment.
+    Tokens(&'a [Candidate]),
+}
+
+/// One token, examined. [`Candidate::UNEXAMINED`] stands for one of which nothing good is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate {
+    /// Which secret explains its signature.
+    pub key: Key,
+    /// Whether the preimage hashes to the token's payment hash.
+    pub preimage_holds: bool,
+    /// Whether the seller revoked it.
+    pub revoked: bool,
+    /// What its caveats say for this request, or why they forbid it.
+    pub caveats: Result<Judged, Code>,
+}
+
+/// Which secret explains a token's signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// None of ours.
+    Unknown,
+    /// A live one.
+    Live,
+    /// One that leaked: its tokens hold only where an earlier payment vouches for them.
+    SettledOnly(Vouched),
+}
+
+/// Whether the books know a payment from before the leak that fits the token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vouched {
+    /// Nobody has looked.
+    Unasked,
+    /// They do.
+    Yes,
+    /// They don't.
+    No,
+    /// They could not be read.
+    Unreadable,
+}
+
+/// What is to be done with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Decision {
+    /// Forward it.
+    Forward(Grant),
+    /// Look up this candidate's payment, then decide again with [`Vouched`] filled in.
+    Consult(usize),
+    /// Offer a fresh challenge (402). Buyers in the wild buy again on 402 only.
+    Challenge(Code),
+    /// Refuse, without a challenge (401): paying again would not help.
+    Refuse(Code),
+    /// Answer that it can't be decided just now (503). A broken store never looks like a bad token.
+    Unavailable(Code),
+}
+
+/// On what grounds a request is forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grant {
+    /// It costs nothing.
+    Free,
+    /// The candidate at this index has paid.
+    Paid(usize),
+}
+
+/// Decides. Pure: the same facts, the same decision.
+pub fn decide(facts: &Facts<'_>) -> Decision {
+    match (facts.gate, facts.presented) {
+        (Gate::Free, _) => Decision::Forward(Grant::Free),
+        (Gate::Priced, Presented::Nothing | Presented::Tokens([])) => {
+            Decision::Challenge(Code::PaymentRequired)
+        }
+        (Gate::Priced, Presented::Malformed(code)) => Decision::Challenge(code),
+        (Gate::Priced, Presented::Tokens(candidates)) => candidates
+            .iter()
+            .enumerate()
+            .map(|(index, candidate)| judge(facts, index, candidate))
+            // Of several equally good ones the first counts, so that answers don't depend on what follows.
+            .min_by_key(rank)
+            .unwrap_or(Decision::Challenge(Code::PaymentRequired)),
+    }
+}
+
+/// Judges one token: signature first, then the proof of payment, then everything that was signed.
+fn judge(facts: &Facts<'_>, index: usize, candidate: &Candidate) -> Decision {
+    if candidate.key == Key::Unknown {
+        return Decision::Challenge(Code::TokenUnknown);
+    }
+    if !candidate.preimage_holds {
+        return Decision::Refuse(Code::PreimageWrong);
+    }
+    if candidate.revoked {
+        return Decision::Challenge(Code::TokenRevoked);
+    }
+    let bought = match candidate.caveats {
+        Ok(bought) => bought,
+        Err(code) => return Decision::Challenge(code),
+    };
+    // A token of ours always names its service and terms; one without could open every service for ever.
+    let (Some(terms), Some(tier)) = (bought.terms, bought.tier) else {
+        return Decision::Challenge(Code::TermsMissing);
+    };
+    match (terms.offer, bought.valid_until) {
+        // A time was sold without saying until when.
+        (Offer::Duration(_), None) => return Decision::Challenge(Code::TermsMissing),
+        (_, Some(end)) if facts.now >= end => return Decision::Challenge(Code::TokenExpired),
+        (Offer::Forever | Offer::Duration(_), _) => {}
+    }
+    if tier < facts.tier {
+        return Decision::Challenge(Code::TierOutgrown);
+    }
+    match candidate.key {
+        Key::Live | Key::SettledOnly(Vouched::Yes) => Decision::Forward(Grant::Paid(index)),
+        Key::SettledOnly(Vouched::Unasked) => Decision::Consult(index),
+        Key::SettledOnly(Vouched::Unreadable) => Decision::Unavailable(Code::StoreUnavailable),
+        Key::SettledOnly(Vouched::No) => Decision::Challenge(Code::SecretWithdrawn),
+        Key::Unknown => Decision::Challenge(Code::TokenUnknown),
+    }
+}
+
+/// Which of several tokens speaks for the request: one that opens, then one that might, then the one that was nearest.
+/// A dead token asks for a new purchase even beside one whose preimage is wrong, since that is what helps its holder.
+fn rank(decision: &Decision) -> u8 {
+    match decision {
+        Decision::Forward(_) => 0,
+        Decision::Consult(_) => 1,
+        Decision::Unavailable(_) => 2,
+        Decision::Challenge(Code::TokenUnknown) => 4,
+        Decision::Challenge(_) => 3,
+        Decision::Refuse(_) => 5,
+    }
+}
+
+/// What is compared to find out whether the books vouch for a token that a leaked secret signed.
+pub(crate) struct Voucher<'a> {
+    /// What the books say of the payment.
+    pub(crate) purchase: Option<&'a Purchase>,
+    /// What the token says was sold.
+    pub(crate) token: &'a Sold,
+    /// The service, as it is sold today.
+    pub(crate) service: &'a Service,
+    /// When the secret may have leaked.
+    pub(crate) since: Timestamp,
+    /// How much longer than its duration a pass can have lasted, counted from its payment.
+    pub(crate) margin: Duration,
+}
+
+impl Voucher<'_> {
+    /// Whether they do.
+    ///
+    /// Whoever has the secret can write any terms over a payment of their own, so the settlement alone proves little.
+    /// Where the books hold the terms (forwarding is what books them, and a forged token is not forwarded), they must be
+    /// these. Where the token was never used, the money must cover what the service sells today. Its end may be anything
+    /// that such a sale can have led to: a holder may have brought it forward.
+    pub(crate) fn check(&self) -> Vouched {
+        let settled = self.purchase.and_then(|purchase| Some((purchase, purchase.settled_at?)));
+        match settled {
+            Some((purchase, at)) if at < self.since && self.ends_in_time(at) => match &purchase.sold {
+                Some(sold) if self.is_sale(sold) => Vouched::Yes,
+                None if self.is_covered(purchase.paid) => Vouched::Yes,
+                Some(_) | None => Vouched::No,
+            },
+            _ => Vouched::No,
+        }
+    }
+
+    fn is_sale(&self, sold: &Sold) -> bool {
+        Sold { valid_until: None, ..sold.clone() } == Sold { valid_until: None, ..self.token.clone() }
+    }
+
+    fn is_covered(&self, paid: Msat) -> bool {
+        let Self { token, service, .. } = self;
+        token.service == service.name
+            && token.tier <= service.tier
+            && token.terms.offer == service.offer
+            && token.terms.price >= service.price
+            && paid >= token.terms.price
+    }
+
+    fn ends_in_time(&self, paid_at: Timestamp) -> bool {
+        match (self.token.terms.offer, self.token.valid_until) {
+            (Offer::Duration(duration), Some(end)) => {
+                end <= paid_at.saturating_add(duration).saturating_add(self.margin)
+            }
+            (Offer::Forever, _) => true,
+            (Offer::Duration(_), None) => false,
+        }
+    }
+}
+
+impl Candidate {
+    /// Nothing good is known of it.
+    pub const UNEXAMINED: Self =
+        Self { key: Key::Unknown, preimage_holds: false, revoked: true, caveats: Err(Code::TokenUnknown) };
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! What an upstream is told about a request that passed, in place of the credential that it must not see.
+
+use farebox_protocol::strip_credentials;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::Pass;
+
+/// The token's id: 64 hexadecimal digits. It names the buyer and opens nothing.
+pub const TOKEN_ID_HEADER: HeaderName = HeaderName::from_static("farebox-token-id");
+
+/// The hash of the payment behind the token: 64 hexadecimal digits.
+pub const PAYMENT_HASH_HEADER: HeaderName = HeaderName::from_static("farebox-payment-hash");
+
+/// The name of the service that was asked for.
+pub const SERVICE_HEADER: HeaderName = HeaderName::from_static("farebox-service");
+
+/// Removes the credential and introduces the buyer instead.
+///
+/// Call it last, after hop-by-hop headers have been removed: a client could otherwise name these in `Connection`.
+pub fn introduce(headers: &mut HeaderMap, pass: &Pass) {
+    strip_credentials(headers);
+    label(headers, pass);
+}
+
+/// Introduces the buyer, and leaves the credential where it is: for an upstream that asks for it.
+pub fn label(headers: &mut HeaderMap, pass: &Pass) {
+    remove_labels(headers);
+    let hex = |text: String| HeaderValue::from_str(&text).expect("hexadecimal digits");
+    if let Some(id) = &pass.token_id {
+        headers.insert(TOKEN_ID_HEADER, hex(id.to_string()));
+    }
+    if let Some(hash) = &pass.payment_hash {
+        headers.insert(PAYMENT_HASH_HEADER, hex(hash.to_string()));
+    }
+    let service =
+        HeaderValue::from_str(pass.service.as_str()).expect("a service name is letters, digits and `._-`");
+    headers.insert(SERVICE_HEADER, service);
+}
+
+/// Removes every header in our namespace: upstreams believe what they find there, so nobody else may write it.
+/// Underscores count as hyphens, because CGI, WSGI and their kind can't tell them apart.
+fn remove_labels(headers: &mut HeaderMap) {
+    let is_ours = |name: &HeaderName| {
+        let name = name.as_str().as_bytes();
+        name.len() > 7 && name.starts_with(b"farebox") && matches!(name[7], b'-' | b'_')
+    };
+    let ours: Vec<HeaderName> = headers.keys().filter(|name| is_ours(name)).cloned().collect();
+    for name in ours {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use farebox_protocol::{PaymentHash, TokenId};
+    use http::header::AUTHORIZATION;
+
+    use super::*;
+    use crate::Code;
+
+    #[test]
+    fn a_client_cannot_introduce_itself() {
+        let mut headers = HeaderMap::new();
+        for name in ["farebox-token-id", "farebox-service", "farebox-anything", "farebox_token_id"] {
+            headers
+                .append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static("forged"));
+            headers
+                .append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static("twice"));
+        }
+        headers.insert("fareboxes", HeaderValue::from_static("somebody else's"));
+        headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer their-own"));
+        let pass = Pass {
+            token_id: Some(TokenId::from_bytes([1; 32])),
+            payment_hash: Some(PaymentHash::from_bytes([2; 32])),
+            service: "weather".parse().unwrap(),
+            code: Code::Pass,
+        };
+        introduce(&mut headers, &pass);
+        let mut left: Vec<String> =
+            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        left.sort();
+        assert_eq!(
+            left,
+            [
+                "authorization: Bearer their-own".to_owned(),
+                "fareboxes: somebody else's".to_owned(),
+                format!("farebox-payment-hash: {}", "02".repeat(32)),
+                "farebox-service: weather".to_owned(),
+                format!("farebox-token-id: {}", "01".repeat(32)),
+            ]
+            .map(|line| line)
+            .into_iter()
+            .collect::<std::collections::BTreeSet<_>>()
+            .into_iter()
+            .collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    fn a_free_request_names_no_token() {
+        let mut headers = HeaderMap::new();
+        headers.insert(TOKEN_ID_HEADER, HeaderValue::from_static("forged"));
+        let service = "weather".parse().unwrap();
+        introduce(&mut headers, &Pass { token_id: None, payment_hash: None, service, code: Code::Free });
+        assert_eq!(headers.len(), 1);
+        assert_eq!(headers[SERVICE_HEADER], "weather");
+    }
+}

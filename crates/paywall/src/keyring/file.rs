@@ -1,0 +1,221 @@
+//! The file of a mint secret: 64 hexadecimal digits and a newline, readable by its owner alone.
+//!
+//! It is made once, on first start, whole or not at all; afterwards nothing here writes it. Whoever reads it can mint
+//! tokens, so a file that others can read stops the start.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use farebox_protocol::MintSecret;
+use zeroize::Zeroizing;
+
+/// Why there is no mint secret.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SecretFileError {
+    /// The file can't be read or made.
+    #[error("cannot {what} the mint secret `{}`", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file holds something else.
+    #[error("`{}` does not hold a mint secret: 64 hexadecimal digits and a newline", .0.display())]
+    NotASecret(PathBuf),
+    /// Others can read the file.
+    #[error(
+        "`{}` can be read by other users (mode {mode:o}), and whoever reads it can mint tokens; run `chmod 600` on it, \
+         and make a new secret if someone may have",
+        path.display()
+    )]
+    Exposed {
+        /// Which file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// The value in the environment is something else.
+    #[error("the mint secret in the environment is not 64 hexadecimal digits")]
+    NotASecretText,
+    /// The system gives no randomness.
+    #[error("the system gives no random bytes for a mint secret: {0}")]
+    NoRandomness(String),
+}
+
+/// Reads the mint secret in this file, or makes a new one there when the file doesn't exist.
+///
+/// Blocks on the disk; call it at start-up. Two processes that start at once end with the same secret.
+pub fn load_or_create(path: &Path) -> Result<MintSecret, SecretFileError> {
+    match load(path) {
+        Err(SecretFileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            create(path)?;
+            load(path)
+        }
+        loaded => loaded,
+    }
+}
+
+/// Reads a mint secret given as text, as from the environment.
+pub fn from_text(text: &str) -> Result<MintSecret, SecretFileError> {
+    MintSecret::from_hex(text.trim_ascii()).map_err(|_| SecretFileError::NotASecretText)
+}
+
+fn load(path: &Path) -> Result<MintSecret, SecretFileError> {
+    let failed = |source| SecretFileError::Io { what: "read", path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    check_private(path, &file)?;
+    // One byte more than a secret can take, so that a longer file is noticed.
+    let mut text = Zeroizing::new(String::with_capacity(128));
+    match file.take(67).read_to_string(&mut text) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Err(SecretFileError::NotASecret(path.to_owned()));
+        }
+        read => read.map_err(failed)?,
+    };
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    MintSecret::from_hex(text).map_err(|_| SecretFileError::NotASecret(path.to_owned()))
+}
+
+/// Makes the file under another name and links it into place: it is there whole, or not at all, and never replaces one.
+fn create(path: &Path) -> Result<(), SecretFileError> {
+    let failed = |source| SecretFileError::Io { what: "make", path: path.to_owned(), source };
+    let mut bytes = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *bytes).map_err(|error| SecretFileError::NoRandomness(error.to_string()))?;
+    let secret = MintSecret::from_bytes(*bytes);
+
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let draft = path.with_file_name(name);
+    let written =
+        write_private(&draft, secret.expose_hex().as_bytes()).and_then(|()| fs::hard_link(&draft, path));
+    // Whatever became of it, a second copy of a secret must not lie around.
+    let removed = fs::remove_file(&draft);
+    match written {
+        // Another process was quicker; its secret is the one.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        written => written.and(removed).map_err(failed)?,
+    }
+    sync_directory(path).map_err(failed)
+}
+
+fn write_private(path: &Path, secret: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path)?;
+    file.write_all(secret)?;
+    file.write_all(b"\n")?;
+    file.sync_all()
+}
+
+/// The name must survive a power cut as well as the bytes do.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory)?.sync_all()
+}
+
+#[cfg(unix)]
+fn check_private(path: &Path, file: &File) -> Result<(), SecretFileError> {
+    use std::os::unix::fs::PermissionsExt;
+    let meta = file.metadata().map_err(|source| SecretFileError::Io {
+        what: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    let mode = meta.permissions().mode() & 0o7777;
+    if mode & 0o077 == 0 { Ok(()) } else { Err(SecretFileError::Exposed { path: path.to_owned(), mode }) }
+}
+
+#[cfg(not(unix))]
+fn check_private(_: &Path, _: &File) -> Result<(), SecretFileError> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_first_start_makes_a_secret_that_later_ones_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mint-secret");
+        let made = load_or_create(&path).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text.len(), 65);
+        assert!(text.ends_with('\n'));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(load_or_create(&path).unwrap().fingerprint(), made.fingerprint());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no draft is left");
+    }
+
+    #[test]
+    fn two_first_starts_agree_on_one_secret() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mint-secret");
+        load_or_create(&path).unwrap();
+        let first = fs::read(&path).unwrap();
+        create(&path).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), first, "never replaced");
+    }
+
+    #[test]
+    fn a_secret_that_others_can_read_stops_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mint-secret");
+        load_or_create(&path).unwrap();
+        for mode in [0o640, 0o604, 0o660, 0o644] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let refused = load_or_create(&path).unwrap_err().to_string();
+            assert!(refused.contains(&format!("can be read by other users (mode {mode:o})")), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_holds_something_else_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, bytes) in [
+            ("empty", &b""[..]),
+            ("short", b"abcd\n"),
+            ("long", &[b'a'; 66]),
+            ("huge", &[b'a'; 5_000]),
+            ("two lines", b"abababababababababababababababababababababababababababababababab\n\n"),
+            ("not hex", b"zzabababababababababababababababababababababababababababababababab\n"),
+            ("binary", &[0xff; 32]),
+        ] {
+            let path = dir.path().join(name);
+            write_private(&path, bytes.strip_suffix(b"\n").unwrap_or(bytes)).unwrap();
+            if name == "empty" {
+                fs::write(&path, b"").unwrap();
+            }
+            let before = fs::read(&path).unwrap();
+            let refused = load_or_create(&path).unwrap_err().to_string();
+            assert!(refused.contains("does not hold a mint secret"), "{name}: {refused}");
+            assert_eq!(fs::read(&path).unwrap(), before);
+        }
+    }
+
+    #[test]
+    fn a_directory_that_does_not_exist_is_named() {
+        let refused =
+            load_or_create(Path::new("/nonexistent-directory/mint-secret")).unwrap_err().to_string();
+        assert_eq!(refused, "cannot make the mint secret `/nonexistent-directory/mint-secret`");
+    }
+
+    #[test]
+    fn a_secret_in_the_environment_is_read_without_repeating_a_bad_one() {
+        assert!(from_text(&format!(" {}\n", "ab".repeat(32))).is_ok());
+        let refused = from_text("hunter2").unwrap_err().to_string();
+        assert!(!refused.contains("hunter2"));
+    }
+}

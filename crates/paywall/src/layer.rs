@@ -1,0 +1,142 @@
+//! The paywall as a tower layer, to put in front of an axum app or any other HTTP service.
+//!
+//! The layer translates and does nothing else: request to [`Request`], [`Admission`] to response. It can't route again,
+//! so a path that isn't in normal form already is refused (400) rather than decided on in one form and served in
+//! another. The credential is taken off before the inner service sees the request.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{Method, Response, header, request::Parts};
+use http_body_util::{Either, Full};
+use tower_layer::Layer;
+use tower_service::Service as TowerService;
+
+use crate::{
+    Admission, Answer, Pass, Paywall, Request, Service, forward, normalise, path::same_but_for_hex_case,
+    respond,
+};
+
+/// The body of what the layer answers: the inner service's, or the paywall's own.
+pub type Body<B> = Either<B, Full<Bytes>>;
+
+/// Finds the client's address in a request. See [`PaywallLayer::client`].
+pub type FindClient = Arc<dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync>;
+
+/// Asks for payment before the inner service is called.
+#[derive(Clone)]
+pub struct PaywallLayer {
+    paywall: Arc<Paywall>,
+    service: Arc<Service>,
+    client: FindClient,
+}
+
+/// A service behind a paywall.
+#[derive(Clone)]
+pub struct Paid<S> {
+    inner: S,
+    layer: PaywallLayer,
+}
+
+impl PaywallLayer {
+    /// Sells what is behind it as `service`.
+    pub fn new(paywall: Arc<Paywall>, service: Service) -> Self {
+        Self { paywall, service: Arc::new(service), client: Arc::new(|_| None) }
+    }
+
+    /// Says where to find the client's address, for minting budgets and for tokens bound to an address. With axum:
+    /// `|parts| parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip())`. Never take it from a header
+    /// that a client can write. Without it, all clients share one budget and no token bound to an address is accepted.
+    #[must_use]
+    pub fn client(mut self, find: impl Fn(&Parts) -> Option<IpAddr> + Send + Sync + 'static) -> Self {
+        self.client = Arc::new(find);
+        self
+    }
+
+    async fn admit(&self, parts: &Parts) -> Result<Pass, Answer> {
+        let grpc = is_grpc(parts);
+        let raw = parts.uri.path();
+        let path = match normalise(raw) {
+            Ok(path) if same_but_for_hex_case(&path, raw) => path,
+            Ok(_) | Err(_) => return Err(respond::path_refused(&parts.method, &parts.headers, grpc)),
+        };
+        if is_preflight(parts) && !self.service.is_free(&path) {
+            return Err(respond::preflight(&parts.headers));
+        }
+        let client = (self.client)(parts).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let request = Request {
+            service: &self.service,
+            method: &parts.method,
+            path: &path,
+            client,
+            headers: &parts.headers,
+            grpc,
+        };
+        match self.paywall.admit(&request).await {
+            Admission::Pass(pass) => Ok(pass),
+            Admission::Answer(answer) => Err(answer),
+        }
+    }
+}
+
+impl<S> Layer<S> for PaywallLayer {
+    type Service = Paid<S>;
+
+    fn layer(&self, inner: S) -> Paid<S> {
+        Paid { inner, layer: self.clone() }
+    }
+}
+
+impl<S, In, Out> TowerService<http::Request<In>> for Paid<S>
+where
+    S: TowerService<http::Request<In>, Response = Response<Out>> + Clone + Send + 'static,
+    S::Future: Send,
+    In: Send + 'static,
+{
+    type Response = Response<Body<Out>>;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<In>) -> Self::Future {
+        // The clone takes the place of the service that was polled ready, which is the one to be called.
+        let spare = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, spare);
+        let layer = self.layer.clone();
+        Box::pin(async move {
+            let (mut parts, body) = request.into_parts();
+            match layer.admit(&parts).await {
+                Ok(pass) => {
+                    forward::introduce(&mut parts.headers, &pass);
+                    // For handlers in the same process, which needn't parse headers.
+                    parts.extensions.insert(pass);
+                    let response = inner.call(http::Request::from_parts(parts, body)).await?;
+                    Ok(response.map(Either::Left))
+                }
+                Err(answer) => Ok(answer.into_response().map(|body| Either::Right(Full::new(body)))),
+            }
+        })
+    }
+}
+
+fn is_grpc(parts: &Parts) -> bool {
+    let kind = parts.headers.get(header::CONTENT_TYPE).map(http::HeaderValue::as_bytes);
+    kind.is_some_and(|kind| {
+        kind.get(..16).is_some_and(|start| start.eq_ignore_ascii_case(b"application/grpc"))
+    })
+}
+
+fn is_preflight(parts: &Parts) -> bool {
+    parts.method == Method::OPTIONS && parts.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,36 @@
+//! Who may pass: one pure decision, offers, minting, revocation and the seller's books.
+//!
+//! Start reading at [`decide`]. [`Paywall`] gathers the facts for it and carries its decision out; [`layer`] puts it in
+//! front of a tower service. This crate knows no sockets: a front door translates what it received into a [`Request`]
+//! and what it is told ([`Admission`]) into bytes.
+
+mod admission;
+mod books;
+mod code;
+mod config;
+pub mod decide;
+pub mod forward;
+pub mod keyring;
+pub mod layer;
+mod limit;
+mod mint;
+mod path;
+mod paywall;
+pub mod price;
+mod respond;
+mod seen;
+mod service;
+pub mod store;
+mod trouble;
+
+pub use admission::{Admission, Answer, Pass, Request};
+pub use code::Code;
+pub use config::{Continuity, PaywallConfig, Rate};
+pub use keyring::{KeyState, Keyring};
+pub use path::{PathError, normalise};
+pub use paywall::{Health, OpenError, Paywall};
+pub use respond::CODE_HEADER;
+pub use service::{Auth, FreePath, FreePathError, Service, ServiceError};
+
+#[cfg(test)]
+mod testing;

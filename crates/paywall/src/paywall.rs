@@ -1,0 +1,330 @@
+//! The paywall itself: gathers the facts of a request, asks [`decide`](crate::decide::decide), carries the decision out.
+//!
+//! A paid request is admitted with what is in memory: no store, no node, no lock, no wait. Only what can't be decided
+//! so takes the slow way: making a challenge, or looking up the payment behind a token whose secret has leaked. Money
+//! and revocations are the business of one task, [`Paywall::run`], which the caller owns and joins.
+
+use std::{collections::HashSet, sync::Arc, sync::atomic::Ordering, time::Duration};
+
+use arc_swap::ArcSwap;
+use farebox_lightning::{Receive, clock::Clock};
+use farebox_protocol::{IdentifierHash, Timestamp};
+use parking_lot::Mutex;
+use tokio::{sync::Semaphore, time};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Admission, Code, Keyring, Pass, PaywallConfig, Request,
+    books::Books,
+    decide::{Decision, Grant, Key, Vouched, Voucher, decide},
+    limit::MintBudget,
+    mint::{CLOCK_SKEW_MAX, Mint},
+    respond::{Audience, Refusal, may_mint},
+    store::{Presentation, Revocation, RevocationCursor, Store, StoreError},
+    trouble::Trouble,
+};
+
+mod examine;
+
+use examine::{Examined, Token};
+
+/// How many look-ups for withdrawn secrets may be under way: whoever has such a secret can cause them at will.
+const LOOKUPS_MAX: usize = 32;
+
+/// Who may pass, who must pay, and what was paid.
+pub struct Paywall {
+    config: PaywallConfig,
+    keyring: Keyring,
+    node: Arc<dyn Receive>,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    budget: MintBudget,
+    mint: Mint,
+    minting: Trouble,
+    books: Books,
+    revoked: Revocations,
+    lookups: Semaphore,
+}
+
+/// The tokens that are dead, in memory.
+struct Revocations {
+    hashes: ArcSwap<HashSet<IdentifierHash>>,
+    /// Held while the set is replaced, so that two who add to it don't undo each other.
+    cursor: Mutex<RevocationCursor>,
+    reading: Trouble,
+}
+
+/// Why a paywall can't be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The store refuses, or can't be read. Without the revocations nothing may be let through.
+    #[error("the books can't be opened")]
+    Store(#[from] StoreError),
+    /// The store doesn't answer.
+    #[error("the store did not answer within {} s (`store_timeout`)", .0.as_secs())]
+    StoreTimedOut(Duration),
+    /// The node is on another network than the one that is sold on.
+    #[error(
+        "the node is on {node}, the configuration says {config}; test coins must not buy what costs money"
+    )]
+    OtherNetwork {
+        /// The node's network.
+        node: farebox_protocol::Network,
+        /// The configured network.
+        config: farebox_protocol::Network,
+    },
+}
+
+/// How the paywall is doing. The texts are for the log and for `readyz`, never for a stranger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// Whether new challenges can be had.
+    pub node: farebox_lightning::Health,
+    /// Why the last challenge could not be made, if the last one couldn't.
+    pub minting: Option<String>,
+    /// Why settlements aren't being booked.
+    pub settling: Option<String>,
+    /// Why first presentations aren't being booked.
+    pub presenting: Option<String>,
+    /// Why revocations made by other processes aren't being noticed.
+    pub revoking: Option<String>,
+    /// Payments booked since the start.
+    pub payments_booked: u64,
+    /// Payments *not* booked since the start, because the books hold others in their place: look into it.
+    pub payments_conflicting: u64,
+    /// First presentations booked since the start.
+    pub presentations_booked: u64,
+    /// Presentations that found the queue full or the store failing; they come again.
+    pub presentations_dropped: u64,
+    /// Revoked tokens.
+    pub revoked_tokens: usize,
+}
+
+impl Paywall {
+    /// Opens the paywall: checks that secrets and store belong together, and reads the revocations. Nothing is let
+    /// through before that is done. A node that is down doesn't matter here.
+    pub async fn open(
+        config: PaywallConfig,
+        keyring: Keyring,
+        node: Arc<dyn Receive>,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, OpenError> {
+        let node_network = node.facts().network;
+        if node_network != config.network {
+            return Err(OpenError::OtherNetwork { node: node_network, config: config.network });
+        }
+        let opened = async {
+            store.adopt(keyring.fingerprints(), config.continuity, clock.now()).await?;
+            store.revocations(RevocationCursor::default()).await
+        };
+        let revoked = time::timeout(config.store_timeout.max(Duration::from_secs(10)), opened)
+            .await
+            .map_err(|_| OpenError::StoreTimedOut(config.store_timeout))??;
+        Ok(Arc::new(Self {
+            budget: MintBudget::new(&config),
+            mint: Mint::new(),
+            minting: Trouble::new("making challenges"),
+            books: Books::new(Arc::clone(&store), Arc::clone(&node), &config),
+            revoked: Revocations {
+                hashes: ArcSwap::from_pointee(revoked.hashes),
+                cursor: Mutex::new(revoked.cursor),
+                reading: Trouble::new("reading revocations"),
+            },
+            lookups: Semaphore::new(LOOKUPS_MAX),
+            config,
+            keyring,
+            node,
+            store,
+            clock,
+        }))
+    }
+
+    /// Whether a request may pass, or what to answer instead.
+    pub async fn admit(&self, request: &Request<'_>) -> Admission {
+        let now = self.clock.now();
+        let examined = self.examine(request, now);
+        match decide(&examined.facts(request, now)) {
+            Decision::Forward(grant) => self.forward(request, &examined, grant, now),
+            // Boxed, so that the future of a paid request stays small.
+            decision => Box::pin(self.admit_slowly(request, examined, decision, now)).await,
+        }
+    }
+
+    async fn admit_slowly(
+        &self,
+        request: &Request<'_>,
+        mut examined: Examined,
+        mut decision: Decision,
+        now: Timestamp,
+    ) -> Admission {
+        // Each round fills in one unasked fact, so this ends after as many rounds as there are tokens.
+        while let Decision::Consult(index) = decision {
+            let vouched = self.consult(request, examined.token(index), examined.withdrawn(index)).await;
+            examined.candidate_mut(index).key = Key::SettledOnly(vouched);
+            decision = decide(&examined.facts(request, now));
+        }
+        let refuse = |code, retry_after| self.refuse(request, code, retry_after);
+        match decision {
+            Decision::Forward(grant) => self.forward(request, &examined, grant, now),
+            Decision::Challenge(code) if may_mint(request.method) => self.challenge(request, code, now).await,
+            Decision::Challenge(code) | Decision::Refuse(code) => refuse(code, None),
+            Decision::Unavailable(code) => refuse(code, Some(self.config.retry_after)),
+            // Every one has just been answered; whatever it is, it grants nothing.
+            Decision::Consult(_) => refuse(Code::StoreUnavailable, Some(self.config.retry_after)),
+        }
+    }
+
+    fn forward(&self, request: &Request<'_>, examined: &Examined, grant: Grant, now: Timestamp) -> Admission {
+        let service = request.service.name.clone();
+        let index = match grant {
+            Grant::Free => {
+                return Admission::Pass(Pass {
+                    token_id: None,
+                    payment_hash: None,
+                    service,
+                    code: Code::Free,
+                });
+            }
+            Grant::Paid(index) => index,
+        };
+        let identifier = examined.token(index).identifier;
+        let hash = identifier.payment_hash;
+        if let Some(sold) = examined.sold(index, request.service) {
+            self.books.note(&hash, || Presentation { hash, sold, at: now });
+        }
+        Admission::Pass(Pass {
+            token_id: Some(identifier.token_id),
+            payment_hash: Some(hash),
+            service,
+            code: Code::Pass,
+        })
+    }
+
+    /// Whether the books vouch for a token that a withdrawn secret signed.
+    async fn consult(&self, request: &Request<'_>, token: &Token, since: Timestamp) -> Vouched {
+        let Some(sold) = token.sold(request.service) else { return Vouched::No };
+        let Ok(_permit) = self.lookups.try_acquire() else { return Vouched::Unreadable };
+        let lookup = self.store.purchase(token.identifier.payment_hash);
+        match time::timeout(self.config.store_timeout, lookup).await {
+            Ok(Ok(purchase)) => {
+                let margin = self.config.invoice_expiry + self.node.facts().grace + CLOCK_SKEW_MAX;
+                let service = request.service;
+                Voucher { purchase: purchase.as_ref(), token: &sold, service, since, margin }.check()
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "a payment could not be looked up");
+                Vouched::Unreadable
+            }
+            Err(_) => {
+                tracing::warn!("a payment could not be looked up in time (`store_timeout`)");
+                Vouched::Unreadable
+            }
+        }
+    }
+
+    async fn challenge(&self, request: &Request<'_>, code: Code, now: Timestamp) -> Admission {
+        if let Err(over) = self.budget.take(request.client) {
+            return self.refuse(request, over.code, Some(over.wait));
+        }
+        let made = self.mint.make(request.service, now, &self.config, &self.keyring, &*self.node).await;
+        self.minting.note(&made);
+        match made {
+            Ok(minted) => {
+                let service = Some(request.service);
+                let refusal = Refusal { code, service, minted: Some(&minted), retry_after: None };
+                Admission::Answer(refusal.answer(Audience::of_request(request)))
+            }
+            Err(error) => self.refuse(request, error.code(), Some(self.config.retry_after)),
+        }
+    }
+
+    fn refuse(&self, request: &Request<'_>, code: Code, retry_after: Option<Duration>) -> Admission {
+        let refusal = Refusal { code, service: Some(request.service), minted: None, retry_after };
+        Admission::Answer(refusal.answer(Audience::of_request(request)))
+    }
+
+    /// Does what goes on beside requests, until told to stop: books settlements and first presentations, reads
+    /// revocations. The caller owns this task and waits for its end, which takes `flush_timeout` at most. Run it once.
+    pub async fn run(&self, stop: CancellationToken) {
+        tokio::join!(self.books.follow(&stop), self.books.write_notes(&stop), self.poll_revocations(&stop));
+    }
+
+    async fn poll_revocations(&self, stop: &CancellationToken) {
+        let mut ticks = time::interval(self.config.revocation_poll.max(Duration::from_millis(10)));
+        ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let after = *self.revoked.cursor.lock();
+            match time::timeout(self.config.store_timeout, self.store.revocations(after)).await {
+                Ok(read) => {
+                    self.revoked.reading.note(&read);
+                    if let Ok(read) = read {
+                        self.revoked.add(read.hashes, read.cursor);
+                    }
+                }
+                Err(_) => {
+                    let timed_out = OpenError::StoreTimedOut(self.config.store_timeout);
+                    self.revoked.reading.note(&Err::<(), _>(timed_out));
+                }
+            }
+        }
+    }
+
+    /// Revokes a token, here at once and in the store; other processes notice at their next poll.
+    pub async fn revoke(&self, identifier_hash: IdentifierHash, reason: &str) -> Result<(), StoreError> {
+        let revocation = Revocation { identifier_hash, at: self.clock.now(), reason: reason.to_owned() };
+        self.store.revoke(revocation).await?;
+        // The cursor stays: what others have revoked meanwhile is still to be read.
+        self.revoked.add([identifier_hash].into(), RevocationCursor::default());
+        Ok(())
+    }
+
+    /// How it is doing, from what is known already.
+    pub fn health(&self) -> Health {
+        let counts = &self.books.counts;
+        Health {
+            node: self.node.health(),
+            minting: self.minting.text(),
+            settling: self.books.settling.text(),
+            presenting: self.books.presenting.text(),
+            revoking: self.revoked.reading.text(),
+            payments_booked: counts.settled.load(Ordering::Relaxed),
+            payments_conflicting: counts.conflicting.load(Ordering::Relaxed),
+            presentations_booked: counts.presented.load(Ordering::Relaxed),
+            presentations_dropped: counts.dropped.load(Ordering::Relaxed),
+            revoked_tokens: self.revoked.hashes.load().len(),
+        }
+    }
+
+    /// The books, for listings.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+}
+
+impl Revocations {
+    fn contains(&self, hash: impl FnOnce() -> IdentifierHash) -> bool {
+        let hashes = self.hashes.load();
+        // Mostly there are none, and the identifier needn't be hashed.
+        !hashes.is_empty() && hashes.contains(&hash())
+    }
+
+    /// Adds revocations and moves the cursor forward. The set is copied: that happens when somebody revokes, and lets
+    /// every request read it without a lock.
+    fn add(&self, hashes: HashSet<IdentifierHash>, cursor: RevocationCursor) {
+        let mut at = self.cursor.lock();
+        *at = (*at).max(cursor);
+        let known = self.hashes.load();
+        if hashes.iter().any(|hash| !known.contains(hash)) {
+            self.hashes.store(Arc::new(known.union(&hashes).copied().collect()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

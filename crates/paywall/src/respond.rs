@@ -1,0 +1,226 @@
+//! Which answer a decision becomes: status, headers and body, here and nowhere else.
+//!
+//! Programs get problem JSON (RFC 9457), browsers a small page to pay from, gRPC clients gRPC's own way of saying no
+//! (HTTP 200, the status in the headers, no body), and HEAD nothing but headers. Every answer says `no-store`, since it
+//! may hold an invoice, and names its code in `farebox-code`, which is all that HEAD and gRPC can read.
+//!
+//! HEAD gets a 402 *without* a challenge: minting costs the node something, and nobody pays for a body that won't come.
+//! To learn price and invoice, ask with GET. OPTIONS is answered the same way; a preflight gets its CORS answer.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use farebox_protocol::Offer;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use serde_json::{Map, Value, json};
+
+use crate::{Answer, Code, Request, Service, mint::Minted};
+
+mod audience;
+mod page;
+
+pub(crate) use audience::Audience;
+
+/// The code of an answer, for those who get no body to read it in.
+pub const CODE_HEADER: HeaderName = HeaderName::from_static("farebox-code");
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// What is answered instead of forwarding.
+pub(crate) struct Refusal<'a> {
+    pub(crate) code: Code,
+    pub(crate) service: Option<&'a Service>,
+    /// The challenge of a 402, where one is made.
+    pub(crate) minted: Option<&'a Minted>,
+    pub(crate) retry_after: Option<Duration>,
+}
+
+/// Whether a challenge may be made for this method at all.
+pub(crate) fn may_mint(method: &Method) -> bool {
+    *method != Method::HEAD && *method != Method::OPTIONS
+}
+
+/// The status a code becomes.
+pub(crate) fn status(code: Code) -> StatusCode {
+    match code {
+        Code::Pass | Code::Free => StatusCode::OK,
+        Code::PaymentRequired
+        | Code::CredentialNotText
+        | Code::PreimageMissing
+        | Code::PreimageMalformed
+        | Code::TokenMalformed
+        | Code::TooManyTokens
+        | Code::TokenUnknown
+        | Code::TokenExpired
+        | Code::TokenRevoked
+        | Code::TokenOtherService
+        | Code::TierOutgrown
+        | Code::TokenOtherMethod
+        | Code::TokenOtherPath
+        | Code::TokenOtherClient
+        | Code::CaveatWidened
+        | Code::CaveatRepeated
+        | Code::CaveatUnknown
+        | Code::CaveatMalformed
+        | Code::TermsMissing
+        | Code::SecretWithdrawn => StatusCode::PAYMENT_REQUIRED,
+        Code::PreimageWrong => StatusCode::UNAUTHORIZED,
+        Code::ClientMintLimit | Code::TotalMintLimit => StatusCode::TOO_MANY_REQUESTS,
+        Code::NodeUnavailable
+        | Code::NodeTimeout
+        | Code::NodeWrong
+        | Code::PriceInvalid
+        | Code::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::PathRefused => StatusCode::BAD_REQUEST,
+        Code::Preflight => StatusCode::NO_CONTENT,
+    }
+}
+
+/// gRPC's status for an answer. Payment and denial are 13, as deployed L402 clients look for exactly that.
+fn grpc_status(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::TOO_MANY_REQUESTS => "8",
+        StatusCode::SERVICE_UNAVAILABLE => "14",
+        StatusCode::BAD_REQUEST => "3",
+        _ => "13",
+    }
+}
+
+impl Refusal<'_> {
+    /// The whole answer.
+    pub(crate) fn answer(&self, audience: Audience) -> Answer {
+        let status = status(self.code);
+        let mut headers = HeaderMap::with_capacity(12);
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(CODE_HEADER, HeaderValue::from_static(self.code.as_str()));
+        // A page of another origin must be able to read the challenge; it carries no cookie and nothing personal.
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        headers.insert(
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static("WWW-Authenticate, Retry-After, Farebox-Code"),
+        );
+        if let Some(wait) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, whole_seconds(wait).into());
+        }
+        self.authenticate(status, &mut headers);
+
+        let (status, body) = match audience {
+            Audience::Grpc => {
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+                headers.insert(GRPC_STATUS, HeaderValue::from_static(grpc_status(status)));
+                headers.insert(GRPC_MESSAGE, HeaderValue::from_static(grpc_message(self.code, status)));
+                (StatusCode::OK, Bytes::new())
+            }
+            Audience::Browser => (status, page::render(self, status, &mut headers)),
+            Audience::Program => {
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+                (status, Bytes::from(self.problem(status).to_string()))
+            }
+            Audience::HeadersOnly => {
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+                (status, Bytes::new())
+            }
+        };
+        Answer { status, headers, body, code: self.code, retry_after: self.retry_after }
+    }
+
+    fn authenticate(&self, status: StatusCode, headers: &mut HeaderMap) {
+        if let Some(minted) = self.minted {
+            for value in minted.challenge.header_values() {
+                let value =
+                    HeaderValue::from_str(&value).expect("base64, bech32 and quotes are visible ASCII");
+                headers.append(header::WWW_AUTHENTICATE, value);
+            }
+        } else if status == StatusCode::UNAUTHORIZED {
+            // A 401 must name a scheme. Without a token in it, no client takes it for something to buy.
+            let value = format!("L402 version=\"0\", error=\"{}\"", self.code);
+            let value = HeaderValue::from_str(&value).expect("a code is a lower-case word");
+            headers.insert(header::WWW_AUTHENTICATE, value);
+        }
+    }
+
+    /// RFC 9457. `type` stays `about:blank`: the machine-readable part is `code`.
+    fn problem(&self, status: StatusCode) -> Value {
+        let mut problem = Map::new();
+        let mut set = |name: &str, value: Value| {
+            problem.insert(name.to_owned(), value);
+        };
+        set("type", json!("about:blank"));
+        set("title", json!(status.canonical_reason().unwrap_or_default()));
+        set("status", json!(status.as_u16()));
+        set("detail", json!(self.code.detail()));
+        set("code", json!(self.code.as_str()));
+        if let Some(service) = self.service {
+            set("service", json!(service.name.as_str()));
+        }
+        if let Some(minted) = self.minted {
+            let invoice = &minted.challenge.invoice;
+            set("price_msat", json!(minted.terms.price.get()));
+            match minted.terms.offer {
+                Offer::Forever => set("offer", json!("forever")),
+                Offer::Duration(time) => {
+                    set("offer", json!("duration"));
+                    set("duration_secs", json!(time.as_secs()));
+                }
+            }
+            set("invoice", json!(invoice.as_str()));
+            set("payment_hash", json!(invoice.payment_hash().to_string()));
+            set("expires_at", json!(invoice.expires_at().secs()));
+            if let Some(end) = minted.valid_until {
+                set("valid_until", json!(end.secs()));
+            }
+        }
+        if let Some(wait) = self.retry_after {
+            set("retry_after", json!(whole_seconds(wait)));
+        }
+        Value::Object(problem)
+    }
+}
+
+/// The answer to a preflight: a browser may send a credential along and read the challenge.
+pub(crate) fn preflight(headers: &HeaderMap) -> Answer {
+    let mut answer = HeaderMap::with_capacity(6);
+    let echo = |from: HeaderName, default: &'static str| {
+        headers.get(from).cloned().unwrap_or_else(|| HeaderValue::from_static(default))
+    };
+    answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    answer.insert(
+        header::ACCESS_CONTROL_ALLOW_METHODS,
+        echo(header::ACCESS_CONTROL_REQUEST_METHOD, "GET, POST"),
+    );
+    answer.insert(
+        header::ACCESS_CONTROL_ALLOW_HEADERS,
+        echo(header::ACCESS_CONTROL_REQUEST_HEADERS, "authorization"),
+    );
+    answer.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    answer.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let code = Code::Preflight;
+    Answer { status: status(code), headers: answer, body: Bytes::new(), code, retry_after: None }
+}
+
+/// The answer to a path without a normal form.
+pub(crate) fn path_refused(method: &Method, headers: &HeaderMap, grpc: bool) -> Answer {
+    let refusal = Refusal { code: Code::PathRefused, service: None, minted: None, retry_after: None };
+    refusal.answer(Audience::of(method, headers, grpc))
+}
+
+/// "payment required" is what deployed clients compare with; the rest is for people.
+fn grpc_message(code: Code, status: StatusCode) -> &'static str {
+    if status == StatusCode::PAYMENT_REQUIRED { "payment required" } else { code.detail() }
+}
+
+/// At least one, so that nobody retries at once.
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)
+}
+
+impl Audience {
+    /// Who reads the answer to this request.
+    pub(crate) fn of_request(request: &Request<'_>) -> Self {
+        Self::of(request.method, request.headers, request.grpc)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! What is for sale: a service, its price, its offer and the paths that cost nothing.
+//!
+//! No upstream is named here; where a request goes is the front door's business. A service is plain data and part of
+//! the snapshot that a request keeps from beginning to end.
+
+use std::{fmt, str::FromStr};
+
+use farebox_protocol::{Msat, Offer, ServiceName};
+
+use crate::{path::normalise, price};
+
+/// One priced service.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Its name, as signed into every token sold for it.
+    pub name: ServiceName,
+    /// What one payment costs; above zero unless `auth` is off.
+    pub price: Msat,
+    /// What one payment buys.
+    pub offer: Offer,
+    /// Tokens of a lower tier have been outgrown and are challenged again; 0 accepts every tier.
+    pub tier: u8,
+    /// Whether a token is needed at all.
+    pub auth: Auth,
+    /// Paths that cost nothing.
+    pub free_paths: Vec<FreePath>,
+}
+
+/// Whether a service asks for a token. There is no third value that might fall open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Auth {
+    /// A token is needed.
+    #[default]
+    On,
+    /// Everything is free.
+    Off,
+}
+
+/// Paths that cost nothing: exactly one (`/health`), or everything below one (`/docs/*`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FreePath {
+    /// The whole path, or with its final slash when everything below is meant.
+    path: String,
+    below: bool,
+}
+
+/// Why a text names no free path.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FreePathError {
+    /// The text isn't in the normal form on which decisions are made, so it would never match.
+    #[error("`{path}` would never match: write it in normal form, `{normal}`")]
+    NotNormal {
+        /// What was written.
+        path: String,
+        /// What was probably meant.
+        normal: String,
+    },
+    /// The text can't be normalised.
+    #[error("`{0}` is not a path: start with `/`, with no encoded separators")]
+    NotAPath(String),
+    /// A star that isn't the whole last segment.
+    #[error("`{0}` has a star in the middle; only a final `/*` is understood")]
+    Star(String),
+}
+
+/// Why a service can't be sold.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServiceError {
+    /// The price is zero or absurd.
+    #[error("service `{service}` has the price {price}; write one from 1 msat to {}", price::PRICE_MAX)]
+    Price {
+        /// Which service.
+        service: ServiceName,
+        /// Its price.
+        price: Msat,
+    },
+}
+
+impl Service {
+    /// A service that asks for a token everywhere and sells it for `price`.
+    pub fn new(name: ServiceName, price: Msat, offer: Offer) -> Self {
+        Self { name, price, offer, tier: 0, auth: Auth::On, free_paths: Vec::new() }
+    }
+
+    /// Whether it can be sold as it stands; ask at start-up.
+    pub fn validate(&self) -> Result<(), ServiceError> {
+        let sellable = self.auth == Auth::Off || price::is_sellable(self.price);
+        if sellable {
+            Ok(())
+        } else {
+            Err(ServiceError::Price { service: self.name.clone(), price: self.price })
+        }
+    }
+
+    /// Whether this path (normalised) costs nothing.
+    pub fn is_free(&self, path: &str) -> bool {
+        self.auth == Auth::Off || self.free_paths.iter().any(|free| free.matches(path))
+    }
+}
+
+impl FreePath {
+    /// Whether this path (normalised) is one of them.
+    pub fn matches(&self, path: &str) -> bool {
+        if self.below { path.starts_with(&self.path) } else { path == self.path }
+    }
+}
+
+impl FromStr for FreePath {
+    type Err = FreePathError;
+
+    fn from_str(text: &str) -> Result<Self, FreePathError> {
+        let (path, below) = match text.strip_suffix('*') {
+            Some(stem) if stem.ends_with('/') => (stem, true),
+            _ => (text, false),
+        };
+        if path.contains('*') {
+            return Err(FreePathError::Star(text.to_owned()));
+        }
+        let normal = normalise(path).map_err(|_| FreePathError::NotAPath(text.to_owned()))?;
+        if normal != path {
+            let star = if below { "*" } else { "" };
+            return Err(FreePathError::NotNormal {
+                path: text.to_owned(),
+                normal: format!("{normal}{star}"),
+            });
+        }
+        Ok(Self { path: path.to_owned(), below })
+    }
+}
+
+impl fmt::Display for FreePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.path, if self.below { "*" } else { "" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(free: &str, path: &str, want: bool) {
+        let free: FreePath = free.parse().unwrap();
+        assert_eq!(free.matches(path), want, "{free} {path}");
+    }
+
+    #[test]
+    fn a_free_path_is_exact_or_everything_below() {
+        check("/health", "/health", true);
+        check("/health", "/health/", false);
+        check("/health", "/healthy", false);
+        check("/docs/*", "/docs/a/b", true);
+        check("/docs/*", "/docs/", true);
+        check("/docs/*", "/docs", false);
+        check("/docs/*", "/docsecret", false);
+        check("/*", "/anything", true);
+    }
+
+    #[test]
+    fn a_free_path_that_could_never_match_is_refused() {
+        for (text, want) in [
+            ("/a/../b", "`/a/../b` would never match: write it in normal form, `/b`"),
+            ("//a/*", "`//a/*` would never match: write it in normal form, `/a/*`"),
+            ("health", "`health` is not a path: start with `/`, with no encoded separators"),
+            ("/a%2Fb", "`/a%2Fb` is not a path: start with `/`, with no encoded separators"),
+            ("/a*", "`/a*` has a star in the middle; only a final `/*` is understood"),
+            ("/*/a", "`/*/a` has a star in the middle; only a final `/*` is understood"),
+        ] {
+            assert_eq!(text.parse::<FreePath>().unwrap_err().to_string(), want);
+        }
+    }
+
+    #[test]
+    fn a_service_without_a_price_is_refused_at_start_up() {
+        let mut service = Service::new("weather".parse().unwrap(), Msat::ZERO, Offer::Forever);
+        assert_eq!(
+            service.validate().unwrap_err().to_string(),
+            "service `weather` has the price 0 sat; write one from 1 msat to 100000000000 sat"
+        );
+        service.price = Msat::MAX;
+        assert!(service.validate().is_err());
+        service.auth = Auth::Off;
+        assert!(service.validate().is_ok());
+    }
+}

@@ -1,0 +1,127 @@
+//! The books in one SQLite file, for one process.
+//!
+//! A lock file keeps a second gateway out; only revocations may be added from outside ([`SqliteStore::open_for_revocation`]).
+//! One thread writes, in groups: whatever arrives while a commit is under way goes together into the next, and nobody is
+//! told "done" before its commit is on the disk (`synchronous=FULL`). Another thread reads, so that a look-up never
+//! queues behind a commit.
+
+use std::{fs::File, path::Path, sync::Arc};
+
+use farebox_lightning::{Cursor, Settlement};
+use farebox_protocol::{Fingerprint, PaymentHash, Timestamp};
+use futures_util::future::BoxFuture;
+use rusqlite::Connection;
+
+use super::{Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Revoked, Store, StoreError};
+use crate::Continuity;
+
+mod file;
+mod rows;
+mod schema;
+mod threads;
+
+use threads::{Reader, Writer};
+
+/// The books in one SQLite file. Dropping it writes what is queued, and waits for that.
+pub struct SqliteStore {
+    // The order of these fields is the order in which they end: the last connection to close must be the one that can
+    // fold the write-ahead log into the file, and the lock goes when all is done.
+    reader: Reader,
+    writer: Writer,
+    _lock: Arc<File>,
+}
+
+/// Adds revocations to the books of a gateway that may be running.
+pub struct Revoker {
+    connection: Connection,
+}
+
+impl SqliteStore {
+    /// Opens the books, or makes new ones where there is no file; brings old ones up to date. Blocks on the disk.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let lock = Arc::new(file::lock(path)?);
+        file::create_private(path)?;
+        let mut connection = file::connect(path)?;
+        schema::format(&connection)?;
+        file::tune(&connection)?;
+        schema::migrate(&mut connection)?;
+        let reader = Reader::start(file::connect_read_only(path)?)?;
+        Ok(Self { reader, writer: Writer::start(connection)?, _lock: lock })
+    }
+
+    /// Opens the books of another process to revoke tokens: it makes no file, changes no table and takes no lock.
+    pub fn open_for_revocation(path: &Path) -> Result<Revoker, StoreError> {
+        if !path.exists() {
+            return Err(StoreError::NotReady(path.to_owned()));
+        }
+        let connection = file::connect(path)?;
+        schema::check_current(&connection, path)?;
+        file::tune(&connection)?;
+        Ok(Revoker { connection })
+    }
+}
+
+impl Revoker {
+    /// Revokes a token; running gateways notice within a second or so. Again is no error. Blocks on the disk.
+    pub fn revoke(&self, revocation: &Revocation) -> Result<(), StoreError> {
+        rows::revoke(&self.connection, revocation)
+    }
+}
+
+impl Store for SqliteStore {
+    fn adopt(
+        &self,
+        secrets: Vec<Fingerprint>,
+        continuity: Continuity,
+        now: Timestamp,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.writer.run(move |books| rows::adopt(books, &secrets, continuity, now))
+    }
+
+    fn cursor(&self, node: &str) -> BoxFuture<'_, Result<Cursor, StoreError>> {
+        let node = node.to_owned();
+        self.reader.run(move |books| rows::cursor(books, &node))
+    }
+
+    fn settle(&self, node: &str, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<Booked, StoreError>> {
+        let node = node.to_owned();
+        self.writer.run(move |books| rows::settle(books, &node, &settlements))
+    }
+
+    fn present(&self, presentations: Vec<Presentation>) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.writer.run(move |books| rows::present(books, &presentations))
+    }
+
+    fn purchase(&self, hash: PaymentHash) -> BoxFuture<'_, Result<Option<Purchase>, StoreError>> {
+        self.reader.run(move |books| rows::purchase(books, hash))
+    }
+
+    fn purchases(&self, page: Page) -> BoxFuture<'_, Result<Vec<Purchase>, StoreError>> {
+        self.reader.run(move |books| rows::purchases(books, page))
+    }
+
+    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.writer.run(move |books| rows::revoke(books, &revocation))
+    }
+
+    fn revocations(&self, after: RevocationCursor) -> BoxFuture<'_, Result<Revoked, StoreError>> {
+        self.reader.run(move |books| rows::revocations(books, after))
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode;
+        let text = error.to_string();
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::Full(text),
+            Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => Self::ReadOnly(text),
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy(text),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged(text),
+            _ => Self::Failed(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,248 @@
+//! The statements: what is written to the tables and read from them, value by value.
+//!
+//! SQLite's integers have a sign; what doesn't fit is refused by name and never wraps. Surplus and shortfall are computed
+//! in the statement that changes what they depend on, and the table checks the law of the books at every write.
+
+use std::collections::HashSet;
+
+use farebox_lightning::{Cursor, Settlement};
+use farebox_protocol::{Fingerprint, IdentifierHash, Msat, PaymentHash, Timestamp, TokenId};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::{Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Revoked, StoreError};
+use crate::{Continuity, store::Sold};
+
+/// The most rows of one page.
+const ROWS_MAX: u16 = 1_000;
+
+pub(super) fn adopt(
+    books: &Connection,
+    secrets: &[Fingerprint],
+    continuity: Continuity,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let given: Vec<String> = secrets.iter().map(ToString::to_string).collect();
+    let mut in_use = books.prepare("SELECT fingerprint FROM mint_secret WHERE retired IS NULL ORDER BY 1")?;
+    let known: Vec<String> = in_use.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let overlap = known.is_empty() || known.iter().any(|one| given.contains(one));
+    if !overlap && continuity == Continuity::Required {
+        return Err(StoreError::OtherSecrets { known: known.join(", "), given: given.join(", ") });
+    }
+    let now = number(now.secs(), "time")?;
+    for retired in known.iter().filter(|one| !given.contains(one)) {
+        books.execute("UPDATE mint_secret SET retired = ?2 WHERE fingerprint = ?1", params![retired, now])?;
+    }
+    for fingerprint in &given {
+        books.execute(
+            "INSERT INTO mint_secret (fingerprint, first_used) VALUES (?1, ?2)
+             ON CONFLICT (fingerprint) DO UPDATE SET retired = NULL WHERE retired IS NOT NULL",
+            params![fingerprint, now],
+        )?;
+    }
+    Ok(())
+}
+
+pub(super) fn cursor(books: &Connection, node: &str) -> Result<Cursor, StoreError> {
+    let mut found = books.prepare_cached("SELECT cursor FROM node_cursor WHERE node = ?1")?;
+    let cursor = found.query_row([node], |row| unsigned(row, 0)).optional()?;
+    Ok(Cursor(cursor.unwrap_or_default()))
+}
+
+pub(super) fn settle(
+    books: &Connection,
+    node: &str,
+    settlements: &[Settlement],
+) -> Result<Booked, StoreError> {
+    let mut booked = Booked::default();
+    for settlement in settlements {
+        if book(books, node, settlement)? {
+            add_payment(books, settlement)?;
+            booked.new += 1;
+        } else if is_booked(books, node, settlement)? {
+            booked.repeated += 1;
+        } else {
+            booked.conflicting += 1;
+        }
+    }
+    if let Some(last) = settlements.iter().map(|settlement| settlement.cursor.0).max() {
+        books.execute(
+            "INSERT INTO node_cursor (node, cursor) VALUES (?1, ?2)
+             ON CONFLICT (node) DO UPDATE SET cursor = excluded.cursor WHERE cursor < excluded.cursor",
+            params![node, number(last, "settlement cursor")?],
+        )?;
+    }
+    Ok(booked)
+}
+
+/// Whether this settlement is new.
+fn book(books: &Connection, node: &str, settlement: &Settlement) -> Result<bool, StoreError> {
+    let mut insert = books.prepare_cached(
+        "INSERT INTO settlement (node, cursor, hash, amount_msat, at) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT DO NOTHING",
+    )?;
+    let rows = insert.execute(params![
+        node,
+        number(settlement.cursor.0, "settlement cursor")?,
+        settlement.hash.as_bytes(),
+        number(settlement.amount.get(), "amount")?,
+        number(settlement.at.secs(), "time")?,
+    ])?;
+    Ok(rows == 1)
+}
+
+fn is_booked(books: &Connection, node: &str, settlement: &Settlement) -> Result<bool, StoreError> {
+    let mut same = books.prepare_cached(
+        "SELECT 1 FROM settlement WHERE node = ?1 AND cursor = ?2 AND hash = ?3 AND amount_msat = ?4",
+    )?;
+    Ok(same.exists(params![
+        node,
+        number(settlement.cursor.0, "settlement cursor")?,
+        settlement.hash.as_bytes(),
+        number(settlement.amount.get(), "amount")?,
+    ])?)
+}
+
+fn add_payment(books: &Connection, settlement: &Settlement) -> Result<(), StoreError> {
+    let mut add = books.prepare_cached(
+        "INSERT INTO purchase (hash, paid_msat, payments, settled_at) VALUES (?1, ?2, 1, ?3)
+         ON CONFLICT (hash) DO UPDATE SET
+             paid_msat = paid_msat + excluded.paid_msat,
+             payments = payments + 1,
+             settled_at = min(coalesce(settled_at, excluded.settled_at), excluded.settled_at),
+             surplus_msat = CASE WHEN price_msat IS NULL THEN 0
+                 ELSE max(0, paid_msat + excluded.paid_msat - price_msat) END,
+             shortfall_msat = CASE WHEN price_msat IS NULL THEN 0
+                 ELSE max(0, price_msat - paid_msat - excluded.paid_msat) END",
+    )?;
+    add.execute(params![
+        settlement.hash.as_bytes(),
+        number(settlement.amount.get(), "amount")?,
+        number(settlement.at.secs(), "time")?,
+    ])?;
+    Ok(())
+}
+
+pub(super) fn present(books: &Connection, presentations: &[Presentation]) -> Result<(), StoreError> {
+    // A row that has its terms stays as it is, so that telling it again writes nothing.
+    let mut insert = books.prepare_cached(
+        "INSERT INTO purchase (hash, token_id, identifier_hash, service, tier, terms, price_msat, valid_until,
+             presented_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+         ON CONFLICT (hash) DO UPDATE SET
+             token_id = excluded.token_id, identifier_hash = excluded.identifier_hash, service = excluded.service,
+             tier = excluded.tier, terms = excluded.terms, price_msat = excluded.price_msat,
+             valid_until = excluded.valid_until, presented_at = excluded.presented_at,
+             surplus_msat = CASE WHEN payments = 0 THEN 0 ELSE max(0, paid_msat - excluded.price_msat) END,
+             shortfall_msat = CASE WHEN payments = 0 THEN 0 ELSE max(0, excluded.price_msat - paid_msat) END
+         WHERE terms IS NULL",
+    )?;
+    for Presentation { hash, sold, at } in presentations {
+        insert.execute(params![
+            hash.as_bytes(),
+            sold.token_id.as_bytes(),
+            sold.identifier_hash.as_bytes(),
+            sold.service.as_str(),
+            sold.tier,
+            sold.terms.to_string(),
+            number(sold.terms.price.get(), "price")?,
+            sold.valid_until.map(|end| number(end.secs(), "time")).transpose()?,
+            number(at.secs(), "time")?,
+        ])?;
+    }
+    Ok(())
+}
+
+const COLUMNS: &str = "hash, token_id, identifier_hash, service, tier, terms, valid_until, presented_at, paid_msat, \
+                       payments, settled_at, surplus_msat, shortfall_msat";
+
+pub(super) fn purchase(books: &Connection, hash: PaymentHash) -> Result<Option<Purchase>, StoreError> {
+    let mut one = books.prepare_cached(&format!("SELECT {COLUMNS} FROM purchase WHERE hash = ?1"))?;
+    Ok(one.query_row([hash.as_bytes()], read_purchase).optional()?)
+}
+
+pub(super) fn purchases(books: &Connection, page: Page) -> Result<Vec<Purchase>, StoreError> {
+    // A row that isn't there any more would start the pages again from the newest; rows are never deleted.
+    let mut some = books.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM purchase
+         WHERE ?1 IS NULL OR seq < (SELECT seq FROM purchase WHERE hash = ?1)
+         ORDER BY seq DESC LIMIT ?2"
+    ))?;
+    let after = page.after.as_ref().map(PaymentHash::as_bytes);
+    let rows = some.query_map(params![after, page.rows_max.min(ROWS_MAX)], read_purchase)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn read_purchase(row: &Row<'_>) -> rusqlite::Result<Purchase> {
+    let sold = match row.get::<_, Option<[u8; 32]>>(1)? {
+        None => None,
+        Some(token_id) => Some(Sold {
+            token_id: TokenId::from_bytes(token_id),
+            identifier_hash: IdentifierHash::from_bytes(row.get(2)?),
+            service: parsed(row, 3)?,
+            tier: row.get(4)?,
+            terms: parsed(row, 5)?,
+            valid_until: time(row, 6)?,
+        }),
+    };
+    Ok(Purchase {
+        hash: PaymentHash::from_bytes(row.get(0)?),
+        sold,
+        presented_at: time(row, 7)?,
+        paid: Msat::new(unsigned(row, 8)?),
+        payments: row.get(9)?,
+        settled_at: time(row, 10)?,
+        surplus: Msat::new(unsigned(row, 11)?),
+        shortfall: Msat::new(unsigned(row, 12)?),
+    })
+}
+
+pub(super) fn revoke(books: &Connection, revocation: &Revocation) -> Result<(), StoreError> {
+    books.execute(
+        "INSERT INTO revocation (identifier_hash, at, reason) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+        params![
+            revocation.identifier_hash.as_bytes(),
+            number(revocation.at.secs(), "time")?,
+            revocation.reason
+        ],
+    )?;
+    Ok(())
+}
+
+pub(super) fn revocations(books: &Connection, after: RevocationCursor) -> Result<Revoked, StoreError> {
+    // Writers take turns, so the numbers are committed in order and nothing can appear behind a cursor.
+    let mut some =
+        books.prepare_cached("SELECT seq, identifier_hash FROM revocation WHERE seq > ?1 ORDER BY seq")?;
+    let mut rows = some.query([number(after.0, "revocation cursor")?])?;
+    let mut revoked = Revoked { hashes: HashSet::new(), cursor: after };
+    while let Some(row) = rows.next()? {
+        revoked.cursor = RevocationCursor(unsigned(row, 0)?);
+        revoked.hashes.insert(IdentifierHash::from_bytes(row.get(1)?));
+    }
+    Ok(revoked)
+}
+
+fn number(value: u64, what: &'static str) -> Result<i64, StoreError> {
+    i64::try_from(value).map_err(|_| StoreError::OutOfRange(what))
+}
+
+fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    let value: i64 = row.get(column)?;
+    u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
+}
+
+fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
+    match row.get::<_, Option<i64>>(column)? {
+        None => Ok(None),
+        Some(_) => unsigned(row, column).map(Timestamp::from_secs).map(Some),
+    }
+}
+
+fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Result<T>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    let text: String = row.get(column)?;
+    text.parse().map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+    })
+}
