@@ -5,7 +5,7 @@
 //! speaks to the network.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -14,6 +14,7 @@ use farebox_gateway::GatewayConfig;
 use farebox_lightning::config::LightningConfig;
 use farebox_paywall::PaywallConfig;
 
+mod expand;
 pub(crate) mod file;
 mod judge;
 mod lightning;
@@ -23,10 +24,11 @@ mod service;
 mod source;
 pub(crate) mod value;
 
+use expand::{Mention, Variables};
 use file::{File, MintSecretEntry};
 use judge::{Judged, Rigour};
 use problem::{Problem, Problems};
-use source::{Mention, Source};
+use source::Source;
 
 /// A configuration that makes sense as a whole.
 #[derive(Debug)]
@@ -61,7 +63,7 @@ pub(crate) struct Checked {
 }
 
 /// Values that stand in for unset variables while checking: the first that fits where the variable is mentioned.
-const STAND_INS: [&str; 14] = [
+const STAND_INS: [&str; 17] = [
     "unset",
     "http://unset.invalid",
     "127.0.0.1:1",
@@ -76,6 +78,9 @@ const STAND_INS: [&str; 14] = [
     "off",
     "GET",
     "true",
+    "forever",
+    "skip",
+    "web-roots",
 ];
 
 /// Reads and judges the file for a start, with the variables of this process.
@@ -83,15 +88,9 @@ pub(crate) fn load(path: &Path) -> Result<Config, Problems> {
     let failed = |list| Problems { file: Some(path.to_owned()), list };
     let (text, source) = open(path).map_err(|problem| failed(vec![problem]))?;
     let variables = variables(&source);
-    let unset: Vec<Problem> =
-        source.mentions.iter().filter(|mention| is_unset(mention, &variables)).map(unset).collect();
-    if !unset.is_empty() {
-        return Err(failed(unset));
-    }
-    let file = read::read(&text, &source, variables).map_err(|problem| failed(vec![problem]))?;
-    let judged = judge::judge(file, directory(path), Rigour::Start);
-    match judged {
-        Judged { config: Some(config), problems, notes } if problems.is_empty() => {
+    let file = read::read(&text, &source, &variables).map_err(failed)?;
+    match judge::judge(file, directory(path), Rigour::Start) {
+        Judged { config, problems, notes } if problems.is_empty() => {
             Ok(Config { notes: placed(notes, &source), ..config })
         }
         Judged { problems, .. } => Err(failed(placed(problems, &source))),
@@ -102,41 +101,43 @@ pub(crate) fn load(path: &Path) -> Result<Config, Problems> {
 /// the same way as a file; a dollar sign in a flag is a dollar sign.
 pub(crate) fn from_flags(document: &serde_json::Value) -> Result<Config, Vec<Problem>> {
     let text = document.to_string().replace('$', "$$");
-    let source = Source::of(&text);
-    let file = read::read(&text, &source, HashMap::new()).map_err(|problem| vec![problem])?;
+    let file = read::read(&text, &Source::of(&text), &Variables::new())?;
     match judge::judge(file, Path::new(""), Rigour::Start) {
-        Judged { config: Some(config), problems, notes } if problems.is_empty() => {
-            Ok(Config { notes, ..config })
-        }
+        Judged { config, problems, notes } if problems.is_empty() => Ok(Config { notes, ..config }),
         Judged { problems, .. } => Err(problems),
     }
 }
 
 /// Judges the file without what belongs to the machine it will run on.
 pub(crate) fn check(path: &Path) -> Checked {
-    let stopped =
-        |problem, notes| Checked { problems: vec![problem], notes, services: Vec::new(), state_dir: None };
+    let stopped = |problems, notes| Checked { problems, notes, services: Vec::new(), state_dir: None };
     let (text, source) = match open(path) {
         Ok(opened) => opened,
-        Err(problem) => return stopped(problem, Vec::new()),
+        Err(problem) => return stopped(vec![problem], Vec::new()),
     };
     let variables = variables(&source);
-    let missing: Vec<&Mention> =
-        source.mentions.iter().filter(|mention| is_unset(mention, &variables)).collect();
-    let mut notes: Vec<Problem> = missing.iter().map(|mention| unset(mention)).collect();
+    let mut missing = expand::required(&source);
+    missing.retain(|mention| !variables.contains_key(&mention.name));
+    let mut notes: Vec<Problem> =
+        missing.iter().map(|mention| source.problem(mention.node, expand::unset(&mention.name))).collect();
     let file = match read_with_stand_ins(&text, &source, &variables, &missing) {
         Ok(file) => file,
-        Err(problem) => return stopped(problem, notes),
+        Err(problems) => return stopped(problems, notes),
     };
-    let judged = judge::judge(file, directory(path), Rigour::Check);
-    let state_dir = judged.config.as_ref().map(|config| config.state_dir.clone());
-    let names = judged.config.iter().flat_map(|config| &config.gateway.services);
-    let services = names.map(|route| route.service.name.to_string()).collect();
-    notes.extend(placed(judged.notes, &source));
-    // What a stand-in means is nobody's mistake.
-    let stands_in: BTreeSet<&str> = missing.iter().map(|mention| mention.key.as_str()).collect();
-    let problems = judged.problems.into_iter().filter(|problem| !stands_in.contains(problem.key.as_str()));
-    Checked { problems: placed(problems.collect(), &source), notes, services, state_dir }
+    let Judged { config, problems, notes: more } = judge::judge(file, directory(path), Rigour::Check);
+    notes.extend(placed(more, &source));
+    // What follows from a stand-in is nobody's mistake, be it said of the value or of what it is part of.
+    let is_part = |key: &str, whole: &str| {
+        key.strip_prefix(whole).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    let is_meant =
+        |problem: &Problem| !missing.iter().any(|mention| is_part(source.key(mention.node), &problem.key));
+    Checked {
+        problems: placed(problems.into_iter().filter(is_meant).collect(), &source),
+        notes,
+        services: config.gateway.services.iter().map(|route| route.service.name.to_string()).collect(),
+        state_dir: Some(config.state_dir),
+    }
 }
 
 fn open(path: &Path) -> Result<(String, Source), Problem> {
@@ -152,50 +153,38 @@ fn directory(path: &Path) -> &Path {
 }
 
 /// The variables that the file mentions and that are set: no more of the environment than is asked for.
-fn variables(source: &Source) -> HashMap<String, String> {
-    let names = source.mentions.iter().map(|mention| &mention.name);
-    names.filter_map(|name| Some((name.clone(), std::env::var(name).ok()?))).collect()
-}
-
-fn is_unset(mention: &Mention, variables: &HashMap<String, String>) -> bool {
-    mention.required && !variables.contains_key(&mention.name)
-}
-
-fn unset(mention: &Mention) -> Problem {
-    let name = &mention.name;
-    let message = format!(
-        "the environment variable `{name}` is not set; set it, give a default (`${{{name}:-default}}`), or write `$$` \
-         for a dollar sign"
-    );
-    Problem { place: Some(mention.place), ..Problem::new(mention.key.clone(), message) }
+fn variables(source: &Source) -> Variables {
+    let names = expand::mentioned(source).into_iter();
+    names.filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?))).collect()
 }
 
 /// Reads the file with something in place of each unset variable, trying until it fits.
 fn read_with_stand_ins(
     text: &str,
     source: &Source,
-    variables: &HashMap<String, String>,
-    missing: &[&Mention],
-) -> Result<File, Problem> {
+    variables: &Variables,
+    missing: &[Mention],
+) -> Result<File, Vec<Problem>> {
     let mut chosen: BTreeMap<&str, usize> =
         missing.iter().map(|mention| (mention.name.as_str(), 0)).collect();
     loop {
         let stand_ins = chosen.iter().map(|(name, at)| ((*name).to_owned(), STAND_INS[*at].to_owned()));
-        let problem = match read::read(text, source, variables.clone().into_iter().chain(stand_ins).collect())
-        {
-            Ok(file) => return Ok(file),
-            Err(problem) => problem,
-        };
+        let problems =
+            match read::read(text, source, &variables.clone().into_iter().chain(stand_ins).collect()) {
+                Ok(file) => return Ok(file),
+                Err(problems) => problems,
+            };
         // Only a value that a stand-in has a part in may be tried again.
-        let Some(mention) = missing.iter().find(|mention| problem.place == Some(mention.place)) else {
-            return Err(problem);
-        };
+        let at_fault = missing.iter().find(|mention| {
+            problems.iter().any(|problem| problem.place == source.problem(mention.node, "").place)
+        });
+        let Some(mention) = at_fault else { return Err(problems) };
         match chosen.get_mut(mention.name.as_str()) {
             Some(at) if *at + 1 < STAND_INS.len() => *at += 1,
             _ => {
-                let message =
-                    format!("cannot be judged while the environment variable `{}` is not set", mention.name);
-                return Err(Problem { message, ..problem });
+                let name = &mention.name;
+                let message = format!("cannot be judged while the environment variable `{name}` is not set");
+                return Err(vec![source.problem(mention.node, message)]);
             }
         }
     }
@@ -207,4 +196,60 @@ fn placed(mut problems: Vec<Problem>, source: &Source) -> Vec<Problem> {
     }
     problems.sort_by_key(|problem| problem.place);
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    use farebox_gateway::{Limits, Timeouts, UpstreamConfig};
+    use farebox_protocol::Network;
+    use serde_json::json;
+
+    use super::*;
+
+    /// The least that must be said.
+    fn least() -> serde_json::Value {
+        json!({
+            "network": "regtest",
+            "lightning": { "embedded": { "chain": { "esplora": "http://127.0.0.1:1" } } },
+            "services": [{ "name": "api", "upstream": "http://127.0.0.1:2", "price": "1sat" }],
+        })
+    }
+
+    /// `Debug` shows every field, so two that look alike are alike.
+    #[track_caller]
+    fn alike(ours: &dyn std::fmt::Debug, theirs: &dyn std::fmt::Debug) {
+        assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
+    }
+
+    #[test]
+    fn the_defaults_in_the_manual_are_those_of_the_crates() {
+        let config = from_flags(&least()).unwrap();
+        alike(&config.paywall, &PaywallConfig::new(Network::Regtest));
+        alike(&config.gateway.limits, &Limits::default());
+        alike(&config.gateway.timeouts, &Timeouts::default());
+        let upstream = "http://127.0.0.1:2".parse().unwrap();
+        alike(&config.gateway.services[0].upstream, &UpstreamConfig::new(upstream));
+    }
+
+    #[test]
+    fn the_node_is_on_the_network_that_is_sold_on() {
+        let config = from_flags(&least()).unwrap();
+        assert_eq!(config.lightning.network(), Some(Network::Regtest));
+    }
+
+    #[test]
+    fn a_dollar_sign_in_a_flag_is_a_dollar_sign() {
+        let mut document = least();
+        document["services"][0]["headers"] = json!({ "x-key": "a$HOME${HOME}$$" });
+        let config = from_flags(&document).unwrap();
+        assert_eq!(config.gateway.services[0].headers[0].1, "a$HOME${HOME}$$");
+    }
+
+    #[test]
+    fn no_secret_is_in_the_debug_text() {
+        let mut document = least();
+        document["services"][0]["headers"] = json!({ "x-key": "5ec4e7" });
+        document["lightning"] = json!({ "phoenixd": { "password": { "text": "5ec4e7" } } });
+        assert!(!format!("{:?}", from_flags(&document).unwrap()).contains("5ec4e7"));
+    }
 }

@@ -35,8 +35,8 @@ pub(crate) enum Rigour {
 /// A judgement.
 #[derive(Debug)]
 pub(crate) struct Judged {
-    /// The outcome, unless a problem left nothing to build it from.
-    pub(crate) config: Option<Config>,
+    /// The outcome; not to be served while there are problems.
+    pub(crate) config: Config,
     pub(crate) problems: Vec<Problem>,
     pub(crate) notes: Vec<Problem>,
 }
@@ -83,7 +83,7 @@ pub(crate) fn judge(file: File, base: &Path, rigour: Rigour) -> Judged {
         gateway,
         notes: Vec::new(),
     };
-    Judged { config: Some(config), problems, notes }
+    Judged { config, problems, notes }
 }
 
 impl Findings<'_> {

@@ -1,36 +1,33 @@
 //! From YAML to [`File`]: strictly, and with an error that names line, key and the way out.
 //!
-//! serde-saphyr knows the place of every error and keeps values that came from the environment out of its messages; the
-//! key's full path and the nearest known word are added here.
+//! serde-saphyr knows the place of every error; the key's full path and the nearest known word are added here. Places are
+//! those of the document as it was written, and so are the words: what a variable held is never shown.
 
-use std::collections::HashMap;
-
-use serde_saphyr::{Error, PropertySyntax};
+use serde_saphyr::Error;
 
 use super::{
+    expand::{Variables, expand},
     file::File,
     lightning,
     problem::{Place, Problem, listed, nearest},
     source::Source,
 };
 
-/// Reads the text, with `variables` put in where it mentions them.
-///
-/// Every required variable must be there: as in Docker Compose, a missing one would be read as nothing.
-pub(crate) fn read(text: &str, source: &Source, variables: HashMap<String, String>) -> Result<File, Problem> {
+/// Reads the document with the variables put in.
+pub(super) fn read(text: &str, source: &Source, variables: &Variables) -> Result<File, Vec<Problem>> {
     let options = serde_saphyr::options! {
-        property_syntax: PropertySyntax::DockerCompose,
         // `yes` and `off` are words; YAML 1.1's other truth values only surprise.
         strict_booleans: true,
         with_snippet: false,
     };
-    let mut file = serde_saphyr::from_str_with_options(text, options.with_properties(variables))
-        .map_err(|error| explain(&error, source))?;
+    let expanded = expand(text, source, variables)?;
+    let mut file = serde_saphyr::from_str_with_options(&expanded, options)
+        .map_err(|error| vec![explain(&error, &expanded, source, variables)])?;
     lightning::inherit_network(&mut file, source);
     Ok(file)
 }
 
-fn explain(error: &Error, source: &Source) -> Problem {
+fn explain(error: &Error, expanded: &str, source: &Source, variables: &Variables) -> Problem {
     let error = match error.without_snippet() {
         Error::AliasError { error, .. } => error.without_snippet(),
         error => error,
@@ -39,60 +36,73 @@ fn explain(error: &Error, source: &Source) -> Problem {
         .location()
         .filter(|location| location.line() > 0)
         .map(|location| Place { line: location.line(), column: location.column() });
-    let innermost = || place.and_then(|place| source.key_at(place)).unwrap_or_default().to_owned();
-    let (key, message) = match error {
+    // The nodes of the document read are those of the document written, one by one.
+    let read = Source::of(expanded);
+    let node = place.and_then(|place| read.node_at(place));
+    let problem = |message: String| match node {
+        Some(node) => source.problem(node, message),
+        None => Problem { place, ..Problem::new("", message) },
+    };
+    let written = || node.and_then(|node| source.written(node).or_else(|| source.value_of(source.key(node))));
+    match error {
         Error::SerdeUnknownField { field, expected, .. } => {
-            (innermost(), format!("there is no such key{}", advice(field, expected)))
+            problem(format!("there is no such key{}", advice(field, expected)))
         }
         Error::SerdeUnknownVariant { variant, expected, .. } => {
-            (innermost(), format!("`{variant}` is not known here{}", advice(variant, expected)))
+            let word = written().unwrap_or(variant);
+            problem(format!("`{word}` is not known here{}", advice(word, expected)))
         }
         Error::SerdeMissingField { field, .. } => {
             // The library points somewhere inside the mapping; what lacks the key is the mapping.
-            let key = place.and_then(|place| source.mapping_around(place)).unwrap_or_default();
-            let place = source.place_of(key).or(place);
-            return Problem {
-                place,
-                key: key.to_owned(),
-                message: format!("the key `{field}` is missing; add it"),
-            };
+            let key = place.and_then(|place| read.mapping_around(place)).unwrap_or_default();
+            let message = format!("the key `{field}` is missing; add it");
+            Problem { place: source.place_of(key).or(place), ..Problem::new(key, message) }
         }
-        Error::DuplicateMappingKey { .. } => (innermost(), "the key is written twice; keep one".to_owned()),
+        Error::DuplicateMappingKey { .. } => problem("the key is written twice; keep one".to_owned()),
         Error::ExpectedMappingEndAfterEnumVariantValue { .. } => {
-            (innermost(), "only one of these may be chosen; remove the others".to_owned())
+            problem("only one of these may be chosen; remove the others".to_owned())
         }
-        Error::SerdeInvalidType { unexpected, expected, .. } => {
-            (innermost(), format!("found {unexpected}; write {expected}"))
+        Error::SerdeInvalidType { expected, .. } | Error::SerdeInvalidValue { expected, .. } => {
+            let found = written().map_or("something else".to_owned(), |written| format!("`{written}`"));
+            problem(format!("found {found}; write {expected}"))
         }
-        Error::SerdeInvalidValue { unexpected, expected, .. } => {
-            (innermost(), format!("found {unexpected}; write {expected}"))
-        }
-        Error::InvalidScalar { ty, .. } => (innermost(), format!("not a whole number in the range of {ty}")),
-        Error::InvalidBooleanStrict { .. } => (innermost(), "write `true` or `false`".to_owned()),
-        Error::NullIntoString { .. } => {
-            (innermost(), "there is no value; write one, or remove the key".to_owned())
-        }
+        Error::InvalidScalar { ty, .. } => problem(format!("not a whole number in the range of {ty}")),
+        Error::InvalidBooleanStrict { .. } => problem("write `true` or `false`".to_owned()),
+        Error::NullIntoString { .. } => problem("there is no value; write one, or remove the key".to_owned()),
         Error::Unexpected { expected, .. } => {
-            (innermost(), format!("expected {expected}; is the indentation right?"))
+            problem(format!("expected {expected}; is the indentation right?"))
         }
-        Error::Eof { .. } => (
-            String::new(),
-            "there is nothing in it; begin with `network`, `lightning` and `services`".to_owned(),
-        ),
-        Error::Message { msg, .. } => (innermost(), msg.clone()),
-        Error::ExternalMessage { msg, .. } => (String::new(), format!("not YAML: {msg}")),
-        other => (innermost(), without_place(other)),
-    };
-    Problem { place, key, message }
+        Error::Eof { .. } => {
+            let message = "there is nothing in it; begin with `network`, `lightning` and `services`";
+            Problem { place, ..Problem::new("", message) }
+        }
+        Error::Message { msg, .. } => problem(without_values(msg, written(), variables)),
+        Error::ExternalMessage { msg, .. } => {
+            Problem { place, ..Problem::new("", format!("not YAML: {msg}")) }
+        }
+        other => problem(without_values(&without_place(other), written(), variables)),
+    }
 }
 
-/// "; did you mean `price`? known here: …".
+/// "; did you mean `price`? It can be …".
 fn advice(word: &str, known: &[&str]) -> String {
     match nearest(word, known) {
         Some(nearest) if known.len() > 4 => format!("; did you mean `{nearest}`?"),
         Some(nearest) => format!("; did you mean `{nearest}`? It can be {}", listed(known)),
         None => format!("; it can be {}", listed(known)),
     }
+}
+
+/// The message about a value in the words of the document: a variable may well hold a secret.
+fn without_values(message: &str, written: Option<&str>, variables: &Variables) -> String {
+    let Some(written) = written else { return message.to_owned() };
+    let Ok(read) = super::expand::expanded(written, variables) else { return message.to_owned() };
+    if read == written {
+        return message.to_owned();
+    }
+    let shown = message.replace(&read, written);
+    let is_told = variables.values().any(|value| value.len() > 2 && shown.contains(value.as_str()));
+    if is_told || shown == message { format!("`{written}` does not hold what belongs here") } else { shown }
 }
 
 /// The library's own words, less the place, which is said in front.

@@ -1,96 +1,141 @@
-//! The configuration as text: where each key stands, and which environment variables it mentions.
+//! The configuration as text: where each key stands, and how each value is written.
 //!
 //! Serde gives a line without a key, and a meaning that doesn't hold is found when the lines are long gone. This walk over
 //! the YAML events ties the two together. It judges nothing: what the YAML means is serde-saphyr's business.
-//!
-//! Variables are written as in Docker Compose (`${NAME}`, `${NAME:-default}`, `$$` for a dollar), with one difference: an
-//! unset one without a default is an error. Read as nothing, it would fail later and elsewhere, or worse, not fail.
 
-use serde_saphyr::granit_parser::{Event, Parser};
+use std::ops::Range;
 
-use super::problem::Place;
+use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Span};
 
-/// A node of the document and where it is.
-#[derive(Debug, PartialEq, Eq)]
+use super::problem::{Place, Problem};
+
+/// A node of the document: a key, a value, a mapping or a list.
+#[derive(Debug)]
 struct Node {
+    /// The path of keys that leads to it: `services[0].price`.
     key: String,
     place: Place,
     kind: Kind,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Kind {
     Key,
-    Scalar,
+    Value { text: String, range: Range<usize>, style: Style },
     Container,
 }
 
-/// A mention of an environment variable in a value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Mention {
-    pub(crate) name: String,
-    /// There is no default and no alternative: it has to be set.
-    pub(crate) required: bool,
-    pub(crate) place: Place,
-    /// The key whose value mentions it.
-    pub(crate) key: String,
+/// How a value is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Style {
+    /// Plain or in quotes.
+    Line,
+    /// As a block of lines, after `|` or `>`.
+    Block,
 }
 
 /// What was found in one document.
 #[derive(Debug, Default)]
-pub(crate) struct Source {
+pub(super) struct Source {
     nodes: Vec<Node>,
-    pub(crate) mentions: Vec<Mention>,
 }
 
 impl Source {
     /// Walks as far as the YAML is readable; a syntax error is reported by whoever reads it for its meaning.
-    pub(crate) fn of(text: &str) -> Self {
+    pub(super) fn of(text: &str) -> Self {
         let mut walk = Walk::default();
-        for event in Parser::new_from_str(text).map_while(Result::ok) {
-            let (event, span) = event;
-            let place = place(span.start.line(), span.start.col() + 1);
-            walk.step(&event, place);
+        for (event, span) in Parser::new_from_str(text).map_while(Result::ok) {
+            walk.step(event, span);
         }
         walk.found
     }
 
+    /// All values, with the number of their node.
+    pub(super) fn values(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.nodes.iter().enumerate().filter_map(|(at, node)| match &node.kind {
+            Kind::Value { text, .. } => Some((at, text.as_str())),
+            _ => None,
+        })
+    }
+
+    /// How the value is written.
+    pub(super) fn style(&self, node: usize) -> Style {
+        match self.nodes[node].kind {
+            Kind::Value { style, .. } => style,
+            _ => Style::Line,
+        }
+    }
+
+    /// Which bytes of the document are the value, quotes included.
+    pub(super) fn range(&self, node: usize) -> Range<usize> {
+        match &self.nodes[node].kind {
+            Kind::Value { range, .. } => range.clone(),
+            _ => 0..0,
+        }
+    }
+
+    /// What is written there, if it is a value.
+    pub(super) fn written(&self, node: usize) -> Option<&str> {
+        match &self.nodes[node].kind {
+            Kind::Value { text, .. } => Some(text),
+            _ => None,
+        }
+    }
+
+    /// What is written at this key, if it is a value.
+    pub(super) fn value_of(&self, key: &str) -> Option<&str> {
+        self.values().find(|(node, _)| self.key(*node) == key).map(|(_, text)| text)
+    }
+
+    /// The node's path of keys.
+    pub(super) fn key(&self, node: usize) -> &str {
+        &self.nodes[node].key
+    }
+
+    /// A problem with this node.
+    pub(super) fn problem(&self, node: usize, message: impl Into<String>) -> Problem {
+        let Node { key, place, .. } = &self.nodes[node];
+        Problem { place: Some(*place), ..Problem::new(key.clone(), message) }
+    }
+
+    /// Whether the document has this key.
+    pub(super) fn is_written(&self, key: &str) -> bool {
+        self.nodes.iter().any(|node| node.key == key)
+    }
+
     /// Where the key stands, or the nearest thing around it.
-    pub(crate) fn place_of(&self, key: &str) -> Option<Place> {
+    pub(super) fn place_of(&self, key: &str) -> Option<Place> {
         let mut key = key;
         loop {
-            // The value, if it is written on a line of its own, says more than the key; containers begin below their key.
-            let at = |kind| self.nodes.iter().find(|node| node.key == key && node.kind == kind);
-            if let Some(node) = at(Kind::Scalar).or_else(|| at(Kind::Key)).or_else(|| at(Kind::Container)) {
+            // What is wrong with a value is shown at the value; a mapping or list begins at its key.
+            let rank = |node: &&Node| match node.kind {
+                Kind::Value { .. } => 0,
+                Kind::Key => 1,
+                Kind::Container => 2,
+            };
+            if let Some(node) = self.nodes.iter().filter(|node| node.key == key).min_by_key(rank) {
                 return Some(node.place);
             }
             key = &key[..key.rfind(['.', '['])?];
         }
     }
 
-    /// Whether the document has this key.
-    pub(crate) fn is_written(&self, key: &str) -> bool {
-        self.nodes.iter().any(|node| node.key == key)
-    }
-
-    /// The key of the innermost node that begins here.
-    pub(crate) fn key_at(&self, place: Place) -> Option<&str> {
-        self.nodes.iter().rev().find(|node| node.place == place).map(|node| node.key.as_str())
+    /// The innermost node that begins here.
+    pub(super) fn node_at(&self, place: Place) -> Option<usize> {
+        self.nodes.iter().rposition(|node| node.place == place)
     }
 
     /// The key of the mapping that begins here, or that what begins here is part of.
-    pub(crate) fn mapping_around(&self, place: Place) -> Option<&str> {
-        let here = |node: &&Node| node.place == place && node.kind == Kind::Container;
-        match self.nodes.iter().rev().find(here) {
+    pub(super) fn mapping_around(&self, place: Place) -> Option<&str> {
+        let is_container = |node: &&Node| node.place == place && matches!(node.kind, Kind::Container);
+        match self.nodes.iter().rev().find(is_container) {
             Some(mapping) => Some(&mapping.key),
-            None => self.key_at(place).map(|key| &key[..key.rfind(['.', '[']).unwrap_or(0)]),
+            None => {
+                let key = self.key(self.node_at(place)?);
+                Some(&key[..key.rfind(['.', '[']).unwrap_or(0)])
+            }
         }
     }
-}
-
-fn place(line: usize, column: usize) -> Place {
-    let wide = |number| u64::try_from(number).unwrap_or(u64::MAX);
-    Place { line: wide(line), column: wide(column) }
 }
 
 /// One open mapping or list.
@@ -113,33 +158,34 @@ struct Walk {
 }
 
 impl Walk {
-    fn step(&mut self, event: &Event<'_>, place: Place) {
+    fn step(&mut self, event: Event<'_>, span: Span) {
+        let place = place(&span);
         match event {
-            Event::Scalar(text, ..) => {
+            Event::Scalar(text, style, ..) => {
                 if let Some(Open::Mapping { key, next: next @ None }) = self.open.last_mut() {
-                    let key = joined(key, text);
-                    *next = Some(text.to_string());
+                    let key = joined(key, &text);
+                    *next = Some(text.into_owned());
                     self.found.nodes.push(Node { key, place, kind: Kind::Key });
-                } else {
-                    let key = self.node(place, Kind::Scalar);
-                    self.found.mentions.extend(mentions(text).map(|(name, required)| Mention {
-                        name: name.to_owned(),
-                        required,
-                        place,
-                        key: key.clone(),
-                    }));
+                    return;
                 }
+                let style = match style {
+                    ScalarStyle::Literal | ScalarStyle::Folded => Style::Block,
+                    _ => Style::Line,
+                };
+                // A text has byte offsets throughout; should one be missing, nothing is ever replaced there.
+                let range = span.byte_range().unwrap_or(0..0);
+                self.value(place, Kind::Value { text: text.into_owned(), range, style });
             }
             Event::MappingStart(..) => {
-                let key = self.node(place, Kind::Container);
+                let key = self.value(place, Kind::Container);
                 self.open.push(Open::Mapping { key, next: None });
             }
             Event::SequenceStart(..) => {
-                let key = self.node(place, Kind::Container);
+                let key = self.value(place, Kind::Container);
                 self.open.push(Open::List { key, index: 0 });
             }
             Event::Alias(..) => {
-                self.node(place, Kind::Scalar);
+                self.value(place, Kind::Container);
             }
             Event::MappingEnd | Event::SequenceEnd => {
                 self.open.pop();
@@ -148,13 +194,13 @@ impl Walk {
         }
     }
 
-    /// Notes a value and tells its key.
-    fn node(&mut self, place: Place, kind: Kind) -> String {
+    /// Notes what isn't a key, and tells its path.
+    fn value(&mut self, place: Place, kind: Kind) -> String {
         let key = match self.open.last_mut() {
             None => String::new(),
             Some(Open::Mapping { key, next }) => match next.take() {
                 Some(name) => joined(key, &name),
-                // A key that is itself a mapping or list; no struct of ours takes one.
+                // A key that is itself a mapping or list; nothing of ours takes one.
                 None => key.clone(),
             },
             Some(Open::List { key, index }) => {
@@ -167,31 +213,14 @@ impl Walk {
     }
 }
 
-fn joined(parent: &str, name: &str) -> String {
-    if parent.is_empty() { name.to_owned() } else { format!("{parent}.{name}") }
+/// Lines are counted from one by the parser as well, columns from zero.
+fn place(span: &Span) -> Place {
+    let wide = |number| u64::try_from(number).unwrap_or(u64::MAX);
+    Place { line: wide(span.start.line()), column: wide(span.start.col()).saturating_add(1) }
 }
 
-/// The variables that a value mentions, and whether each has to be set.
-fn mentions(text: &str) -> impl Iterator<Item = (&str, bool)> {
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        loop {
-            let after = &rest[rest.find('$')? + 1..];
-            if let Some(escaped) = after.strip_prefix('$') {
-                rest = escaped;
-                continue;
-            }
-            let (braced, after) = after.strip_prefix('{').map_or((false, after), |inner| (true, inner));
-            let end = after.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(after.len());
-            let (name, tail) = after.split_at(end);
-            rest = tail;
-            if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
-                continue;
-            }
-            let spared = braced && tail.trim_start_matches(':').starts_with(['-', '+']);
-            return Some((name, !spared));
-        }
-    })
+fn joined(parent: &str, name: &str) -> String {
+    if parent.is_empty() { name.to_owned() } else { format!("{parent}.{name}") }
 }
 
 #[cfg(test)]
@@ -202,7 +231,7 @@ mod tests {
 network: ${NET}
 services:
   - name: a
-    headers: {authorization: \"Bearer ${KEY:-none} $$5\"}
+    headers: {authorization: \"Bearer ${KEY}\"}
   - name: b
     hosts: [x.example, y.example]
 ";
@@ -212,6 +241,7 @@ services:
         let source = Source::of(TEXT);
         for (key, line, column) in [
             ("network", 1, 10),
+            ("services", 2, 1),
             ("services[1].name", 5, 11),
             ("services[1].hosts[1]", 6, 24),
             ("services[1].price", 5, 5),
@@ -227,27 +257,27 @@ services:
         for (line, column, key) in
             [(1, 1, "network"), (5, 11, "services[1].name"), (5, 5, "services[1].name")]
         {
-            assert_eq!(source.key_at(Place { line, column }), Some(key));
+            let node = source.node_at(Place { line, column }).unwrap();
+            assert_eq!(source.key(node), key);
         }
-        assert_eq!(source.mapping_around(Place { line: 5, column: 5 }), Some("services[1]"));
-        assert_eq!(source.mapping_around(Place { line: 6, column: 5 }), Some("services[1]"));
-        assert_eq!(source.mapping_around(Place { line: 2, column: 1 }), Some(""));
     }
 
     #[test]
-    fn variables_are_found_with_their_keys() {
-        let found = Source::of(TEXT).mentions;
-        let found: Vec<_> = found.iter().map(|m| (m.name.as_str(), m.required, m.key.as_str())).collect();
-        let want = [("NET", true, "network"), ("KEY", false, "services[0].headers.authorization")];
-        assert_eq!(found, want);
+    fn a_place_knows_the_mapping_that_it_is_in() {
+        let source = Source::of(TEXT);
+        for (line, column, key) in
+            [(5, 5, "services[1]"), (6, 5, "services[1]"), (2, 1, ""), (4, 14, "services[0].headers")]
+        {
+            assert_eq!(source.mapping_around(Place { line, column }), Some(key));
+        }
     }
 
     #[test]
-    fn only_what_has_no_default_has_to_be_set() {
-        let found: Vec<_> = mentions("a$$B ${C} $D ${E-x} ${F:-x} ${G:+x} ${H?x} ${I:?x} $1 $ 5").collect();
-        let want =
-            [("C", true), ("D", true), ("E", false), ("F", false), ("G", false), ("H", true), ("I", true)];
-        assert_eq!(found, want);
+    fn values_are_found_with_their_quotes() {
+        let source = Source::of(TEXT);
+        let quoted = source.values().find(|(_, text)| text.contains("Bearer")).unwrap().0;
+        assert_eq!(&TEXT[source.range(quoted)], "\"Bearer ${KEY}\"");
+        assert_eq!(source.written(quoted), Some("Bearer ${KEY}"));
     }
 
     #[test]
