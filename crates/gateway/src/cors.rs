@@ -1,0 +1,205 @@
+//! What a browser lets pages of other origins do with a service: ask it, and read its answers, the 402 included.
+//!
+//! Preflights are answered here, before the paywall, and mint nothing. Every answer carries at most one
+//! `Access-Control-Allow-Origin`, whatever the upstream sent: browsers refuse two.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode,
+    header::{
+        ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+        ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
+        ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
+    },
+};
+
+use crate::proxy::Body;
+
+/// Who may use a service from a web page of another origin.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Cors {
+    /// Any page, without cookies: a payment, not an origin, opens a paid service. The default, as in the reference
+    /// gateway. Not for a service without payment that relies on being reachable by few.
+    #[default]
+    Any,
+    /// Pages of these origins (`https://app.example.com`) and no other.
+    Origins(Vec<HeaderValue>),
+    /// No page of another origin; what the upstream says about it is removed.
+    Off,
+    /// The upstream decides. Its headers pass untouched, and preflights are forwarded to it *unpaid*. The gateway's own
+    /// answers may be read by any page: a challenge is no secret.
+    Upstream,
+}
+
+/// What a page may read of an answer besides the few headers it always may.
+const EXPOSED: HeaderValue =
+    HeaderValue::from_static("WWW-Authenticate, Retry-After, Farebox-Code, Grpc-Status, Grpc-Message");
+const ANYONE: HeaderValue = HeaderValue::from_static("*");
+const PREFLIGHT_SECS: HeaderValue = HeaderValue::from_static("600");
+
+/// Whether a browser asks for leave on behalf of a page, before the request proper.
+pub(crate) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
+    method == Method::OPTIONS
+        && headers.contains_key(ORIGIN)
+        && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+impl Cors {
+    /// The answer to a preflight. It allows what is asked for: what a request may do is decided by the upstream and
+    /// the paywall, not by the browser.
+    pub(crate) fn preflight(&self, asked: &HeaderMap) -> Response<Body> {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        let headers = response.headers_mut();
+        headers.insert(
+            VARY,
+            HeaderValue::from_static("Origin, Access-Control-Request-Method, Access-Control-Request-Headers"),
+        );
+        let Some(origin) = self.allowed(asked.get(ORIGIN)) else { return response };
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(ACCESS_CONTROL_MAX_AGE, PREFLIGHT_SECS);
+        let echoed = [
+            (ACCESS_CONTROL_REQUEST_METHOD, ACCESS_CONTROL_ALLOW_METHODS),
+            (ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_ALLOW_HEADERS),
+        ];
+        for (question, answer) in echoed {
+            if let Some(value) = asked.get(question) {
+                headers.insert(answer, value.clone());
+            }
+        }
+        response
+    }
+
+    /// Lets pages read an answer that the gateway itself gives.
+    pub(crate) fn open_own(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
+        // The paywall opens its answers to everybody; which pages may read them is this service's matter.
+        headers.remove(ACCESS_CONTROL_EXPOSE_HEADERS);
+        if *self == Self::Upstream {
+            headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANYONE);
+            headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+        } else {
+            self.open_forwarded(origin, headers);
+        }
+    }
+
+    /// Lets pages read an answer of the upstream.
+    pub(crate) fn open_forwarded(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
+        match self {
+            Self::Upstream => return,
+            Self::Origins(_) => {
+                headers.append(VARY, HeaderValue::from_name(ORIGIN));
+            }
+            Self::Any | Self::Off => {}
+        }
+        headers.remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
+        match self.allowed(origin) {
+            Some(allowed) => {
+                headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
+                merge(headers, ACCESS_CONTROL_EXPOSE_HEADERS, &EXPOSED);
+            }
+            None => {
+                headers.remove(ACCESS_CONTROL_ALLOW_ORIGIN);
+                headers.remove(ACCESS_CONTROL_EXPOSE_HEADERS);
+            }
+        }
+    }
+
+    /// Whether preflights are the upstream's business.
+    pub(crate) fn is_upstreams(&self) -> bool {
+        *self == Self::Upstream
+    }
+
+    fn allowed(&self, origin: Option<&HeaderValue>) -> Option<HeaderValue> {
+        match self {
+            Self::Any | Self::Upstream => Some(ANYONE),
+            Self::Origins(allowed) => origin.filter(|origin| allowed.contains(origin)).cloned(),
+            Self::Off => None,
+        }
+    }
+}
+
+/// One line instead of several: what the upstream exposes, then ours.
+fn merge(headers: &mut HeaderMap, name: HeaderName, ours: &HeaderValue) {
+    let theirs: Vec<&[u8]> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
+    let merged = if theirs.is_empty() {
+        ours.clone()
+    } else {
+        let lines = [&theirs[..], &[ours.as_bytes()]].concat().join(&b", "[..]);
+        HeaderValue::from_bytes(&lines).unwrap_or_else(|_| ours.clone())
+    };
+    headers.insert(name, merged);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    fn listed() -> Cors {
+        Cors::Origins(vec![HeaderValue::from_static("https://app.example.com")])
+    }
+
+    #[test]
+    fn every_answer_carries_one_origin_whatever_the_upstream_sent() {
+        let mut answer = headers(&[
+            ("access-control-allow-origin", "https://one.example"),
+            ("access-control-allow-origin", "https://two.example"),
+            ("access-control-expose-headers", "X-Total"),
+        ]);
+        Cors::Any.open_forwarded(None, &mut answer);
+        let origins: Vec<_> = answer.get_all(ACCESS_CONTROL_ALLOW_ORIGIN).iter().collect();
+        assert_eq!(origins, ["*"]);
+        let exposed = answer[ACCESS_CONTROL_EXPOSE_HEADERS].to_str().unwrap();
+        assert!(exposed.starts_with("X-Total, WWW-Authenticate"), "{exposed}");
+    }
+
+    #[test]
+    fn a_listed_origin_is_named_and_another_learns_nothing() {
+        let friend = HeaderValue::from_static("https://app.example.com");
+        let mut answer = HeaderMap::new();
+        listed().open_own(Some(&friend), &mut answer);
+        assert_eq!(answer[ACCESS_CONTROL_ALLOW_ORIGIN], friend);
+        assert_eq!(answer[VARY], "origin");
+
+        let stranger = HeaderValue::from_static("https://evil.example");
+        let mut answer = headers(&[("access-control-allow-origin", "*")]);
+        listed().open_forwarded(Some(&stranger), &mut answer);
+        assert!(!answer.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN));
+        assert_eq!(answer[VARY], "origin");
+    }
+
+    #[test]
+    fn the_upstreams_own_policy_passes_untouched() {
+        let sent = headers(&[("access-control-allow-origin", "https://one.example")]);
+        let mut answer = sent.clone();
+        Cors::Upstream.open_forwarded(None, &mut answer);
+        assert_eq!(answer, sent);
+    }
+
+    #[test]
+    fn a_preflight_is_allowed_what_it_asks_for() {
+        let asked = headers(&[
+            ("origin", "https://app.example.com"),
+            ("access-control-request-method", "PUT"),
+            ("access-control-request-headers", "authorization"),
+        ]);
+        assert!(is_preflight(&Method::OPTIONS, &asked));
+        for cors in [Cors::Any, listed()] {
+            let answer = cors.preflight(&asked);
+            assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+            assert_eq!(answer.headers()[ACCESS_CONTROL_ALLOW_METHODS], "PUT");
+            assert_eq!(answer.headers()[ACCESS_CONTROL_ALLOW_HEADERS], "authorization");
+        }
+        assert!(!Cors::Off.preflight(&asked).headers().contains_key(ACCESS_CONTROL_ALLOW_ORIGIN));
+    }
+
+    #[test]
+    fn options_without_an_origin_is_no_preflight() {
+        assert!(!is_preflight(&Method::OPTIONS, &HeaderMap::new()));
+    }
+}

@@ -1,0 +1,134 @@
+//! Listening sockets: binding them, accepting from them, handing sockets to workers in turn.
+//!
+//! What happens on a connection is in `connection.rs`; nothing here reads a byte.
+
+mod activity;
+pub(crate) mod connection;
+mod sniff;
+mod tls;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::{Semaphore, mpsc},
+    time::{Duration, sleep},
+};
+use tokio_rustls::TlsAcceptor;
+
+pub(crate) use self::{activity::InFlight, tls::TlsError};
+use crate::{config::Listen, worker::Accepted};
+
+/// How many connections the system queues for us before clients have to knock again.
+const BACKLOG: u32 = 4096;
+/// How long to wait when the system has no descriptors left: some connection may end meanwhile.
+const EXHAUSTED_WAIT: Duration = Duration::from_millis(50);
+
+/// A bound socket.
+pub(crate) struct Listener {
+    socket: TcpListener,
+    tls: Option<TlsAcceptor>,
+    addr: SocketAddr,
+}
+
+/// Hands sockets to workers, one after the other.
+pub(crate) struct Hands {
+    workers: Vec<mpsc::Sender<Accepted>>,
+    next: AtomicUsize,
+    connections: Arc<Semaphore>,
+}
+
+/// Binds a socket; must be called in a Tokio runtime.
+pub(crate) fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Else a restart would have to wait until the old connections are forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
+}
+
+impl Listener {
+    pub(crate) fn bind(listen: &Listen) -> Result<Self, ListenError> {
+        let tls = listen.tls.as_ref().map(tls::acceptor).transpose()?;
+        let failed = |error| ListenError::Bind { addr: listen.addr, error };
+        let socket = bind(listen.addr).map_err(failed)?;
+        let addr = socket.local_addr().map_err(failed)?;
+        Ok(Self { socket, tls, addr })
+    }
+
+    pub(crate) const fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Accepts until dropped.
+    pub(crate) async fn accept(&self, hands: &Hands) {
+        loop {
+            let permit =
+                hands.connections.clone().acquire_owned().await.expect("the semaphore is never closed");
+            let accepted = self.socket.accept().await.and_then(|(socket, peer)| {
+                // Without it small messages wait for acknowledgements. A socket that refuses the option still works.
+                let _ = socket.set_nodelay(true);
+                Ok(Accepted { socket: socket.into_std()?, peer, tls: self.tls.clone(), permit })
+            });
+            match accepted {
+                Ok(accepted) => hands.give(accepted).await,
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!(addr = %self.addr, %error, "cannot accept connections for a moment");
+                    sleep(EXHAUSTED_WAIT).await;
+                }
+            }
+        }
+    }
+}
+
+/// Why an address can't be listened on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ListenError {
+    #[error("cannot listen on `{addr}`")]
+    Bind {
+        addr: SocketAddr,
+        #[source]
+        error: io::Error,
+    },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+impl Hands {
+    /// `connections` has a permit for each connection that may be open.
+    pub(crate) const fn new(workers: Vec<mpsc::Sender<Accepted>>, connections: Arc<Semaphore>) -> Self {
+        Self { workers, next: AtomicUsize::new(0), connections }
+    }
+
+    /// Gives a socket to the next worker, or to the one after it if that one has its hands full.
+    async fn give(&self, accepted: Accepted) {
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut accepted = accepted;
+        for offset in 0..self.workers.len() {
+            match self.workers[(first + offset) % self.workers.len()].try_send(accepted) {
+                Ok(()) => return,
+                Err(mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back)) => {
+                    accepted = back
+                }
+            }
+        }
+        // All have; wait for the first. Closed means that the gateway is stopping, and the socket closes too.
+        let _ = self.workers[first % self.workers.len()].send(accepted).await;
+    }
+}
+
+/// Errors that are about the connection that was to be accepted, not about the listener.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+    )
+}

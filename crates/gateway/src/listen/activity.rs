@@ -1,0 +1,251 @@
+//! What a connection is doing, so that one that does nothing can be closed.
+//!
+//! hyper's own time-out for headers also runs while a connection waits for its next request, so it can't be short. Here
+//! the two are told apart, and a client that doesn't take its answer is noticed, too. Looking at the clock is cheap but
+//! not free: it is done when a connection changes what it does, not with every byte.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Duration, Instant},
+};
+
+use crate::config::Timeouts;
+
+/// See the module. Times are in milliseconds since the connection began, plus one, so that 0 can mean "not".
+pub(super) struct Activity {
+    began: Instant,
+    in_flight: AtomicU32,
+    /// Since when there has been no request.
+    idle_since: AtomicU64,
+    /// Since when the head of a request has been coming in.
+    head_since: AtomicU64,
+    /// Since when the client hasn't taken what is there for it.
+    stalled_since: AtomicU64,
+}
+
+/// A request in flight on a connection, until dropped.
+pub(crate) struct InFlight(Arc<Activity>);
+
+/// What to do about a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Look again then.
+    Wait(Instant),
+    /// It has nothing to do; let it end in good order.
+    Finish,
+    /// It is stuck; close it.
+    Close,
+}
+
+impl Activity {
+    pub(super) fn new(now: Instant) -> Arc<Self> {
+        Arc::new(Self {
+            began: now,
+            in_flight: AtomicU32::new(0),
+            idle_since: AtomicU64::new(1),
+            head_since: AtomicU64::new(0),
+            stalled_since: AtomicU64::new(0),
+        })
+    }
+
+    pub(super) fn request(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Relaxed);
+        self.head_since.store(0, Relaxed);
+        InFlight(self.clone())
+    }
+
+    pub(super) fn judge(&self, now: Instant, timeouts: &Timeouts) -> Verdict {
+        let stalled = self.limit(&self.stalled_since, timeouts.write_stall);
+        let head = self.limit(&self.head_since, timeouts.headers);
+        let is_idle = self.in_flight.load(Relaxed) == 0;
+        let idle = self.limit(&self.idle_since, timeouts.keep_alive).filter(|_| is_idle && head.is_none());
+        if stalled.into_iter().chain(head.filter(|_| is_idle)).any(|limit| now >= limit) {
+            Verdict::Close
+        } else if idle.is_some_and(|limit| now >= limit) {
+            Verdict::Finish
+        } else {
+            // None of the limits can be reached earlier than this, whatever begins after now.
+            let soon = now + timeouts.headers.min(timeouts.write_stall).min(timeouts.keep_alive);
+            Verdict::Wait(
+                [stalled, head, idle].into_iter().flatten().fold(soon, Instant::min).max(now + TICK),
+            )
+        }
+    }
+
+    fn limit(&self, since: &AtomicU64, allowed: Duration) -> Option<Instant> {
+        let since = since.load(Relaxed).checked_sub(1)?;
+        Some(self.began + Duration::from_millis(since) + allowed)
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    fn has_read(&self) {
+        if self.in_flight.load(Relaxed) == 0 && self.head_since.load(Relaxed) == 0 {
+            self.head_since.store(self.millis(), Relaxed);
+        }
+    }
+
+    fn has_written(&self) {
+        if self.stalled_since.load(Relaxed) != 0 {
+            self.stalled_since.store(0, Relaxed);
+        }
+    }
+
+    fn cannot_write(&self) {
+        if self.stalled_since.load(Relaxed) == 0 {
+            self.stalled_since.store(self.millis(), Relaxed);
+        }
+    }
+}
+
+/// Never look more often than this.
+const TICK: Duration = Duration::from_millis(1);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if self.0.in_flight.fetch_sub(1, Relaxed) == 1 {
+            self.0.idle_since.store(self.0.millis(), Relaxed);
+        }
+    }
+}
+
+/// A socket whose connection is watched, with what was read from it beforehand put back.
+pub(super) struct Watched<S> {
+    socket: S,
+    said: Bytes,
+    activity: Arc<Activity>,
+    /// Over HTTP/2 anything may arrive between requests; only over HTTP/1.1 it is the beginning of one.
+    reads_are_heads: bool,
+}
+
+impl<S> Watched<S> {
+    pub(super) const fn http1(socket: S, said: Bytes, activity: Arc<Activity>) -> Self {
+        Self { socket, said, activity, reads_are_heads: true }
+    }
+
+    pub(super) const fn http2(socket: S, said: Bytes, activity: Arc<Activity>) -> Self {
+        Self { socket, said, activity, reads_are_heads: false }
+    }
+
+    fn note_write<T>(&self, written: Poll<T>) -> Poll<T> {
+        match written {
+            Poll::Ready(_) => self.activity.has_written(),
+            Poll::Pending => self.activity.cannot_write(),
+        }
+        written
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = if self.said.is_empty() {
+            Pin::new(&mut self.socket).poll_read(context, buffer)
+        } else {
+            let length = self.said.len().min(buffer.remaining());
+            buffer.put_slice(&self.said[..length]);
+            self.said.advance(length);
+            Poll::Ready(Ok(()))
+        };
+        if self.reads_are_heads && buffer.filled().len() > before {
+            self.activity.has_read();
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write(context, bytes);
+        self.note_write(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write_vectored(context, slices);
+        self.note_write(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.socket).poll_flush(context);
+        self.note_write(flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timeouts() -> Timeouts {
+        let secs = Duration::from_secs;
+        Timeouts { headers: secs(10), keep_alive: secs(70), write_stall: secs(60), ..Timeouts::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_ends_in_good_order() {
+        let activity = Activity::new(Instant::now());
+        tokio::time::advance(Duration::from_secs(69)).await;
+        assert!(matches!(activity.judge(Instant::now(), &timeouts()), Verdict::Wait(_)));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(activity.judge(Instant::now(), &timeouts()), Verdict::Finish);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_never_ends_closes_the_connection() {
+        let activity = Activity::new(Instant::now());
+        activity.has_read();
+        tokio::time::advance(Duration::from_secs(9)).await;
+        activity.has_read();
+        assert!(matches!(activity.judge(Instant::now(), &timeouts()), Verdict::Wait(_)));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(activity.judge(Instant::now(), &timeouts()), Verdict::Close);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_may_take_for_ever_but_its_answer_must_be_taken() {
+        let activity = Activity::new(Instant::now());
+        let request = activity.request();
+        tokio::time::advance(Duration::from_secs(100_000)).await;
+        assert!(matches!(activity.judge(Instant::now(), &timeouts()), Verdict::Wait(_)));
+        activity.cannot_write();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(activity.judge(Instant::now(), &timeouts()), Verdict::Close);
+        activity.has_written();
+        assert!(matches!(activity.judge(Instant::now(), &timeouts()), Verdict::Wait(_)));
+        drop(request);
+        tokio::time::advance(Duration::from_secs(70)).await;
+        assert_eq!(activity.judge(Instant::now(), &timeouts()), Verdict::Finish);
+    }
+}

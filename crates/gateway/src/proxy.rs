@@ -1,0 +1,218 @@
+//! The path of one request, from top to bottom: what is asked for, whose it is, whether it may pass, what the upstream
+//! gets, what the client gets back.
+//!
+//! What a paid request costs here. It parses: its host, its path (one pass when it is plain) and its credential, each
+//! once; with `forward_credential`, the credential a second time. It allocates: its own future, the `farebox-*` and
+//! `Forwarded` values, one timer for the answer's head and one for its body if that is not there yet; the header map is
+//! moved, never copied, except on a kept upstream connection, where a request that could be sent a second time keeps a
+//! copy of its head. It locks: its worker's own pool of connections, which nobody else contends for; nothing shared. It
+//! awaits: the paywall (which for a pass has nothing to wait for), a connection where none is free, and the upstream.
+
+mod access;
+mod body;
+pub(crate) mod failure;
+mod forwarded;
+mod headers;
+mod patience;
+mod target;
+
+use std::{net::IpAddr, panic::AssertUnwindSafe, sync::Arc};
+
+use farebox_paywall::{Admission, Answer, Code, Pass, forward::label};
+use farebox_protocol::strip_credentials;
+use futures_util::FutureExt;
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, Uri,
+    header::{AUTHORIZATION, CONTENT_TYPE, EXPECT, ORIGIN, UPGRADE},
+    request::Parts,
+};
+use hyper::body::{Body as _, Incoming};
+
+pub(crate) use self::body::{Body, RequestBody};
+use self::{access::Account, body::Streamed, failure::Failure, forwarded::Client, patience::Patience};
+use crate::{cors::is_preflight, listen::InFlight, services::Route, upstream::Outgoing, worker::Worker};
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) ip: IpAddr,
+    /// The same, as it goes into headers.
+    pub(crate) text: HeaderValue,
+    pub(crate) is_tls: bool,
+}
+
+impl Peer {
+    pub(crate) fn new(ip: IpAddr, is_tls: bool) -> Self {
+        let ip = ip.to_canonical();
+        let text = HeaderValue::try_from(ip.to_string()).expect("an address is digits, dots and colons");
+        Self { ip, text, is_tls }
+    }
+}
+
+/// An answer that does not come from the upstream.
+enum Own {
+    Paywall(Answer),
+    Preflight(Response<Body>),
+    Failure(Failure),
+}
+
+impl From<Failure> for Own {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+/// What must be known of a request to answer it in its own way, whatever becomes of it.
+struct Manner {
+    is_grpc: bool,
+    origin: Option<HeaderValue>,
+}
+
+/// Answers one request. A defect in the code behind it becomes a 500 and harms nothing else.
+pub(crate) async fn answer(
+    request: Request<Incoming>,
+    peer: Peer,
+    in_flight: InFlight,
+    worker: &Arc<Worker>,
+) -> Response<Body> {
+    let manner =
+        Manner { is_grpc: is_grpc(request.headers()), origin: request.headers().get(ORIGIN).cloned() };
+    let mut account = Account::open(&request, &peer, worker);
+    let handled = AssertUnwindSafe(handle(request, &manner, peer, &mut account, worker)).catch_unwind().await;
+    let own = match handled {
+        Ok(Ok(response)) => return account.close(response, in_flight),
+        Ok(Err(own)) => own,
+        Err(_) => {
+            worker.shared.metrics.panics.increment(1);
+            Own::Failure(Failure::Defect)
+        }
+    };
+    let mut response = match own {
+        Own::Preflight(response) => return account.close(response, in_flight),
+        Own::Paywall(answer) => answer.into_response().map(Body::full),
+        Own::Failure(failure) => {
+            account.failed(&failure);
+            failure.response(manner.is_grpc)
+        }
+    };
+    if let Some(route) = account.route() {
+        route.config.cors.open_own(manner.origin.as_ref(), response.headers_mut());
+    }
+    account.close(response, in_flight)
+}
+
+async fn handle(
+    request: Request<Incoming>,
+    manner: &Manner,
+    peer: Peer,
+    account: &mut Account,
+    worker: &Arc<Worker>,
+) -> Result<Response<Body>, Own> {
+    let shared = &worker.shared;
+    let (mut parts, body) = request.into_parts();
+
+    // What is asked for: one host, one path, one way to read them.
+    let host = target::take_host(&mut parts)?;
+    let target = target::take_path(&mut parts)?;
+    let path = target.path();
+    account.path(path);
+    let client = forwarded::client(&peer, &parts.headers, &shared.config.trusted_proxies);
+    account.client(client.ip);
+
+    // Whose it is. The request keeps this route to its end, whatever is configured meanwhile.
+    let found = shared.services.load().find(&host.name(), path, &parts.method).cloned();
+    let route = found.ok_or(Failure::NoService)?;
+    account.routed(route.clone());
+    refuse_what_cannot_be_served(&parts, &body, &route)?;
+
+    // Whether it may pass.
+    let pass = if is_preflight(&parts.method, &parts.headers) {
+        account.decided(Code::Preflight.as_str());
+        if !route.config.cors.is_upstreams() {
+            return Err(Own::Preflight(route.config.cors.preflight(&parts.headers)));
+        }
+        let service = route.config.service.name.clone();
+        Pass { token_id: None, payment_hash: None, service, code: Code::Preflight }
+    } else {
+        let question = farebox_paywall::Request {
+            service: &route.config.service,
+            method: &parts.method,
+            path,
+            client: client.ip,
+            headers: &parts.headers,
+            grpc: manner.is_grpc,
+        };
+        let admission = shared.paywall.admit(&question).await;
+        account.decided(admission.code().as_str());
+        match admission {
+            Admission::Pass(pass) => pass,
+            Admission::Answer(answer) => return Err(Own::Paywall(answer)),
+        }
+    };
+
+    // What the upstream gets.
+    let patience = Patience::new(&route, &body, &parts.headers, manner.is_grpc);
+    let preserved = route.upstream.config().preserve_host.then(|| host.value.clone());
+    dress(&mut parts.headers, &route, &pass, &client, &peer, host.value);
+    parts.extensions.clear();
+    parts.uri = Uri::from(target);
+    let body = RequestBody::new(body, &route, patience.upload());
+    let outgoing = Outgoing { request: Request::from_parts(parts, body), host: preserved };
+    let (answer, lease) = patience.head(route.upstream.send(worker, outgoing)).await?;
+
+    // What the client gets.
+    let (mut head, body) = answer.into_parts();
+    headers::strip_hop_by_hop(&mut head.headers);
+    route.config.cors.open_forwarded(manner.origin.as_ref(), &mut head.headers);
+    let mut response = Response::new(Body::streamed(Streamed::new(body, lease, patience, manner.is_grpc)));
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    Ok(response)
+}
+
+/// Requests that could only fail later, and should not be paid for first.
+fn refuse_what_cannot_be_served(parts: &Parts, body: &Incoming, route: &Route) -> Result<(), Failure> {
+    if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+        return Err(Failure::Method(parts.method.clone()));
+    }
+    // Other upgrades, such as `h2c`, are offers that a server may pass over in silence.
+    let upgrade = parts.headers.get(UPGRADE);
+    if upgrade.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket")) {
+        return Err(Failure::Upgrade);
+    }
+    match (route.config.request_bytes_max, body.size_hint().lower()) {
+        (Some(max), bytes) if bytes > max => Err(Failure::BodyTooLarge { max }),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the headers those of the request to the upstream. The operator's own come last, so that nothing that the client
+/// sends, in `Connection` least of all, changes them.
+fn dress(
+    headers: &mut HeaderMap,
+    route: &Route,
+    pass: &Pass,
+    client: &Client,
+    peer: &Peer,
+    host: HeaderValue,
+) {
+    let credential = headers::credential_for(route.config.forward_credential, headers, pass);
+    strip_credentials(headers);
+    headers::strip_hop_by_hop(headers);
+    // hyper answers it for us, once the upstream asks for the body.
+    headers.remove(EXPECT);
+    headers::strip_spoofed(headers, client.is_vouched_for);
+    forwarded::set(headers, client, peer, host);
+    label(headers, pass);
+    if let Some(credential) = credential {
+        // One line and no second one: there are servers that answer 400 to two.
+        headers.insert(AUTHORIZATION, credential);
+    }
+    for (name, value) in &route.config.headers {
+        headers.insert(name, value.clone());
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}

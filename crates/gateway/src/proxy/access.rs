@@ -1,0 +1,147 @@
+//! The books of one request: a count in the metrics and a line in the access log, when its answer has been sent or given
+//! up.
+//!
+//! The line holds the path but never the query, which may carry somebody's secret, and no header at all. With the log
+//! switched off (target `farebox::access`) nothing is copied or formatted for it.
+
+use std::{error::Error as _, fmt, net::IpAddr, sync::Arc};
+
+use http::{Method, Request, Response, StatusCode};
+use tokio::time::Instant;
+use tracing::Level;
+
+use super::{Body, Peer, failure::Failure};
+use crate::{listen::InFlight, services::Route, worker::Worker};
+
+/// See the module. Dropped without an answer, the client has gone away first.
+pub(super) struct Account {
+    worker: Arc<Worker>,
+    route: Option<Arc<Route>>,
+    started: Instant,
+    code: &'static str,
+    status: StatusCode,
+    bytes: u64,
+    is_complete: bool,
+    line: Option<Box<Line>>,
+}
+
+/// What only the log wants to know.
+struct Line {
+    client: IpAddr,
+    method: Method,
+    path: String,
+}
+
+/// What to call a request whose client went away before it was decided.
+const GONE: &str = "client_gone";
+
+impl Account {
+    pub(super) fn open<B>(request: &Request<B>, peer: &Peer, worker: &Arc<Worker>) -> Self {
+        let line = tracing::enabled!(target: "farebox::access", Level::INFO).then(|| {
+            let path = request.uri().path().to_owned();
+            Box::new(Line { client: peer.ip, method: request.method().clone(), path })
+        });
+        Self {
+            worker: worker.clone(),
+            route: None,
+            started: Instant::now(),
+            code: GONE,
+            // Nobody sees it; the number is the usual one for this in logs.
+            status: StatusCode::from_u16(499).expect("499 is three digits"),
+            bytes: 0,
+            is_complete: false,
+            line,
+        }
+    }
+
+    /// The path in the form that was decided on.
+    pub(super) fn path(&mut self, path: &str) {
+        if let Some(line) = &mut self.line
+            && line.path != path
+        {
+            path.clone_into(&mut line.path);
+        }
+    }
+
+    pub(super) fn client(&mut self, client: IpAddr) {
+        if let Some(line) = &mut self.line {
+            line.client = client;
+        }
+    }
+
+    pub(super) fn routed(&mut self, route: Arc<Route>) {
+        self.route = Some(route);
+    }
+
+    pub(super) fn route(&self) -> Option<&Arc<Route>> {
+        self.route.as_ref()
+    }
+
+    pub(super) const fn decided(&mut self, code: &'static str) {
+        self.code = code;
+    }
+
+    pub(super) fn failed(&mut self, failure: &Failure) {
+        self.code = failure.code();
+        let Some(route) = self.route.as_ref().filter(|_| failure.is_upstreams()) else { return };
+        route.metrics.upstream_failed(self.code);
+        tracing::warn!(
+            service = %route.config.service.name,
+            upstream = %route.config.upstream.url,
+            code = self.code,
+            cause = %Causes(failure),
+            "an upstream failed",
+        );
+    }
+
+    pub(super) const fn sent(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+    }
+
+    pub(super) const fn complete(&mut self) {
+        self.is_complete = true;
+    }
+
+    /// Hands an answer to the client, and the books to its body.
+    pub(super) fn close(mut self, response: Response<Body>, in_flight: InFlight) -> Response<Body> {
+        self.status = response.status();
+        response.map(|body| body.with_account(self, in_flight))
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let took = self.started.elapsed();
+        let route = self.route.as_ref();
+        let metrics = route.map_or(&self.worker.shared.metrics.unmatched, |route| &route.metrics);
+        metrics.answered(self.code, self.status, took);
+        let Some(line) = &self.line else { return };
+        tracing::info!(
+            target: "farebox::access",
+            client = %line.client,
+            method = %line.method,
+            path = line.path,
+            service = route.map_or("", |route| route.config.service.name.as_ref()),
+            status = self.status.as_u16(),
+            code = self.code,
+            bytes = self.bytes,
+            complete = self.is_complete,
+            millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        );
+    }
+}
+
+/// An error with all that caused it, in one line.
+struct Causes<'a>(&'a Failure);
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,245 @@
+//! The bodies that pass through: streamed in both directions, one piece at a time, with their trailers.
+//!
+//! Nothing is ever collected. An answer's body also keeps what must last until its end: the upstream connection, the
+//! request's entry in the books of the connection, and the line in the access log.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use hyper::body::{Body as HttpBody, Incoming};
+
+use super::{
+    access::Account,
+    failure::grpc_trailers_for_a_lost_upstream,
+    patience::{Patience, Upload, UploadState},
+};
+use crate::{listen::InFlight, services::Route, upstream::Lease};
+
+/// The body of an answer.
+pub(crate) struct Body {
+    content: Content,
+    account: Option<(Account, InFlight)>,
+}
+
+enum Content {
+    Empty,
+    Full(Bytes),
+    Streamed(Box<Streamed>),
+}
+
+/// A body that comes from an upstream.
+pub(super) struct Streamed {
+    body: Incoming,
+    lease: Option<Lease>,
+    patience: Patience,
+    is_grpc: bool,
+}
+
+/// The body of a request.
+pub(crate) struct RequestBody(Option<Reading>);
+
+struct Reading {
+    body: Incoming,
+    /// How many more bytes are taken.
+    left: u64,
+    upload: Arc<Upload>,
+}
+
+/// Why a body ends before its end. It is told to hyper, which breaks the connection or the stream off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("the other side broke off")]
+    Broken(#[source] hyper::Error),
+    #[error("the upstream has been silent for too long")]
+    Silent,
+    #[error("the body is too large")]
+    TooLarge,
+}
+
+impl Body {
+    pub(crate) const fn empty() -> Self {
+        Self { content: Content::Empty, account: None }
+    }
+
+    pub(crate) fn full(bytes: Bytes) -> Self {
+        let content = if bytes.is_empty() { Content::Empty } else { Content::Full(bytes) };
+        Self { content, account: None }
+    }
+
+    pub(super) fn streamed(streamed: Streamed) -> Self {
+        Self { content: Content::Streamed(Box::new(streamed)), account: None }
+    }
+
+    /// Keeps the books open until this body has been sent or given up.
+    pub(super) fn with_account(mut self, mut account: Account, in_flight: InFlight) -> Self {
+        if self.is_end_stream() {
+            account.complete();
+        }
+        self.account = Some((account, in_flight));
+        self
+    }
+
+    fn note(&mut self, frame: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
+        let is_end = matches!(frame, Poll::Ready(None)) || self.is_end_stream();
+        let Some((account, _)) = &mut self.account else { return };
+        if let Poll::Ready(Some(Ok(frame))) = frame
+            && let Some(data) = frame.data_ref()
+        {
+            account.sent(data.len());
+        }
+        if is_end {
+            account.complete();
+        }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match &mut self.content {
+            Content::Empty => Poll::Ready(None),
+            Content::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.content = Content::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Content::Streamed(streamed) => streamed.poll_frame(context),
+        };
+        self.note(&frame);
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Empty => true,
+            Content::Full(_) => false,
+            Content::Streamed(streamed) => streamed.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Empty => SizeHint::with_exact(0),
+            Content::Full(bytes) => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
+            Content::Streamed(streamed) => streamed.body.size_hint(),
+        }
+    }
+}
+
+impl Streamed {
+    pub(super) fn new(body: Incoming, lease: Lease, patience: Patience, is_grpc: bool) -> Self {
+        let mut streamed = Self { body, lease: Some(lease), patience, is_grpc };
+        streamed.give_back_if_done();
+        streamed
+    }
+
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.lease.is_none() {
+            return Poll::Ready(None);
+        }
+        let error = match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.patience.heard();
+                self.give_back_if_done();
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            Poll::Ready(None) => {
+                self.give_back();
+                return Poll::Ready(None);
+            }
+            Poll::Ready(Some(Err(error))) => BodyError::Broken(error),
+            Poll::Pending => match self.patience.poll_silence(context) {
+                Poll::Ready(()) => BodyError::Silent,
+                Poll::Pending => return Poll::Pending,
+            },
+        };
+        // The connection is of no more use, and what was left of the answer won't come.
+        self.lease = None;
+        Poll::Ready(Some(if self.is_grpc {
+            // A gRPC client can be told properly instead of being cut off.
+            Ok(Frame::trailers(grpc_trailers_for_a_lost_upstream()))
+        } else {
+            Err(error)
+        }))
+    }
+
+    fn give_back_if_done(&mut self) {
+        if self.body.is_end_stream() {
+            self.give_back();
+        }
+    }
+
+    fn give_back(&mut self) {
+        if let Some(mut lease) = self.lease.take() {
+            lease.finish();
+        }
+    }
+}
+
+impl RequestBody {
+    /// No body at all.
+    pub(crate) const fn none() -> Self {
+        Self(None)
+    }
+
+    pub(super) fn new(body: Incoming, route: &Route, upload: Option<Arc<Upload>>) -> Self {
+        let left = route.config.request_bytes_max.unwrap_or(u64::MAX);
+        Self(upload.map(|upload| Reading { body, left, upload }))
+    }
+
+    pub(crate) const fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(reading) = &mut self.0 else { return Poll::Ready(None) };
+        let polled = Pin::new(&mut reading.body).poll_frame(context);
+        let (state, frame) = match polled {
+            Poll::Pending => (UploadState::Awaited, Poll::Pending),
+            Poll::Ready(None) => (UploadState::Done, Poll::Ready(None)),
+            Poll::Ready(Some(Err(error))) => {
+                (UploadState::Lost, Poll::Ready(Some(Err(BodyError::Broken(error)))))
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                let length = frame.data_ref().map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX));
+                match reading.left.checked_sub(length) {
+                    None => (UploadState::TooLarge, Poll::Ready(Some(Err(BodyError::TooLarge)))),
+                    Some(left) => {
+                        reading.left = left;
+                        let is_done = reading.body.is_end_stream();
+                        let state = if is_done { UploadState::Done } else { UploadState::Flowing };
+                        (state, Poll::Ready(Some(Ok(frame))))
+                    }
+                }
+            }
+        };
+        reading.upload.note(state);
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|reading| reading.body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |reading| reading.body.size_hint())
+    }
+}

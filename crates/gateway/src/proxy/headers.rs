@@ -1,0 +1,150 @@
+//! Header fields that end here, and those that begin here.
+
+use farebox_paywall::Pass;
+use farebox_protocol::{Credential, Presented, Scheme};
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE},
+};
+
+use crate::config::ForwardCredential;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Fields that are a matter between neighbours (RFC 9110 7.6.1), besides those that `Connection` names. `Trailer` is
+/// kept, as trailers are passed on.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HTTP2_SETTINGS,
+];
+
+/// Removes what was meant for the gateway alone. `TE: trailers` is said again, since trailers are passed on.
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let takes_trailers = headers.get_all(TE).iter().any(|value| lists(value, "trailers"));
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    if takes_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Removes what a client says in the name of a proxy before us, in every spelling that an upstream may take for it: CGI
+/// and its descendants don't tell `_` from `-`. What a trusted proxy says is left.
+pub(super) fn strip_spoofed(headers: &mut HeaderMap, is_vouched_for: bool) {
+    let is_spoofed = |name: &&HeaderName| {
+        let text = name.as_str();
+        let has_underscore = text.as_bytes().contains(&b'_');
+        let text = if has_underscore { &text.replace('_', "-") } else { text };
+        let is_forwarding = text.starts_with("x-forwarded-") || text == "forwarded" || text == "x-real-ip";
+        is_forwarding && (!is_vouched_for || has_underscore)
+    };
+    // Most requests have none, and then nothing is allocated.
+    let spoofed: Vec<HeaderName> = headers.keys().filter(is_spoofed).cloned().collect();
+    for name in spoofed {
+        headers.remove(name);
+    }
+}
+
+/// The credential that let a request pass, in the form in which the upstream wants to see it.
+pub(super) fn credential_for(
+    wanted: ForwardCredential,
+    headers: &HeaderMap,
+    pass: &Pass,
+) -> Option<HeaderValue> {
+    let scheme = match wanted {
+        ForwardCredential::None => return None,
+        ForwardCredential::L402 => Scheme::L402,
+        ForwardCredential::Lsat => Scheme::Lsat,
+    };
+    let Presented::Credentials(presented) = Presented::read(headers) else { return None };
+    let is_it = |credential: &&Credential| {
+        let mut tokens = credential.tokens.iter().filter_map(|token| token.identifier().ok());
+        tokens.any(|identifier| Some(identifier.token_id) == pass.token_id)
+    };
+    let value = presented.iter().find(is_it)?.header_value(scheme);
+    let mut value = HeaderValue::from_str(&value).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+fn lists(value: &HeaderValue, wanted: &str) -> bool {
+    value
+        .as_bytes()
+        .split(|byte| *byte == b',')
+        .any(|item| item.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        headers.keys().map(HeaderName::as_str).collect()
+    }
+
+    #[test]
+    fn what_is_between_neighbours_ends_here() {
+        let mut sent = headers(&[
+            ("connection", "x-secret, Keep-Alive"),
+            ("connection", "x-other"),
+            ("x-secret", "1"),
+            ("x-other", "1"),
+            ("keep-alive", "5"),
+            ("te", "gzip, trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("trailer", "x-sum"),
+            ("accept", "*/*"),
+        ]);
+        strip_hop_by_hop(&mut sent);
+        assert_eq!(sent, headers(&[("trailer", "x-sum"), ("accept", "*/*"), ("te", "trailers")]));
+    }
+
+    #[test]
+    fn only_trusted_proxies_speak_for_the_client() {
+        let lines = [
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x_forwarded_for", "1.1.1.1"),
+            ("forwarded", "for=1.1.1.1"),
+            ("x-real-ip", "1.1.1.1"),
+            ("x_harmless", "1"),
+        ];
+        let mut sent = headers(&lines);
+        strip_spoofed(&mut sent, false);
+        assert_eq!(names(&sent), ["x_harmless"]);
+        let mut sent = headers(&lines);
+        strip_spoofed(&mut sent, true);
+        let mut left = names(&sent);
+        left.sort_unstable();
+        assert_eq!(left, ["forwarded", "x-forwarded-for", "x-real-ip", "x_harmless"]);
+    }
+}

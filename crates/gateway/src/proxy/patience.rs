@@ -1,0 +1,231 @@
+//! How long to wait for an upstream: for the head of its answer, then for each piece of its body.
+//!
+//! Only silence is limited, never the whole. A request body on its way counts as a sign of life, so neither a long upload
+//! nor a stream that talks in one direction is cut. A gRPC call names its own deadline, which takes the place of the
+//! limit on the head.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+};
+
+use http::HeaderMap;
+use hyper::body::{Body as _, Incoming};
+use tokio::time::{Duration, Instant, Sleep, sleep_until};
+
+use super::failure::Failure;
+use crate::{services::Route, upstream::SendError};
+
+/// The patience that one request has left.
+pub(super) struct Patience {
+    is_grpc: bool,
+    head: Option<Duration>,
+    idle: Option<Duration>,
+    deadline: Option<Instant>,
+    body_max: Option<u64>,
+    upload: Option<Arc<Upload>>,
+    /// The last sign of life from the upstream.
+    heard: Instant,
+    /// Made when there is something to wait for.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// How a request body is getting on: told by the one who reads it, asked by the one who waits for the answer.
+pub(crate) struct Upload {
+    began: Instant,
+    moved_millis: AtomicU64,
+    state: AtomicU8,
+}
+
+/// Where a request body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum UploadState {
+    /// The upstream takes its time to take more.
+    Flowing,
+    /// The client takes its time to send more.
+    Awaited,
+    /// It has been sent to its end.
+    Done,
+    /// It has turned out to be too large.
+    TooLarge,
+    /// It broke off.
+    Lost,
+}
+
+impl Upload {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { began: Instant::now(), moved_millis: AtomicU64::new(0), state: AtomicU8::new(0) })
+    }
+
+    pub(super) fn note(&self, state: UploadState) {
+        if state != UploadState::Awaited {
+            let millis = self.began.elapsed().as_millis();
+            self.moved_millis.store(u64::try_from(millis).unwrap_or(u64::MAX), Relaxed);
+        }
+        self.state.store(state as u8, Relaxed);
+    }
+
+    fn state(&self) -> UploadState {
+        match self.state.load(Relaxed) {
+            0 => UploadState::Flowing,
+            1 => UploadState::Awaited,
+            2 => UploadState::Done,
+            3 => UploadState::TooLarge,
+            _ => UploadState::Lost,
+        }
+    }
+
+    fn moved(&self) -> Instant {
+        self.began + Duration::from_millis(self.moved_millis.load(Relaxed))
+    }
+}
+
+impl Patience {
+    pub(super) fn new(route: &Route, body: &Incoming, headers: &HeaderMap, is_grpc: bool) -> Self {
+        let heard = Instant::now();
+        let config = route.upstream.config();
+        Self {
+            is_grpc,
+            head: config.head_timeout,
+            idle: config.idle_timeout,
+            deadline: is_grpc
+                .then(|| grpc_timeout(headers))
+                .flatten()
+                .and_then(|after| heard.checked_add(after)),
+            body_max: route.config.request_bytes_max,
+            upload: (!body.is_end_stream()).then(Upload::new),
+            heard,
+            timer: None,
+        }
+    }
+
+    /// Where to tell how the request's body is getting on; none if it has none.
+    pub(super) fn upload(&self) -> Option<Arc<Upload>> {
+        self.upload.clone()
+    }
+
+    /// Waits for the head of the answer.
+    pub(super) async fn head<T>(
+        &self,
+        sending: impl Future<Output = Result<T, SendError>>,
+    ) -> Result<T, Failure> {
+        let mut sending = std::pin::pin!(sending);
+        let Some(limit) = self.head_limit() else {
+            return sending.await.map_err(|error| self.explain(error));
+        };
+        let mut timer = std::pin::pin!(sleep_until(limit));
+        loop {
+            tokio::select! {
+                biased;
+                answer = sending.as_mut() => return answer.map_err(|error| self.explain(error)),
+                () = timer.as_mut() => {}
+            }
+            match self.head_limit() {
+                Some(later) if later > Instant::now() => timer.as_mut().reset(later),
+                _ => return Err(self.expired()),
+            }
+        }
+    }
+
+    /// The upstream has said something.
+    pub(super) fn heard(&mut self) {
+        // Without a timer nobody asks when it was.
+        if self.timer.is_some() {
+            self.heard = Instant::now();
+        }
+    }
+
+    /// Waits until there has been silence for too long, in the middle of an answer.
+    pub(super) fn poll_silence(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(idle) = self.idle else { return Poll::Pending };
+        if self.timer.is_none() {
+            self.heard = Instant::now();
+        }
+        let moved = self.upload.as_ref().map_or(self.heard, |upload| upload.moved());
+        let limit = self.heard.max(moved) + idle;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(limit)));
+        loop {
+            ready!(timer.as_mut().poll(context));
+            if limit <= Instant::now() {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(limit);
+        }
+    }
+
+    fn head_limit(&self) -> Option<Instant> {
+        let state = self.upload.as_ref().map_or(UploadState::Done, |upload| upload.state());
+        let moved = self.upload.as_ref().map_or(self.heard, |upload| upload.moved());
+        let silence = if self.is_grpc || state != UploadState::Done { self.idle } else { self.head };
+        let limit = silence.map(|silence| self.heard.max(moved) + silence);
+        [limit, self.deadline].into_iter().flatten().min()
+    }
+
+    fn expired(&self) -> Failure {
+        let is_awaited = self.upload.as_ref().is_some_and(|upload| upload.state() == UploadState::Awaited);
+        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            Failure::Deadline
+        } else if is_awaited {
+            Failure::BodyStalled
+        } else {
+            Failure::UpstreamTimeout
+        }
+    }
+
+    /// Sending fails as well when the body can't be read, and then the upstream is not to blame.
+    fn explain(&self, error: SendError) -> Failure {
+        match self.upload.as_ref().map(|upload| upload.state()) {
+            Some(UploadState::TooLarge) => Failure::BodyTooLarge { max: self.body_max.unwrap_or_default() },
+            Some(UploadState::Lost) => Failure::BodyLost,
+            _ => Failure::Upstream(error),
+        }
+    }
+}
+
+/// `grpc-timeout`: up to eight digits and a unit.
+fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (unit_at, unit) = text.char_indices().next_back()?;
+    let digits = &text[..unit_at];
+    if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    Some(match unit {
+        'H' => Duration::from_secs(count * 3600),
+        'M' => Duration::from_secs(count * 60),
+        'S' => Duration::from_secs(count),
+        'm' => Duration::from_millis(count),
+        'u' => Duration::from_micros(count),
+        'n' => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_grpc_deadline_is_up_to_eight_digits_and_a_unit() {
+        let read = |text: &'static str| {
+            grpc_timeout(&HeaderMap::from_iter([(
+                http::HeaderName::from_static("grpc-timeout"),
+                HeaderValue::from_static(text),
+            )]))
+        };
+        assert_eq!(read("5S"), Some(Duration::from_secs(5)));
+        assert_eq!(read("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        assert_eq!(read("250m"), Some(Duration::from_millis(250)));
+        for text in ["", "S", "5", "123456789S", "-5S", "5s", "5\t"] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+}

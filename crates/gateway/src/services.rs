@@ -1,0 +1,255 @@
+//! The services as a request sees them: one immutable snapshot, swapped whole when the configuration changes.
+//!
+//! Services are tried in the order in which they were configured and the first match wins, as in the reference
+//! gateway: what is written above is what is asked first. The price of that simple rule is that a service can hide one
+//! below it, so a route that can never be reached is an error when the snapshot is made, never a surprise later.
+
+use std::{collections::HashSet, sync::Arc};
+
+use farebox_protocol::ServiceName;
+use http::{
+    HeaderName, Method,
+    header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
+};
+
+use crate::{
+    config::ServiceRoute,
+    metrics::{Metrics, ServiceMetrics},
+    upstream::{Upstream, UpstreamError},
+};
+
+/// All services, in the order in which they are tried.
+pub(crate) struct Services {
+    routes: Vec<Arc<Route>>,
+}
+
+/// One service and all that is needed to serve it.
+pub(crate) struct Route {
+    pub(crate) config: ServiceRoute,
+    pub(crate) upstream: Upstream,
+    pub(crate) metrics: ServiceMetrics,
+}
+
+/// Why a list of services can't be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServicesError {
+    /// Two services of one name: a token for the one would open the other.
+    #[error("there are two services `{0}`; a token is sold by name, so give each its own")]
+    Duplicate(ServiceName),
+    /// Something in a service can never match, since another is asked first.
+    #[error(
+        "service `{service}` never gets {requests}: `{by}` stands above it and takes them all; move or narrow one"
+    )]
+    Unreachable {
+        /// Which service.
+        service: ServiceName,
+        /// What it was meant to get.
+        requests: String,
+        /// The service above it.
+        by: ServiceName,
+    },
+    /// The paywall can't sell it.
+    #[error(transparent)]
+    Unsellable(#[from] farebox_paywall::ServiceError),
+    /// A header that farebox or the connection to the upstream owns.
+    #[error(
+        "service `{service}` sets the header `{header}`, which is not the operator's to set; leave it out"
+    )]
+    Header {
+        /// Which service.
+        service: ServiceName,
+        /// Which header.
+        header: HeaderName,
+    },
+    /// Its upstream can't be set up.
+    #[error("service `{service}`: {error}")]
+    Upstream {
+        /// Which service.
+        service: ServiceName,
+        /// What is wrong.
+        error: UpstreamError,
+    },
+}
+
+impl Services {
+    /// Judges the configured services side by side and makes a snapshot of them. Upstream connections start afresh.
+    pub(crate) fn new(
+        configured: Vec<ServiceRoute>,
+        metrics: &Metrics,
+        workers: usize,
+    ) -> Result<Self, ServicesError> {
+        judge(&configured)?;
+        let route = |config: ServiceRoute| -> Result<_, ServicesError> {
+            let name = &config.service.name;
+            let upstream = Upstream::new(&config.upstream, workers)
+                .map_err(|error| ServicesError::Upstream { service: name.clone(), error })?;
+            let metrics = metrics.service(name.as_str());
+            Ok(Arc::new(Route { config, upstream, metrics }))
+        };
+        Ok(Self { routes: configured.into_iter().map(route).collect::<Result<_, _>>()? })
+    }
+
+    /// The service that a request is for. `host` is normalised (empty if the request has none), and so is `path`.
+    pub(crate) fn find(&self, host: &str, path: &str, method: &Method) -> Option<&Arc<Route>> {
+        self.routes.iter().find(|route| route.config.matcher.matches(host, path, method))
+    }
+
+    /// Lets go of connections of this worker that nobody has used for a while.
+    pub(crate) fn prune(&self, worker: usize) {
+        for route in &self.routes {
+            route.upstream.prune(worker);
+        }
+    }
+}
+
+fn judge(configured: &[ServiceRoute]) -> Result<(), ServicesError> {
+    let mut names = HashSet::new();
+    for (at, route) in configured.iter().enumerate() {
+        let name = &route.service.name;
+        if !names.insert(name) {
+            return Err(ServicesError::Duplicate(name.clone()));
+        }
+        route.service.validate()?;
+        if let Some((header, _)) = route.headers.iter().find(|(header, _)| is_reserved(header)) {
+            return Err(ServicesError::Header { service: name.clone(), header: header.clone() });
+        }
+        if let Some((requests, by)) = first_hidden(route, &configured[..at]) {
+            return Err(ServicesError::Unreachable { service: name.clone(), requests, by });
+        }
+    }
+    Ok(())
+}
+
+/// Headers that frame a message or name the buyer.
+fn is_reserved(header: &HeaderName) -> bool {
+    [HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, TE, TRAILER, UPGRADE].contains(header)
+        || header.as_str().starts_with("farebox-")
+}
+
+/// The first of a route's alternatives that an earlier route takes altogether.
+fn first_hidden(route: &ServiceRoute, earlier: &[ServiceRoute]) -> Option<(String, ServiceName)> {
+    let matcher = &route.matcher;
+    for host in alternatives(&matcher.hosts) {
+        for prefix in alternatives(&matcher.path_prefixes) {
+            for method in alternatives(&matcher.methods) {
+                if let Some(by) = earlier.iter().find(|other| other.matcher.covers(host, prefix, method)) {
+                    let requests = format!(
+                        "{} requests for host `{}` and path `{}`",
+                        method.map_or("any", Method::as_str),
+                        host.map_or("*".to_owned(), ToString::to_string),
+                        prefix.map_or("/".to_owned(), ToString::to_string),
+                    );
+                    return Some((requests, by.service.name.clone()));
+                }
+            }
+        }
+    }
+    None
+}
+
+/// Each of a list, or the one alternative "any" of an empty one.
+fn alternatives<T>(list: &[T]) -> impl Iterator<Item = Option<&T>> {
+    list.is_empty().then_some(None).into_iter().chain(list.iter().map(Some))
+}
+
+#[cfg(test)]
+mod tests {
+    use farebox_paywall::Service;
+    use farebox_protocol::{Msat, Offer};
+
+    use super::*;
+    use crate::{Matcher, UpstreamConfig};
+
+    fn route(name: &str, hosts: &[&str], prefixes: &[&str], methods: &[Method]) -> ServiceRoute {
+        let service = Service::new(name.parse().unwrap(), Msat::new(1000), Offer::Forever);
+        let matcher = Matcher {
+            hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
+            path_prefixes: prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect(),
+            methods: methods.to_vec(),
+        };
+        ServiceRoute {
+            matcher,
+            ..ServiceRoute::new(service, UpstreamConfig::new("http://app".parse().unwrap()))
+        }
+    }
+
+    fn services(routes: Vec<ServiceRoute>) -> Result<Services, ServicesError> {
+        Services::new(routes, &Metrics::new(), 1)
+    }
+
+    #[track_caller]
+    fn check_error(routes: Vec<ServiceRoute>, want: &str) {
+        let error = services(routes).err().map(|error| error.to_string()).unwrap_or_default();
+        assert_eq!(error, want);
+    }
+
+    #[test]
+    fn the_first_match_wins() {
+        let services = services(vec![
+            route("admin", &["api.example.com"], &["/admin"], &[]),
+            route("write", &["*.example.com"], &[], &[Method::POST, Method::PUT]),
+            route("read", &[], &[], &[]),
+        ])
+        .unwrap();
+        let name = |host: &str, path: &str, method: Method| {
+            services.find(host, path, &method).map(|route| route.config.service.name.to_string())
+        };
+        assert_eq!(name("api.example.com", "/admin/x", Method::POST).as_deref(), Some("admin"));
+        assert_eq!(name("api.example.com", "/administrator", Method::POST).as_deref(), Some("write"));
+        assert_eq!(name("other.org", "/admin", Method::POST).as_deref(), Some("read"));
+        assert_eq!(name("", "/", Method::GET).as_deref(), Some("read"));
+    }
+
+    #[test]
+    fn nothing_matches_by_accident() {
+        let services = services(vec![route("api", &["api.example.com"], &["/v1"], &[Method::GET])]).unwrap();
+        assert!(services.find("api.example.com", "/v1", &Method::GET).is_some());
+        assert!(services.find("api.example.com", "/v2", &Method::GET).is_none());
+        assert!(services.find("example.com", "/v1", &Method::GET).is_none());
+        assert!(services.find("api.example.com", "/v1", &Method::POST).is_none());
+    }
+
+    #[test]
+    fn a_service_that_is_never_reached_is_refused_by_name() {
+        check_error(
+            vec![route("all", &[], &[], &[]), route("lost", &["a.org"], &["/x"], &[Method::GET])],
+            "service `lost` never gets GET requests for host `a.org` and path `/x`: `all` stands above it and takes \
+             them all; move or narrow one",
+        );
+        check_error(
+            vec![
+                route("v1", &["*.a.org"], &["/v1"], &[]),
+                route("both", &["x.a.org"], &["/v2", "/v1/users"], &[]),
+            ],
+            "service `both` never gets any requests for host `x.a.org` and path `/v1/users`: `v1` stands above it and \
+             takes them all; move or narrow one",
+        );
+    }
+
+    #[test]
+    fn a_wider_service_below_a_narrower_one_is_fine() {
+        assert!(services(vec![route("a", &["a.org"], &["/v1"], &[]), route("b", &[], &["/"], &[])]).is_ok());
+        assert!(
+            services(vec![route("a", &[], &["/v1"], &[Method::GET]), route("b", &[], &["/v1"], &[])]).is_ok()
+        );
+    }
+
+    #[test]
+    fn a_header_that_frames_the_message_is_not_the_operators_to_set() {
+        let mut service = route("api", &[], &[], &[]);
+        service.headers = vec![(HOST, http::HeaderValue::from_static("other"))];
+        check_error(
+            vec![service],
+            "service `api` sets the header `host`, which is not the operator's to set; leave it out",
+        );
+    }
+
+    #[test]
+    fn two_services_of_one_name_are_refused() {
+        check_error(
+            vec![route("api", &["a.org"], &[], &[]), route("api", &["b.org"], &[], &[])],
+            "there are two services `api`; a token is sold by name, so give each its own",
+        );
+    }
+}
