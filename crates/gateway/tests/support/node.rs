@@ -1,0 +1,119 @@
+//! The double of a Lightning node.
+
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bitcoin::{
+    hashes::Hash,
+    secp256k1::{Secp256k1, SecretKey},
+};
+use farebox_lightning::{Ask, Cursor, Health, Incoming, Receive, ReceiveError, ReceiveFacts, Settlement};
+use farebox_protocol::{Invoice, Msat, Network, PaymentHash, Preimage};
+use futures_util::{
+    future::BoxFuture,
+    stream::{self, BoxStream, StreamExt},
+};
+use lightning_invoice::{Currency, InvoiceBuilder, PaymentSecret};
+use parking_lot::Mutex;
+
+/// How the node feels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mood {
+    #[default]
+    Well,
+    Down,
+    /// Asked for an invoice, it panics: a defect to test against.
+    Panicking,
+}
+
+/// Signs invoices and remembers their preimages.
+#[derive(Default)]
+pub struct Node {
+    pub mood: Mutex<Mood>,
+    made: AtomicU64,
+    preimages: Mutex<HashMap<PaymentHash, Preimage>>,
+}
+
+impl Node {
+    /// What paying reveals.
+    pub fn pay(&self, hash: &PaymentHash) -> Preimage {
+        self.preimages.lock()[hash].clone()
+    }
+
+    /// How many invoices were made.
+    pub fn made(&self) -> u64 {
+        self.made.load(Ordering::SeqCst)
+    }
+
+    fn sign(&self, ask: &Ask) -> Invoice {
+        let number = self.made.fetch_add(1, Ordering::SeqCst);
+        let mut bytes = [0x5a; 32];
+        bytes[..8].copy_from_slice(&number.to_le_bytes());
+        let preimage = Preimage::from_bytes(bytes);
+        let hash = preimage.payment_hash();
+        self.preimages.lock().insert(hash, preimage);
+
+        let secp = Secp256k1::new();
+        let key = SecretKey::from_slice(&[9; 32]).unwrap();
+        let text = InvoiceBuilder::new(Currency::Regtest)
+            .description(ask.description.clone())
+            .payment_hash(bitcoin::hashes::sha256::Hash::from_byte_array(*hash.as_bytes()))
+            .payment_secret(PaymentSecret([3; 32]))
+            .duration_since_epoch(now())
+            .expiry_time(ask.expiry)
+            .min_final_cltv_expiry_delta(18)
+            .amount_milli_satoshis(ask.amount.get())
+            .build_signed(|message| secp.sign_ecdsa_recoverable(message, &key))
+            .unwrap()
+            .to_string();
+        text.parse().unwrap()
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the double of a node is a world of its own, with its own clock"
+)]
+fn now() -> Duration {
+    Duration::from_secs(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs())
+}
+
+impl Receive for Node {
+    fn facts(&self) -> ReceiveFacts {
+        ReceiveFacts {
+            network: Network::Regtest,
+            node: "double".to_owned(),
+            grace: Duration::ZERO,
+            granularity: Msat::new(1),
+        }
+    }
+
+    fn invoice(&self, ask: Ask) -> BoxFuture<'_, Result<Invoice, ReceiveError>> {
+        Box::pin(async move {
+            let mood = *self.mood.lock();
+            match mood {
+                Mood::Well => Ok(self.sign(&ask)),
+                Mood::Down => Err(ReceiveError::Unavailable("out to lunch".to_owned())),
+                Mood::Panicking => panic!("a defect, on purpose"),
+            }
+        })
+    }
+
+    fn lookup(&self, _: PaymentHash) -> BoxFuture<'_, Result<Incoming, ReceiveError>> {
+        Box::pin(async { Ok(Incoming::Unpaid) })
+    }
+
+    fn settlements(&self, _: Cursor) -> BoxStream<'_, Result<Settlement, ReceiveError>> {
+        stream::pending().boxed()
+    }
+
+    fn health(&self) -> Health {
+        match *self.mood.lock() {
+            Mood::Down => Health::Down("out to lunch".to_owned()),
+            Mood::Well | Mood::Panicking => Health::Ready,
+        }
+    }
+}

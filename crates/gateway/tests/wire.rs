@@ -1,0 +1,203 @@
+//! Bytes on the wire: what can be read in two ways is refused, or put into one unambiguous message, and what the upstream
+//! receives is what was decided on.
+
+#![expect(clippy::unwrap_used, reason = "an error is how a test fails")]
+
+mod support;
+
+use farebox_gateway::Matcher;
+use support::{Rig, free, raw, service, upstream::Recorder};
+
+/// `/free` costs nothing, everything else does; both go to the same upstream.
+async fn rig(upstream: &Recorder) -> Rig {
+    let mut open = free("open", &upstream.url());
+    open.matcher = Matcher { path_prefixes: vec!["/free".parse().unwrap()], ..Matcher::default() };
+    Rig::new(vec![open, service("paid", &upstream.url())]).await
+}
+
+fn status(answer: &str) -> &str {
+    answer.split(' ').nth(1).unwrap_or("none")
+}
+
+/// The request lines that the upstream saw.
+fn lines(received: &str) -> Vec<String> {
+    received.lines().filter(|line| line.ends_with(" HTTP/1.1")).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn a_length_and_chunks_together_are_one_message_and_end_the_connection() {
+    let upstream = Recorder::start().await;
+    let rig = rig(&upstream).await;
+    for head in [
+        "POST /free HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "POST /free HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n",
+        "POST /free HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding:\tChunked\r\n\r\n",
+    ] {
+        let bytes = format!("{head}0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n");
+        // Reads to the end: the gateway closes the connection.
+        let answer = raw(rig.addr, bytes.as_bytes(), "").await;
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{head}\n{answer}");
+    }
+    let received = upstream.received();
+    assert!(!received.contains("smuggled"), "{received}");
+    assert!(!received.to_lowercase().contains("content-length: 4"), "{received}");
+}
+
+#[tokio::test]
+async fn a_message_without_one_clear_length_is_refused() {
+    let upstream = Recorder::start().await;
+    let rig = rig(&upstream).await;
+    for framing in [
+        "Content-Length: 4\r\nContent-Length: 5",
+        "Content-Length: 4, 5",
+        "Content-Length: +4",
+        "Content-Length: -1",
+        "Content-Length: 0x4",
+        "Content-Length: 99999999999999999999999",
+        "Transfer-Encoding: identity",
+        "Transfer-Encoding: chunked, identity",
+        "Transfer-Encoding: xchunked",
+        "Transfer-Encoding : chunked",
+        "Transfer-Encoding: chunked\r\n X: folded",
+        "X: folded\r\n obs",
+        "X\r: a",
+        "X\0: a",
+        " X: a",
+    ] {
+        let bytes = format!("POST /free HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\nabcd");
+        let answer = raw(rig.addr, bytes.as_bytes(), "").await;
+        assert_eq!(status(&answer), "400", "{framing}\n{answer}");
+    }
+    assert_eq!(upstream.received(), "");
+}
+
+#[tokio::test]
+async fn what_other_parsers_stumble_over_reaches_the_upstream_in_plain_form() {
+    let upstream = Recorder::start().await;
+    let rig = rig(&upstream).await;
+    // Bare line feeds, and the same length said twice.
+    raw(rig.addr, b"GET /free/lf HTTP/1.1\nHost: a\nX-One: 1\n\n", "ok").await;
+    let twice = b"POST /free/twice HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi";
+    raw(rig.addr, twice, "ok").await;
+    let received = upstream.received();
+    assert_eq!(lines(&received), ["GET /free/lf HTTP/1.1", "POST /free/twice HTTP/1.1"]);
+    assert_eq!(received.matches('\n').count(), received.matches("\r\n").count(), "{received:?}");
+    assert_eq!(received.to_lowercase().matches("content-length: 2").count(), 1, "{received}");
+}
+
+#[tokio::test]
+async fn there_is_one_host_or_the_request_is_refused() {
+    let upstream = Recorder::start().await;
+    let rig = rig(&upstream).await;
+    for head in [
+        "GET /free HTTP/1.1\r\n",
+        "GET /free HTTP/1.1\r\nHost: a\r\nHost: b\r\n",
+        "GET /free HTTP/1.1\r\nHost: a\r\nHost: a\r\n",
+        "GET /free HTTP/1.1\r\nHost: \r\n",
+        "GET /free HTTP/1.1\r\nHost: a,b\r\n",
+        "GET /free HTTP/1.1\r\nHost: user@a\r\n",
+        "GET http://a/free HTTP/1.1\r\nHost: b\r\n",
+        "GET http://a/free HTTP/1.1\r\n",
+    ] {
+        let answer = raw(rig.addr, format!("{head}\r\n").as_bytes(), "").await;
+        assert_eq!(status(&answer), "400", "{head}\n{answer}");
+        assert!(answer.contains("\"code\":\"host_refused\""), "{answer}");
+    }
+    assert_eq!(upstream.received(), "");
+    for head in ["GET /free HTTP/1.0\r\n", "GET http://a:80/free HTTP/1.1\r\nHost: A\r\n"] {
+        let answer = raw(rig.addr, format!("{head}\r\n").as_bytes(), "ok").await;
+        assert_eq!(status(&answer), "200", "{head}\n{answer}");
+    }
+}
+
+/// The upstream must never receive a path that the gateway took for another one.
+#[tokio::test]
+async fn no_spelling_of_a_paid_path_passes_as_a_free_one() {
+    let upstream = Recorder::start().await;
+    let rig = rig(&upstream).await;
+    for path in [
+        "/free/../paid",
+        "/free/%2e%2e/paid",
+        "/free/.%2E/paid",
+        "/free/..%2fpaid",
+        "/free/..%5cpaid",
+        "/free/..\\paid",
+        "/free\\..\\paid",
+        "/free/..;/paid",
+        "/free/..;x=1/paid",
+        "/free%2f..%2fpaid",
+        "/free/./../paid",
+        "/free//../../paid",
+        "//paid",
+        "/./paid",
+        "/%70aid",
+        "/paid%00/free",
+        "/free/%00/../../paid",
+        "/free/..%c0%af..paid%2f",
+        "http://a/free/../paid",
+        "/freedom",
+        "/FREE",
+        "/free%20/../paid",
+    ] {
+        let bytes = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let answer = raw(rig.addr, bytes.as_bytes(), "").await;
+        assert!(["400", "402"].contains(&status(&answer)), "{path}\n{answer}");
+    }
+    assert_eq!(upstream.received(), "");
+}
+
+#[tokio::test]
+async fn the_upstream_gets_the_path_that_was_decided_on() {
+    let upstream = Recorder::start().await;
+    let rig = rig(&upstream).await;
+    for (path, want) in [
+        ("/paid/../free/x", "/free/x"),
+        ("//free//x", "/free/x"),
+        ("/%66ree/x?q=/../%2e&r=a%20b", "/free/x?q=/../%2e&r=a%20b"),
+        ("/free/caf%c3%a9", "/free/caf%C3%A9"),
+        ("http://a/free", "/free"),
+        ("/free#/../paid", "/free"),
+    ] {
+        let bytes = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        let before = lines(&upstream.received()).len();
+        let answer = raw(rig.addr, bytes.as_bytes(), "ok").await;
+        assert_eq!(status(&answer), "200", "{path}\n{answer}");
+        assert_eq!(lines(&upstream.received())[before..], [format!("GET {want} HTTP/1.1")]);
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let upstream = Recorder::start().await;
+    let rig = rig(&upstream).await;
+    let fat = format!("GET /free HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(40_000));
+    let many = format!("GET /free HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: 1\r\n".repeat(200));
+    let long = format!("GET /free/{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(70_000));
+    for bytes in [fat, many, long] {
+        let answer = raw(rig.addr, bytes.as_bytes(), "").await;
+        assert!(["431", "414"].contains(&status(&answer)), "{answer}");
+    }
+    assert_eq!(upstream.received(), "");
+}
+
+#[tokio::test]
+async fn tunnels_traces_and_upgrades_are_refused_before_anybody_pays() {
+    let upstream = Recorder::start().await;
+    let rig = rig(&upstream).await;
+    for (head, code) in [
+        ("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n", ""),
+        ("TRACE /paid HTTP/1.1\r\nHost: a\r\n", "method_refused"),
+        ("GET /paid HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n", "upgrade_refused"),
+    ] {
+        let answer = raw(rig.addr, format!("{head}Connection: close\r\n\r\n").as_bytes(), "").await;
+        assert!(["400", "501"].contains(&status(&answer)), "{head}\n{answer}");
+        assert!(answer.contains(code), "{answer}");
+    }
+    // An offer of another HTTP version is passed over in silence.
+    let offer = "GET /free HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+                 HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n";
+    let answer = raw(rig.addr, offer.as_bytes(), "ok").await;
+    assert_eq!(status(&answer), "200", "{answer}");
+    assert!(!upstream.received().to_lowercase().contains("upgrade"), "{}", upstream.received());
+    assert_eq!(rig.node.made(), 0);
+}
