@@ -1,0 +1,32 @@
+//! Put a price on any HTTP or gRPC API and collect it over the Lightning Network.
+//!
+//! The program around the libraries: command line, configuration file, log, signals. Every decision about access or
+//! money is made elsewhere.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tokio::time::Instant;
+
+mod cli;
+mod config;
+mod late;
+mod logging;
+mod output;
+mod runtime;
+#[cfg(feature = "embedded")]
+mod sample;
+mod state;
+
+fn main() -> ExitCode {
+    let started = Instant::now();
+    let outcome = cli::Cli::parse().run(started);
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            // The chain in one line: what failed, and why.
+            eprintln!("error: {error:#}");
+            ExitCode::from(if error.is::<cli::Usage>() { 2 } else { 1 })
+        }
+    }
+}
