@@ -3,6 +3,8 @@
 //! The layer translates and does nothing else: request to [`Request`], [`Admission`] to response. It can't route again,
 //! so a path that isn't in normal form already is refused (400) rather than decided on in one form and served in
 //! another. The credential is taken off before the inner service sees the request.
+//!
+//! Free paths and tokens bound to a path mean the path that the layer sees: inside axum's `nest`, that is the rest.
 
 use std::{
     net::{IpAddr, Ipv4Addr},

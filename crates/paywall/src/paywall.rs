@@ -62,7 +62,7 @@ pub enum OpenError {
     #[error("the books can't be opened")]
     Store(#[from] StoreError),
     /// The store doesn't answer.
-    #[error("the store did not answer within {} s (`store_timeout`)", .0.as_secs())]
+    #[error("the store did not answer within {} s", .0.as_secs())]
     StoreTimedOut(Duration),
     /// The node is on another network than the one that is sold on.
     #[error(
@@ -119,9 +119,10 @@ impl Paywall {
             store.adopt(keyring.fingerprints(), config.continuity, clock.now()).await?;
             store.revocations(RevocationCursor::default()).await
         };
-        let revoked = time::timeout(config.store_timeout.max(Duration::from_secs(10)), opened)
-            .await
-            .map_err(|_| OpenError::StoreTimedOut(config.store_timeout))??;
+        // Migrations and many revocations may take a while; nobody is waiting for an answer yet.
+        let patience = config.store_timeout.max(Duration::from_secs(10));
+        let revoked =
+            time::timeout(patience, opened).await.map_err(|_| OpenError::StoreTimedOut(patience))??;
         Ok(Arc::new(Self {
             budget: MintBudget::new(&config),
             mint: Mint::new(),
