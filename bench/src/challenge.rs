@@ -16,9 +16,8 @@ use crate::{
 
 /// Measures challenges per second, and per second of the gateway's CPU time.
 pub(crate) fn run(setting: &Setting) -> Result<Vec<Row>> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let chain = farebox_lightning::sim::Chain::in_memory();
-    let esplora = runtime.block_on(farebox_lightning::sim::EsploraServer::start(chain))?;
+    let esplora = farebox_lightning::sim::EsploraServer::start(chain)?;
 
     let dir = tempfile::tempdir()?;
     let listen = free_address()?;
@@ -30,10 +29,11 @@ pub(crate) fn run(setting: &Setting) -> Result<Vec<Row>> {
         format!(
             "network: regtest
 listen: [\"{listen}\"]
-workers: 2
+limits: {{ workers: 2 }}
+ops: \"off\"
 state-dir: {dir}
-mint-secrets: [{{ file: {dir}/mint-secret }}]
-minting: {{ per-client: unlimited, total: unlimited }}
+mint-secrets: [{{ from: {{ file: {dir}/mint-secret }} }}]
+minting: {{ per-client: 1000000/s, total: 1000000/s }}
 lightning:
   embedded:
     dir: {dir}/node

@@ -100,9 +100,10 @@ fn gateway(farebox: &Path, dir: &Path, listen: SocketAddr, upstream: SocketAddr,
         format!(
             "network: regtest
 listen: [\"{listen}\"]
-workers: 2
+limits: {{ workers: 2 }}
+ops: \"off\"
 state-dir: {dir}
-mint-secrets: [{{ file: {dir}/mint-secret }}]
+mint-secrets: [{{ from: {{ file: {dir}/mint-secret }} }}]
 lightning:
   embedded:
     dir: {dir}/node
@@ -132,7 +133,7 @@ fn credential(secret: &[u8; 32]) -> Result<String> {
     };
     let root = MintSecret::from_bytes(*secret).root_key(Network::Regtest, &identifier);
     // A third caveat, as a careful buyer would add it.
-    let token = Macaroon::mint(&root, &identifier, &sale.caveats()).attenuate("farebox_method=GET")?;
+    let token = Macaroon::mint(&root, &identifier, &sale.caveats()?).attenuate("farebox_method=GET")?;
     Ok(Credential { tokens: vec![token], preimage }.header_value(Scheme::L402).to_string())
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn run(setting: &Setting) -> Result<Vec<Row>> {
         terms: Terms { offer: Offer::Duration(std::time::Duration::from_secs(3600)), price: Msat::new(10_000) },
         valid_until: Some(Timestamp::from_secs(2_000_000_000)),
     };
-    let caveats = sale.caveats();
+    let caveats = sale.caveats()?;
     if caveats.len() != 3 {
         bail!("expected three caveats, got {caveats:?}");
     }

@@ -25,7 +25,7 @@ const PROOFS: &[Suite] = &[
     Suite {
         name: "flood",
         shows: "1,000,000 unpaid challenges leave no row, no file and no memory behind",
-        steps: &[cargo(&["cargo", "test", "--release", "-p", "farebox-tests", "--test", "flood", "--", "--ignored", "--nocapture"])],
+        steps: &[cargo(&["cargo", "test", "--release", "-p", "farebox", "--test", "flood", "--", "--ignored", "--nocapture"])],
     },
     Suite {
         name: "fuzz",
@@ -41,7 +41,7 @@ const PROOFS: &[Suite] = &[
 const LIVE: &[Suite] = &[Suite {
     name: "demo",
     shows: "plain curl and `farebox get` buy from the running demo (needs curl)",
-    steps: &[cargo(&["cargo", "test", "--release", "-p", "farebox-tests", "--test", "live_demo", "--", "--ignored", "--nocapture"])],
+    steps: &[cargo(&["cargo", "test", "-p", "farebox", "--test", "live_demo", "--", "--ignored", "--nocapture"])],
 }];
 
 /// Runs the proof called `name`, or lists them all.

@@ -1,0 +1,132 @@
+//! `farebox demo`: the whole thing in one command, on a simulated chain: a seller's and a buyer's Lightning node, an API,
+//! the gateway before it, and one purchase told step by step.
+//!
+//! The coins are worthless and the chain lives in this process; channels, payments, invoices, tokens and the gateway are
+//! the real ones. All that is kept lies in a temporary directory, which is removed at the end.
+
+mod stage;
+mod story;
+mod tell;
+
+use std::{fmt, process::ExitCode};
+
+use farebox_gateway::UpstreamUrl;
+use farebox_protocol::Msat;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    stage::Stage,
+    tell::{Ready, Teller},
+};
+use crate::{logging, runtime};
+
+/// Sell an API over Lightning on a simulated chain, and buy from it
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The story is printed for people; --json prints it as JSON lines.
+
+Examples:
+  farebox demo                                           sell the sample API, buy once, then stay up
+  farebox demo --once                                    buy once, then exit
+  farebox demo --upstream http://127.0.0.1:3000          sell your own API
+  farebox demo --once --json | jq -r .authorization      for programs")]
+pub(crate) struct Args {
+    /// Exit after the story
+    #[arg(long)]
+    once: bool,
+    /// Sell this API instead of the sample: http://, https:// or h2c://, host and port
+    #[arg(long, value_name = "URL")]
+    upstream: Option<UpstreamUrl>,
+    /// What one payment costs, like 10sat or 1500msat; a payment opens the API for as long as the demo runs
+    #[arg(long, value_name = "AMOUNT", default_value = "10sat")]
+    price: Msat,
+}
+
+/// Tells the story; `started` is when the process was, and `json` asks for JSON lines.
+pub(crate) fn run(args: Args, started: Instant, json: bool) -> anyhow::Result<ExitCode> {
+    logging::start("warn")?;
+    runtime::block_on(play(args, Teller::new(started, json)))
+}
+
+async fn play(args: Args, tell: Teller) -> anyhow::Result<ExitCode> {
+    let stop = CancellationToken::new();
+    tokio::select! {
+        outcome = perform(&args, &tell, &stop) => outcome.map(|()| ExitCode::SUCCESS),
+        signals = runtime::stop_on_signal(stop.clone()) => signals.map(|never| match never {}),
+    }
+}
+
+async fn perform(args: &Args, tell: &Teller, stop: &CancellationToken) -> anyhow::Result<()> {
+    tell.step(format_args!("start a chain, two Lightning nodes, an API and the gateway"));
+    let stage = Stage::set(args, tell).await?;
+    let outcome = tell_story(args, tell, stop, &stage).await;
+    // Whatever happened, everything is taken down in order: LDK aborts the process if its runtime goes first.
+    let struck = stage.strike().await;
+    outcome.and(struck)
+}
+
+async fn tell_story(args: &Args, tell: &Teller, stop: &CancellationToken, stage: &Stage) -> anyhow::Result<()> {
+    tell.ready(&Ready {
+        gateway: &stage.gateway_url,
+        upstream: &stage.upstream_url,
+        wallet_url: &stage.wallet_url,
+        wallet_password: stage.wallet_password.expose(),
+        ops_url: &stage.ops_url,
+        data_dir: &stage.data_dir(),
+    });
+    let url = format!("{}{}", stage.gateway_url, stage.example_path);
+    let bought = tokio::select! {
+        bought = story::run(&url, &stage.outgoing, tell) => bought?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    if args.once {
+        return Ok(());
+    }
+    tell.commands(&Commands { stage, url: &url, authorization: &bought.authorization });
+    stop.cancelled().await;
+    Ok(())
+}
+
+/// What a person can paste into another terminal.
+struct Commands<'a> {
+    stage: &'a Stage,
+    url: &'a str,
+    authorization: &'a str,
+}
+
+impl fmt::Display for Commands<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { stage, url, authorization } = self;
+        let (wallet, password) = (&stage.wallet_url, stage.wallet_password.expose());
+        let program = std::env::current_exe().unwrap_or_else(|_| "farebox".into());
+        let program = program.display();
+        write!(
+            f,
+            "
+the demo stays up; Ctrl-C ends it. In another terminal:
+
+  # what was just bought, again: the token is a pass, it costs nothing more
+  curl '{url}' -H 'Authorization: {authorization}'
+
+  # the same by hand: ask, and see what it costs
+  curl -i '{url}'
+
+  # pay the invoice from that answer with the buyer's wallet: `paymentPreimage` is the proof
+  curl -u ':{password}' {wallet}/payinvoice -d invoice=INVOICE
+
+  # ask again with both
+  curl '{url}' -H 'Authorization: L402 TOKEN:PREIMAGE'
+
+  # or all of it in one command; run it twice, the second costs nothing
+  export FAREBOX_WALLET_URL={wallet} FAREBOX_WALLET_PASSWORD={password} FAREBOX_JOURNAL={dir}/journal.sqlite
+  {program} get '{url}'
+
+  # what the gateway counts
+  curl {ops}/metrics
+",
+            dir = stage.data_dir(),
+            ops = stage.ops_url,
+        )
+    }
+}

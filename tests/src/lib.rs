@@ -1,0 +1,18 @@
+//! The real parts that end-to-end tests put together.
+//!
+//! [`net()`] is a simulated chain with two real LDK nodes, started once for each test binary, since a node's first payment
+//! takes two seconds. [`Upstream`] is a real HTTP server that counts what reaches it. [`Program`] is the farebox program as a
+//! real process. [`Seller`] puts them together. Nothing here stands in for something else.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't be set up has failed, and where is what matters")]
+#![expect(clippy::missing_panics_doc, reason = "all of this panics when a test can't be set up")]
+
+mod net;
+mod program;
+mod seller;
+mod upstream;
+
+pub use net::{Door, Lightning, net};
+pub use program::Program;
+pub use seller::{Challenge, Seller, ask_with};
+pub use upstream::Upstream;

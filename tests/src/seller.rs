@@ -1,0 +1,119 @@
+//! A gateway as a real process, in front of an [`Upstream`], paid through the wallet door of the network's seller.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
+
+use farebox_protocol::{Invoice, OfferedChallenge, Preimage, Scheme};
+use http::StatusCode;
+use reqwest::header;
+use tempfile::TempDir;
+
+use crate::{Program, Upstream, net};
+
+/// A seller's machine: configuration, state and upstream. The gateway on it can be started, killed and started again.
+pub struct Seller {
+    /// What is sold.
+    pub upstream: Upstream,
+    /// Where configuration and state are.
+    pub dir: TempDir,
+    farebox: PathBuf,
+}
+
+/// What an unpaid request was told.
+pub struct Challenge {
+    /// The lines of the challenge, as sent.
+    pub lines: Vec<String>,
+    /// The token, as sent.
+    pub token: String,
+    /// What to pay.
+    pub invoice: Invoice,
+}
+
+impl Seller {
+    /// A seller with the program at `farebox` who sells everything for 10 sat and is paid through the door of the
+    /// network's seller; `extra` is added to the configuration.
+    pub fn new(farebox: &str, extra: &str) -> Self {
+        let lightning = format!("phoenixd: {{ url: {}, password: {{ file: DIR/password }} }}", net().seller.url);
+        let seller = Self::with_lightning(farebox, &lightning, extra);
+        let password = seller.dir.path().join("password");
+        fs::write(&password, &net().seller.password).unwrap();
+        fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
+        seller
+    }
+
+    /// The same with a Lightning node of its own on the network's chain. It has no channel, so it can ask to be paid, and
+    /// nobody can pay it.
+    pub fn with_own_node(farebox: &str, extra: &str) -> Self {
+        let chain = net().net.esplora_url();
+        Self::with_lightning(farebox, &format!("embedded: {{ network: regtest, chain: {{ esplora: \"{chain}\" }} }}"), extra)
+    }
+
+    fn with_lightning(farebox: &str, lightning: &str, extra: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let upstream = Upstream::start();
+        let lightning = lightning.replace("DIR", &dir.path().display().to_string());
+        let config = format!(
+            "network: regtest
+listen: [\"127.0.0.1:0\"]
+ops: 127.0.0.1:0
+state-dir: {dir}/state
+lightning:
+  {lightning}
+services:
+  - name: api
+    upstream: http://{upstream}
+    price: 10sat
+{extra}",
+            dir = dir.path().display(),
+            upstream = upstream.addr,
+        );
+        fs::write(dir.path().join("farebox.yaml"), config).unwrap();
+        Self { upstream, dir, farebox: farebox.into() }
+    }
+
+    /// Starts the gateway: the process and its address, like `http://127.0.0.1:40000`.
+    pub fn serve(&self) -> (Program, String) {
+        let config = self.dir.path().join("farebox.yaml");
+        let mut program = Program::start(
+            Command::new(&self.farebox).args(["--json", "serve", "--config"]).arg(config).env("FAREBOX_LOG", "warn"),
+        );
+        let listening = program.event();
+        let addr = listening["listen"][0].as_str().unwrap_or_else(|| panic!("no address in {listening}"));
+        (program, format!("http://{addr}"))
+    }
+}
+
+impl Challenge {
+    /// Asks for `url` without paying.
+    pub async fn ask(url: &str) -> Self {
+        let response = reqwest::get(url).await.unwrap();
+        let status = response.status();
+        let lines: Vec<String> = response
+            .headers()
+            .get_all(header::WWW_AUTHENTICATE)
+            .iter()
+            .map(|value| value.to_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(status, StatusCode::PAYMENT_REQUIRED, "{}", response.text().await.unwrap());
+        let offered = OfferedChallenge::read_all(lines.iter().map(String::as_bytes));
+        let offered = offered.into_iter().find(|offered| offered.scheme == Scheme::L402).unwrap();
+        let invoice = offered.invoice.unwrap().parse().unwrap();
+        Self { lines, token: offered.token, invoice }
+    }
+
+    /// Pays with the buyer's node: the whole value of the `Authorization` header.
+    pub async fn pay(&self) -> String {
+        self.authorization(&net().pay(&self.invoice).await)
+    }
+
+    /// The credential that this token and `preimage` make.
+    pub fn authorization(&self, preimage: &Preimage) -> String {
+        format!("L402 {}:{}", self.token, *preimage.expose_hex())
+    }
+}
+
+/// Asks for `url` with a credential: status and body.
+pub async fn ask_with(url: &str, authorization: &str) -> (StatusCode, String) {
+    let request = reqwest::Client::new().get(url).header(header::AUTHORIZATION, authorization);
+    let response = request.send().await.unwrap();
+    (response.status(), response.text().await.unwrap())
+}
