@@ -6,6 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use farebox_paywall::Code;
 use http::StatusCode;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -46,8 +47,8 @@ pub(crate) struct Connections {
 pub(crate) struct ServiceMetrics {
     recorder: Arc<PrometheusRecorder>,
     name: Arc<str>,
-    /// Paid requests by class of status, 1xx to 5xx.
-    passed: [Counter; 5],
+    /// What is forwarded, paid and free, by class of status, 1xx to 5xx.
+    forwarded: [(&'static str, [Counter; 5]); 2],
     duration: Histogram,
 }
 
@@ -89,20 +90,20 @@ impl Metrics {
 impl ServiceMetrics {
     fn new(recorder: &Arc<PrometheusRecorder>, name: &str) -> Self {
         let name: Arc<str> = name.into();
-        let class = |class: usize| requests(recorder, &name, "pass", CLASSES[class]);
-        let passed = [class(0), class(1), class(2), class(3), class(4)];
+        let forwarded = [Code::Pass, Code::Free].map(|code| {
+            (code.as_str(), CLASSES.map(|class| requests(recorder, &name, code.as_str(), class)))
+        });
         let key = Key::from_parts(DURATION, vec![Label::new("service", name.clone())]);
         let duration = recorder.register_histogram(&key, &META);
-        Self { recorder: recorder.clone(), name, passed, duration }
+        Self { recorder: recorder.clone(), name, forwarded, duration }
     }
 
     /// A request has been answered, for the reason `code`.
     pub(crate) fn answered(&self, code: &'static str, status: StatusCode, took: Duration) {
         let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
-        if code == "pass" {
-            self.passed[class].increment(1);
-        } else {
-            requests(&self.recorder, &self.name, code, CLASSES[class]).increment(1);
+        match self.forwarded.iter().find(|(forwarded, _)| *forwarded == code) {
+            Some((_, counters)) => counters[class].increment(1),
+            None => requests(&self.recorder, &self.name, code, CLASSES[class]).increment(1),
         }
         self.duration.record(took.as_secs_f64());
     }

@@ -152,7 +152,8 @@ async fn handle(
 
     // What the upstream gets.
     let patience = Patience::new(&route, &body, &parts.headers, manner.is_grpc);
-    let preserved = route.upstream.config().preserve_host.then(|| host.value.clone());
+    let preserved =
+        (route.upstream.config().preserve_host && !host.value.is_empty()).then(|| host.value.clone());
     dress(&mut parts.headers, &route, &pass, &client, &peer, host.value);
     parts.extensions.clear();
     parts.uri = Uri::from(target);

@@ -49,6 +49,9 @@ pub(crate) async fn serve(accepted: Accepted, worker: Arc<Worker>) {
 }
 
 /// Finds out what is spoken, then speaks it.
+///
+/// Each way is boxed, so that a connection takes up the room of what it speaks and not of the largest: most are idle, and
+/// there may be many.
 async fn greet(
     socket: std::net::TcpStream,
     peer: SocketAddr,
@@ -60,11 +63,13 @@ async fn greet(
     let peer = Peer::new(peer.ip(), tls.is_some());
     let activity = Activity::new(Instant::now());
     if let Some(tls) = tls {
-        let socket = timeout(timeouts.handshake, tls.accept(socket)).await??;
+        let socket = Box::pin(timeout(timeouts.handshake, tls.accept(socket))).await??;
         return if socket.get_ref().1.alpn_protocol() == Some(b"h2") {
-            serve_http2(Watched::http2(socket, Bytes::new(), activity.clone()), peer, activity, worker).await
+            let socket = Watched::http2(socket, Bytes::new(), activity.clone());
+            Box::pin(serve_http2(socket, peer, activity, worker)).await
         } else {
-            serve_http1(Watched::http1(socket, Bytes::new(), activity.clone()), peer, activity, worker).await
+            let socket = Watched::http1(socket, Bytes::new(), activity.clone());
+            Box::pin(serve_http1(socket, peer, activity, worker)).await
         };
     }
     let spoken = tokio::select! {
@@ -73,10 +78,12 @@ async fn greet(
     };
     match spoken {
         Spoken::Http1(said) => {
-            serve_http1(Watched::http1(socket, said, activity.clone()), peer, activity, worker).await
+            let socket = Watched::http1(socket, said, activity.clone());
+            Box::pin(serve_http1(socket, peer, activity, worker)).await
         }
         Spoken::Http2(said) => {
-            serve_http2(Watched::http2(socket, said, activity.clone()), peer, activity, worker).await
+            let socket = Watched::http2(socket, said, activity.clone());
+            Box::pin(serve_http2(socket, peer, activity, worker)).await
         }
         Spoken::Nothing => Ok(()),
     }

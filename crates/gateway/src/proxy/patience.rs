@@ -28,8 +28,9 @@ pub(super) struct Patience {
     deadline: Option<Instant>,
     body_max: Option<u64>,
     upload: Option<Arc<Upload>>,
-    /// The last sign of life from the upstream.
+    /// The last sign of life from the upstream, or, in the middle of an answer, since when it has been waited for.
     heard: Instant,
+    is_waiting: bool,
     /// Made when there is something to wait for.
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -100,6 +101,7 @@ impl Patience {
             body_max: route.config.request_bytes_max,
             upload: (!body.is_end_stream()).then(Upload::new),
             heard,
+            is_waiting: false,
             timer: None,
         }
     }
@@ -132,18 +134,16 @@ impl Patience {
         }
     }
 
-    /// The upstream has said something.
-    pub(super) fn heard(&mut self) {
-        // Without a timer nobody asks when it was.
-        if self.timer.is_some() {
-            self.heard = Instant::now();
-        }
+    /// The upstream has said something. Until more is asked of it, its silence is the client's, who takes its time.
+    pub(super) const fn heard(&mut self) {
+        self.is_waiting = false;
     }
 
     /// Waits until there has been silence for too long, in the middle of an answer.
     pub(super) fn poll_silence(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(idle) = self.idle else { return Poll::Pending };
-        if self.timer.is_none() {
+        if !self.is_waiting {
+            self.is_waiting = true;
             self.heard = Instant::now();
         }
         let moved = self.upload.as_ref().map_or(self.heard, |upload| upload.moved());
