@@ -1,0 +1,287 @@
+//! `farebox get`: fetch, and pay where it must. Every decision about money is the `client` crate's; here is how it is
+//! asked for, where the body goes, and what is said about it.
+//!
+//! The body goes to standard output byte for byte, everything else to standard error. `--json` puts one object on
+//! standard output instead, with the body in it unless it goes to a file.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use farebox_client::{Engine, EngineConfig, FetchError, HttpConfig, Limits, Proxy};
+use farebox_lightning::{
+    Pay,
+    clock::SystemClock,
+    phoenixd::{Phoenixd, PhoenixdConfig, Secret},
+};
+use farebox_protocol::{Msat, PaymentHash};
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+
+use crate::output::{OutputFlags, line};
+
+mod body;
+mod report;
+mod request;
+
+use report::{Exit, Failure, Report};
+
+/// How long to wait at the end for payments under way; what has not ended is in the journal.
+const CLOSE: Duration = Duration::from_secs(5);
+
+/// Fetch a URL, and pay for it over Lightning if it asks for money
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A price up to --max-cost is paid without asking, plus a routing fee up to --max-fee. What has been bought is kept in the
+journal and used again: a second call pays nothing. A call that was killed may simply be made again.
+
+Exit codes: 0 done; 1 other errors; 2 the command line; 3 the payment failed, nothing spent; 4 the network; 5 paid, but
+the server refuses the credential; 6 status 429 with --fail; 7 not paid, by the limits and rules; 8 nobody knows whether
+the payment arrived (run it again, or see --resume); 10 a dry run is done; 22 another status of 400 or more with --fail.
+When standard error is not a terminal, errors are one line of JSON with a `code` and the state of the `money`.
+
+Examples:
+  farebox get https://api.example.com/weather
+  farebox get --dry-run https://api.example.com/weather
+  farebox get -o film.mp4 --max-cost 5000sat https://media.example.com/film.mp4
+  farebox get -d @question.json -H 'content-type: application/json' https://api.example.com/ask
+  farebox get --wallet-url http://127.0.0.1:9740 --wallet-password-file password https://api.example.com/
+  farebox get --resume")]
+pub(crate) struct Args {
+    /// The address; without a scheme, https
+    #[arg(required_unless_present_any = ["resume", "write_off"])]
+    url: Option<String>,
+    #[command(flatten)]
+    request: request::RequestArgs,
+
+    /// Write the body to this file, which appears only when it is complete
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Fail, without a body, on a status of 400 or more
+    #[arg(short, long)]
+    fail: bool,
+    /// Say nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+
+    #[command(flatten)]
+    money: Money,
+    #[command(flatten)]
+    wallet: Wallet,
+    #[command(flatten)]
+    network: Network,
+
+    /// The file with what has been bought [default: farebox/journal.sqlite in $XDG_DATA_HOME or ~/.local/share]
+    #[arg(long, value_name = "FILE", env = "FAREBOX_JOURNAL", help_heading = "Journal")]
+    journal: Option<PathBuf>,
+    /// Ask the wallet about payments whose outcome is not known, and list those still open; fetches nothing
+    #[arg(long, conflicts_with_all = ["url", "write_off"], help_heading = "Journal")]
+    resume: bool,
+    /// Take your word that this payment was never made, so that its place is free again; fetches nothing
+    #[arg(long, value_name = "PAYMENT_HASH", conflicts_with = "url", help_heading = "Journal")]
+    write_off: Option<String>,
+}
+
+/// What may be paid.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Money")]
+struct Money {
+    /// The highest price, without the routing fee; 0sat pays nothing
+    #[arg(long, value_name = "AMOUNT", default_value = "1000sat")]
+    max_cost: Msat,
+    /// The highest routing fee on top of the price
+    #[arg(long, value_name = "AMOUNT", default_value = "10sat")]
+    max_fee: Msat,
+    /// Tell the price and buy nothing: no wallet is used, no credential shown
+    #[arg(long)]
+    dry_run: bool,
+    /// Use what has been bought before, but buy nothing
+    #[arg(long, conflicts_with = "dry_run")]
+    no_pay: bool,
+    /// Buy once more where an earlier purchase was paid for and never honoured, and give that one up
+    #[arg(long)]
+    buy_again: bool,
+    /// How long the wallet may try to pay, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pay_timeout: u64,
+}
+
+/// What to pay with.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Wallet")]
+struct Wallet {
+    /// A phoenixd, or the wallet door of `farebox node`
+    #[arg(long, value_name = "URL", env = "FAREBOX_WALLET_URL")]
+    wallet_url: Option<String>,
+    /// The file with its password; or put the password into FAREBOX_WALLET_PASSWORD
+    #[arg(long, value_name = "FILE", env = "FAREBOX_WALLET_PASSWORD_FILE")]
+    wallet_password_file: Option<PathBuf>,
+}
+
+/// How to get there.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Network")]
+struct Network {
+    /// Buy from, and show credentials to, servers over plain http; loopback and onion addresses need no permission
+    #[arg(long)]
+    allow_http: bool,
+    /// Trust the certificates in this PEM file, too
+    #[arg(long, value_name = "FILE")]
+    cacert: Option<PathBuf>,
+    /// Go through this proxy, like socks5h://127.0.0.1:9050 [default: what HTTPS_PROXY and its kin say]
+    #[arg(long, value_name = "URL")]
+    proxy: Option<String>,
+    /// How long a connection may take to stand, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    connect_timeout: u64,
+    /// How long a server may be silent, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    idle_timeout: u64,
+}
+
+/// Carries the command out. Its failures have exit codes of their own, so they are told here.
+pub(crate) fn run(args: Args, output: OutputFlags) -> anyhow::Result<ExitCode> {
+    let told = crate::runtime::block_on(async {
+        let work = work(&args, output);
+        tokio::select! {
+            done = work => Ok(done),
+            _ = tokio::signal::ctrl_c() => Ok(Err(Failure::interrupted())),
+        }
+    })?;
+    Ok(match told {
+        Ok(exit) => exit.code(),
+        Err(failure) => {
+            failure.tell(output);
+            failure.exit.code()
+        }
+    })
+}
+
+async fn work(args: &Args, output: OutputFlags) -> Result<Exit, Failure> {
+    let wallet = match (args.money.dry_run || args.money.no_pay, &args.wallet.wallet_url) {
+        (false, Some(url)) => Some(connect(url, &args.wallet).await),
+        _ => None,
+    };
+    let (wallet, no_wallet) = match wallet.transpose() {
+        Ok(wallet) => (wallet, None),
+        // What has been bought already needs no wallet: its trouble is told only if there is something to pay.
+        Err(error) => (None, Some(error)),
+    };
+    let engine = open(args, wallet).map_err(Failure::usage)?;
+    let exit = told(args, output, &engine).await;
+    engine.close(CLOSE).await;
+    exit.map_err(|failure| failure.because(no_wallet))
+}
+
+async fn told(args: &Args, output: OutputFlags, engine: &Engine) -> Result<Exit, Failure> {
+    if args.resume {
+        return report::open_payments(&engine.resume().await?, output);
+    }
+    if let Some(hash) = &args.write_off {
+        let hash: PaymentHash =
+            hash.parse().context("`--write-off` takes a payment hash").map_err(Failure::usage)?;
+        let done = engine.write_off(hash).await?;
+        return if done {
+            Ok(Exit::Done)
+        } else {
+            Err(Failure::other("no_such_payment", "no open payment has this hash"))
+        };
+    }
+    let url = args.url.as_deref().unwrap_or_default();
+    let request = request::build(url, &args.request).map_err(Failure::usage)?;
+    if args.money.dry_run {
+        return report::quote(&engine.quote(request).await?, output);
+    }
+    fetch(args, output, engine, request).await
+}
+
+async fn fetch(
+    args: &Args,
+    output: OutputFlags,
+    engine: &Engine,
+    request: http::Request<bytes::Bytes>,
+) -> Result<Exit, Failure> {
+    let started = tokio::time::Instant::now();
+    let fetched = engine.fetch(request).await?;
+    let mut report = Report::of(&fetched);
+    if let Some(note) = report.note().filter(|_| !args.quiet && !output.is_json()) {
+        eprintln!("{note}");
+    }
+    if args.fail && report.status >= 400 {
+        return Err(Failure::status(&report));
+    }
+    let place = match (&args.output, output.is_json()) {
+        (Some(path), _) => body::Place::File(path),
+        (None, true) => body::Place::Memory,
+        (None, false) => body::Place::Stdout,
+    };
+    let shown = !args.quiet && !output.is_json();
+    let body = body::take(fetched.response, place, shown).await.map_err(|error| report.broken(error))?;
+    if output.is_json() {
+        report.finish(body, args.output.as_deref(), started.elapsed());
+        let text =
+            serde_json::to_string(&report).map_err(|error| Failure::other("internal", &error.to_string()))?;
+        line(&text).map_err(|error| Failure::other("output", &error.to_string()))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn open(args: &Args, wallet: Option<Arc<dyn Pay>>) -> anyhow::Result<Engine> {
+    let journal = match &args.journal {
+        Some(path) => path.clone(),
+        None => default_journal()
+            .context("there is no home directory; say where the journal is with --journal")?,
+    };
+    let extra_roots = match &args.network.cacert {
+        Some(path) => certificates(path)?,
+        None => Vec::new(),
+    };
+    let proxy = args.network.proxy.clone().map_or(Proxy::Environment, Proxy::Through);
+    let config = EngineConfig {
+        limits: Limits { per_payment: args.money.max_cost, fee_max: args.money.max_fee },
+        wallet,
+        http: HttpConfig {
+            connect_timeout: Duration::from_secs(args.network.connect_timeout),
+            idle_timeout: Duration::from_secs(args.network.idle_timeout),
+            proxy,
+            extra_roots,
+            ..HttpConfig::default()
+        },
+        pay_timeout: Duration::from_secs(args.money.pay_timeout),
+        in_the_clear: args.network.allow_http,
+        buy_again: args.money.buy_again,
+        ..EngineConfig::new(journal)
+    };
+    Ok(Engine::open(config)?)
+}
+
+async fn connect(url: &str, wallet: &Wallet) -> anyhow::Result<Arc<dyn Pay>> {
+    let password = match &wallet.wallet_password_file {
+        Some(path) => std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the wallet's password in `{}`", path.display()))?,
+        None => std::env::var("FAREBOX_WALLET_PASSWORD")
+            .context("the wallet needs a password: --wallet-password-file or FAREBOX_WALLET_PASSWORD")?,
+    };
+    let config = PhoenixdConfig::new(url, Secret::new(password.trim()));
+    Ok(Arc::new(Phoenixd::connect(config, Arc::new(SystemClock)).await?))
+}
+
+fn certificates(path: &std::path::Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let unreadable = || format!("cannot read certificates from `{}`", path.display());
+    let pem = std::fs::read(path).with_context(unreadable)?;
+    let found =
+        CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>().with_context(unreadable)?;
+    anyhow::ensure!(!found.is_empty(), "there is no certificate in `{}`", path.display());
+    Ok(found)
+}
+
+/// Where the XDG base directory specification wants data to be kept.
+fn default_journal() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let data = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")))?;
+    Some(data.join("farebox/journal.sqlite"))
+}
+
+impl From<FetchError> for Failure {
+    fn from(error: FetchError) -> Self {
+        Self::of(&error)
+    }
+}

@@ -1,0 +1,358 @@
+//! What is said about a fetch: to people in sentences, to programs in JSON, and to scripts by the exit code.
+
+use std::{fmt::Write as _, io::IsTerminal as _, path::Path, process::ExitCode, time::Duration};
+
+use farebox_client::{Fault, FetchError, Fetched, Money, PurchaseRow, Quote, Receipt, RequestError, Stop};
+use serde::Serialize;
+
+use super::body::Body;
+use crate::output::{OutputFlags, Reader, line, utc};
+
+/// How the program ends; the help text says the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exit {
+    Done = 0,
+    Other = 1,
+    Usage = 2,
+    NotPaid = 3,
+    Network = 4,
+    Rejected = 5,
+    RateLimited = 6,
+    Refused = 7,
+    Unknown = 8,
+    DryRun = 10,
+    Status = 22,
+    Interrupted = 130,
+}
+
+impl Exit {
+    pub(super) fn code(self) -> ExitCode {
+        ExitCode::from(self as u8)
+    }
+
+    fn of(error: &FetchError) -> Self {
+        match error.fault() {
+            Fault::Request(RequestError::Network { .. }) => Self::Network,
+            Fault::Request(RequestError::Address | RequestError::Setup(_) | RequestError::Certificate(_)) => {
+                Self::Usage
+            }
+            Fault::Purchase(Stop::Refused(_)) => Self::Refused,
+            Fault::Purchase(Stop::Failed(_)) => Self::NotPaid,
+            Fault::Purchase(Stop::Unknown(..)) => Self::Unknown,
+            Fault::Purchase(Stop::Rejected(..)) => Self::Rejected,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// What went wrong, as it is told on standard error.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) exit: Exit,
+    code: &'static str,
+    message: String,
+    retryable: bool,
+    money: MoneyReport,
+}
+
+/// What became of the money.
+#[derive(Clone, Debug, Default, Serialize)]
+struct MoneyReport {
+    /// `none`, `spent` or `unknown`.
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amount_msat: Option<u64>,
+    /// What the route cost or, while that is unknown, the most that it can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fee_msat: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payment_hash: Option<String>,
+}
+
+impl MoneyReport {
+    fn of(money: &Money) -> Self {
+        let known = |state, hash: &dyn ToString, price: u64, fee: u64| Self {
+            state,
+            amount_msat: Some(price),
+            fee_msat: Some(fee),
+            payment_hash: Some(hash.to_string()),
+        };
+        match money {
+            Money::None => Self { state: "none", ..Self::default() },
+            Money::Spent { payment_hash, price, fee } => known("spent", payment_hash, price.get(), fee.get()),
+            Money::Unknown { payment_hash, price, fee_worst } => {
+                known("unknown", payment_hash, price.get(), fee_worst.get())
+            }
+        }
+    }
+}
+
+impl Failure {
+    pub(super) fn of(error: &FetchError) -> Self {
+        Self {
+            exit: Exit::of(error),
+            code: error.code(),
+            message: chain(error),
+            retryable: error.retryable(),
+            money: MoneyReport::of(error.money()),
+        }
+    }
+
+    pub(super) fn other(code: &'static str, message: &str) -> Self {
+        Self {
+            exit: Exit::Other,
+            code,
+            message: message.to_owned(),
+            retryable: false,
+            money: MoneyReport::of(&Money::None),
+        }
+    }
+
+    pub(super) fn usage(error: anyhow::Error) -> Self {
+        Self { exit: Exit::Usage, ..Self::other("usage", &format!("{error:#}")) }
+    }
+
+    pub(super) fn interrupted() -> Self {
+        let message = "interrupted; make the same call again: what has been paid for is not paid twice";
+        let money = MoneyReport { state: "unknown", ..MoneyReport::default() };
+        Self { exit: Exit::Interrupted, retryable: true, money, ..Self::other("interrupted", message) }
+    }
+
+    /// A status of 400 or more, with `--fail`.
+    pub(super) fn status(report: &Report) -> Self {
+        let limited = report.status == 429;
+        Self {
+            exit: if limited { Exit::RateLimited } else { Exit::Status },
+            code: if limited { "rate_limited" } else { "status" },
+            message: format!("the server answered {}", report.status),
+            retryable: limited || report.status >= 500,
+            money: report.money.clone(),
+        }
+    }
+
+    /// Adds why there was no wallet, where that is what was missing.
+    pub(super) fn because(mut self, no_wallet: Option<anyhow::Error>) -> Self {
+        if self.code == "no_wallet" {
+            match no_wallet {
+                Some(error) => _ = write!(self.message, ": {error:#}"),
+                None => self.message.push_str("; name one with --wallet-url"),
+            }
+        }
+        self
+    }
+
+    /// Says it on standard error.
+    pub(super) fn tell(&self, output: OutputFlags) {
+        if output.is_json() || (!output.is_human() && !std::io::stderr().is_terminal()) {
+            let error = serde_json::json!({
+                "error": true,
+                "code": self.code,
+                "message": self.message,
+                "exit_code": self.exit as u8,
+                "retryable": self.retryable,
+                "money": self.money,
+            });
+            eprintln!("{error}");
+        } else {
+            eprintln!("error: {}", self.message);
+        }
+    }
+}
+
+/// The texts of an error and its sources in one line, each once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let sources = std::iter::successors(error.source(), |error| error.source());
+    for source in sources.map(ToString::to_string) {
+        if !text.contains(&source) {
+            _ = write!(text, ": {source}");
+        }
+    }
+    text
+}
+
+/// What came of a fetch.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    /// Without the query.
+    url: String,
+    pub(super) status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<String>,
+    /// Whether this call has paid.
+    paid: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payment: Option<Payment>,
+    /// The payment under whose credential the answer was given, if it took one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credential: Option<String>,
+    bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<String>,
+    /// In place of `body`, where that is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_hex: Option<String>,
+    duration_ms: u64,
+    #[serde(skip)]
+    money: MoneyReport,
+}
+
+#[derive(Debug, Serialize)]
+struct Payment {
+    payment_hash: String,
+    amount_msat: u64,
+    fee_msat: u64,
+    origin: String,
+    service: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    valid_until: Option<u64>,
+}
+
+impl Report {
+    pub(super) fn of(fetched: &Fetched) -> Self {
+        let mut url = fetched.response.url().clone();
+        url.set_query(None);
+        url.set_fragment(None);
+        // Both fail only for addresses that have no host.
+        _ = url.set_username("");
+        _ = url.set_password(None);
+        let content_type = fetched.response.headers().get(http::header::CONTENT_TYPE);
+        Self {
+            url: url.to_string(),
+            status: fetched.response.status().as_u16(),
+            content_type: content_type.and_then(|value| value.to_str().ok()).map(str::to_owned),
+            paid: fetched.purchase.is_some(),
+            payment: fetched.purchase.as_ref().map(Payment::of),
+            credential: fetched.credential.map(|hash| hash.to_string()),
+            bytes: 0,
+            output: None,
+            body: None,
+            body_hex: None,
+            duration_ms: 0,
+            money: fetched.purchase.as_ref().map_or_else(|| MoneyReport::of(&Money::None), money),
+        }
+    }
+
+    /// What has been paid, for a person.
+    pub(super) fn note(&self) -> Option<String> {
+        let Payment { amount_msat, fee_msat, origin, .. } = self.payment.as_ref()?;
+        let sat = |msat: u64| farebox_protocol::Msat::new(msat);
+        Some(format!("paid {} and {} of fee to {origin}", sat(*amount_msat), sat(*fee_msat)))
+    }
+
+    /// The answer came, its body did not. What has been paid for is kept: the same call goes on from there.
+    pub(super) fn broken(&self, error: anyhow::Error) -> Failure {
+        let from_network = error.chain().any(|cause| cause.is::<reqwest::Error>());
+        Failure {
+            exit: if from_network { Exit::Network } else { Exit::Other },
+            code: if from_network { "network" } else { "output" },
+            message: format!("{error:#}"),
+            retryable: from_network,
+            money: self.money.clone(),
+        }
+    }
+
+    pub(super) fn finish(&mut self, body: Body, output: Option<&Path>, took: Duration) {
+        self.bytes = body.length;
+        self.duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        self.output = output.map(|path| path.display().to_string());
+        if output.is_none() {
+            match String::from_utf8(body.kept) {
+                Ok(text) => self.body = Some(text),
+                Err(error) => self.body_hex = Some(hex::encode(error.into_bytes())),
+            }
+        }
+    }
+}
+
+impl Payment {
+    fn of(receipt: &Receipt) -> Self {
+        Self {
+            payment_hash: receipt.payment_hash.to_string(),
+            amount_msat: receipt.price.get(),
+            fee_msat: receipt.fee.get(),
+            origin: receipt.origin.to_string(),
+            service: receipt.service.clone(),
+            valid_until: receipt.valid_until.map(|end| end.secs()),
+        }
+    }
+}
+
+fn money(receipt: &Receipt) -> MoneyReport {
+    let Receipt { payment_hash, price, fee, .. } = receipt;
+    MoneyReport::of(&Money::Spent { payment_hash: *payment_hash, price: *price, fee: *fee })
+}
+
+/// Tells what a dry run has found.
+pub(super) fn quote(quote: &Quote, output: OutputFlags) -> Result<Exit, Failure> {
+    let offer = quote.offer.as_ref();
+    let json = serde_json::json!({
+        "dry_run": true,
+        "origin": quote.origin.to_string(),
+        "status": quote.status.as_u16(),
+        "requires_payment": quote.status == http::StatusCode::PAYMENT_REQUIRED,
+        "has_credential": quote.has_credential,
+        "would_pay": offer.is_some() && quote.refusal.is_none(),
+        "refusal": quote.refusal.as_ref().map(|refusal| serde_json::json!({
+            "code": refusal.code(), "message": refusal.to_string(),
+        })),
+        "offer": offer.map(|offer| serde_json::json!({
+            "amount_msat": offer.price.get(),
+            "max_fee_msat": offer.fee_max.get(),
+            "network": offer.network.name(),
+            "payee": offer.payee,
+            "service": offer.service,
+            "expires_at": offer.expires_at.secs(),
+        })),
+    });
+    let text = match (offer, &quote.refusal) {
+        (None, None) => format!("{} answers {}; it asks for no money", quote.origin, quote.status.as_u16()),
+        (None, Some(refusal)) => format!("would not be paid: {refusal}"),
+        (Some(offer), refusal) => {
+            let service =
+                if offer.service.is_empty() { String::new() } else { format!(" for `{}`", offer.service) };
+            let verdict = match refusal {
+                Some(refusal) => format!("; would not be paid: {refusal}"),
+                None if quote.has_credential => {
+                    "; a credential bought earlier would be tried first".to_owned()
+                }
+                None => String::new(),
+            };
+            format!(
+                "{} asks {}{service}, and the fee is at most {}{verdict}",
+                quote.origin, offer.price, offer.fee_max
+            )
+        }
+    };
+    say(output, &text, &json)?;
+    Ok(Exit::DryRun)
+}
+
+/// Lists payments whose outcome is not known.
+pub(super) fn open_payments(rows: &[PurchaseRow], output: OutputFlags) -> Result<Exit, Failure> {
+    let json = serde_json::json!({
+        "open": rows.iter().map(|row| serde_json::json!({
+            "payment_hash": row.payment_hash.to_string(),
+            "origin": row.origin.to_string(),
+            "service": row.service,
+            "amount_msat": row.price.get(),
+            "begun_at": row.begun_at.secs(),
+        })).collect::<Vec<_>>(),
+    });
+    let mut text = format!("{} payments are open", rows.len());
+    for row in rows {
+        _ = write!(text, "\n{} {} to {}, {}", row.payment_hash, row.price, row.origin, utc(row.begun_at));
+    }
+    say(output, &text, &json)?;
+    Ok(if rows.is_empty() { Exit::Done } else { Exit::Unknown })
+}
+
+fn say(output: OutputFlags, text: &str, json: &serde_json::Value) -> Result<(), Failure> {
+    let written = match output.reader() {
+        Reader::Person => line(&text),
+        Reader::Program => line(json),
+    };
+    written.map_err(|error| Failure::other("output", &error.to_string()))
+}

@@ -1,0 +1,302 @@
+//! `farebox get` as a program: what it prints where, how it ends, what it pays. The wallet door is the real one, the
+//! wallet behind it a double that keeps books and moves no money.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, wherever it stands")]
+
+#[path = "../../client/tests/support/mod.rs"]
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use farebox_lightning::clock::SystemClock;
+use farebox_lightning::door::{self, DoorConfig};
+use farebox_lightning::outgoing::{Outgoing, OutgoingConfig, sqlite::SqliteIntents};
+use farebox_lightning::phoenixd::Secret;
+use farebox_lightning::{Ask, Cursor, Health, Incoming, Receive, ReceiveError, ReceiveFacts, Settlement};
+use farebox_protocol::{Invoice, Msat, Network, PaymentHash};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use support::shop::{Asked, Till, status};
+use support::{Mood, Shop, WalletDouble, World};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+/// The other half of a node, of which a buyer needs only the name.
+struct NoReceive;
+
+impl Receive for NoReceive {
+    fn facts(&self) -> ReceiveFacts {
+        ReceiveFacts {
+            network: Network::Regtest,
+            node: "double".to_owned(),
+            grace: Duration::ZERO,
+            granularity: Msat::new(1_000),
+        }
+    }
+
+    fn invoice(&self, _: Ask) -> BoxFuture<'_, Result<Invoice, ReceiveError>> {
+        async { Err(ReceiveError::Unavailable("a double".to_owned())) }.boxed()
+    }
+
+    fn lookup(&self, _: PaymentHash) -> BoxFuture<'_, Result<Incoming, ReceiveError>> {
+        async { Ok(Incoming::Unpaid) }.boxed()
+    }
+
+    fn settlements(&self, _: Cursor) -> BoxStream<'_, Result<Settlement, ReceiveError>> {
+        stream::pending().boxed()
+    }
+
+    fn health(&self) -> Health {
+        Health::Ready
+    }
+}
+
+/// A buyer with a wallet door of its own.
+struct Buyer {
+    world: World,
+    wallet_url: String,
+    _door: JoinSet<()>,
+}
+
+impl Buyer {
+    async fn new() -> Self {
+        Self::in_mood(Mood::Prompt).await
+    }
+
+    async fn in_mood(mood: Mood) -> Self {
+        let world = World::new();
+        let wallet = Arc::new(WalletDouble::new(world.net.clone()).in_mood(mood));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listen = listener.local_addr().unwrap();
+        let intents = SqliteIntents::open(&world.directory.path().join("door.sqlite")).unwrap();
+        let clock = Arc::new(SystemClock);
+        let outgoing = Outgoing::new(wallet, Arc::new(intents), clock.clone(), OutgoingConfig::default());
+        let config = DoorConfig::new(listen, Secret::new("password"));
+        let router = door::router(Arc::new(NoReceive), outgoing, clock, config);
+        let mut door = JoinSet::new();
+        door.spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { world, wallet_url: format!("http://{listen}"), _door: door }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.world.directory.path().join(name)
+    }
+
+    /// Runs `farebox get` with these arguments, and with a wallet.
+    async fn get(&self, arguments: &[&str]) -> Output {
+        self.run(arguments, &[("FAREBOX_WALLET_URL", &self.wallet_url)], b"").await
+    }
+
+    async fn run(&self, arguments: &[&str], environment: &[(&str, &str)], input: &[u8]) -> Output {
+        let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_farebox"))
+            .arg("get")
+            .args(arguments)
+            .env_clear()
+            .env("HOME", self.world.directory.path())
+            .env("FAREBOX_WALLET_PASSWORD", "password")
+            .env("NO_PROXY", "*")
+            .envs(environment.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(input).await.unwrap();
+        drop(stdin);
+        child.wait_with_output().await.unwrap()
+    }
+
+    fn payments(&self) -> usize {
+        self.world.net.payments().len()
+    }
+}
+
+fn exit(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+/// The line of JSON on standard error.
+fn error(output: &Output) -> serde_json::Value {
+    let text = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_str(text.lines().last().unwrap_or_default())
+        .unwrap_or_else(|_| panic!("no JSON: {text}"))
+}
+
+fn json(output: &Output) -> serde_json::Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
+}
+
+fn sells(body: &'static str) -> impl Fn(&Till, &Asked) -> axum::response::Response {
+    move |till, asked| match till.paid(&asked.headers) {
+        Some(_) => till.serve(body),
+        None => till.challenge("svc", 100),
+    }
+}
+
+#[tokio::test]
+async fn the_body_goes_to_standard_output_byte_for_byte_and_a_second_call_pays_nothing() {
+    let buyer = Buyer::new().await;
+    let shop = Shop::with(&buyer.world.net, sells("a\0b\r\nno newline at the end")).await;
+    for _ in 0..2 {
+        let output = buyer.get(&[&shop.url("/")]).await;
+        assert_eq!(exit(&output), 0, "{output:?}");
+        assert_eq!(output.stdout, b"a\0b\r\nno newline at the end");
+    }
+    assert_eq!(buyer.payments(), 1);
+    assert!(buyer.path(".local/share/farebox/journal.sqlite").exists());
+}
+
+#[tokio::test]
+async fn json_tells_what_was_paid_and_holds_the_body() {
+    let buyer = Buyer::new().await;
+    let shop = Shop::with(&buyer.world.net, sells("goods")).await;
+    let told = json(&buyer.get(&["--json", &shop.url("/?key=hidden")]).await);
+    assert_eq!(told["url"], shop.url("/"));
+    assert_eq!((&told["status"], &told["body"], &told["paid"]), (&200.into(), &"goods".into(), &true.into()));
+    assert_eq!(told["payment"]["amount_msat"], 100_000);
+    assert_eq!(told["payment"]["service"], "svc");
+
+    let again = json(&buyer.get(&["--json", &shop.url("/")]).await);
+    assert_eq!((&again["paid"], &again["credential"]), (&false.into(), &told["payment"]["payment_hash"]));
+}
+
+#[tokio::test]
+async fn a_file_appears_only_when_it_is_complete() {
+    let buyer = Buyer::new().await;
+    let shop = Shop::with(&buyer.world.net, sells("goods")).await;
+    let file = buyer.path("out.bin");
+    let output = buyer.get(&["-o", file.to_str().unwrap(), &shop.url("/")]).await;
+    assert_eq!((exit(&output), output.stdout.len()), (0, 0), "{output:?}");
+    assert_eq!(std::fs::read(&file).unwrap(), b"goods");
+
+    let failing = Shop::with(&buyer.world.net, |_, _| status(500)).await;
+    let output = buyer.get(&["--fail", "-o", file.to_str().unwrap(), &failing.url("/")]).await;
+    assert_eq!((exit(&output), error(&output)["code"].as_str()), (22, Some("status")));
+    assert_eq!(std::fs::read(&file).unwrap(), b"goods", "what was there is still there");
+    let left = std::fs::read_dir(buyer.world.directory.path()).unwrap();
+    assert!(left.flatten().all(|entry| !entry.file_name().to_string_lossy().starts_with(".farebox-get")));
+}
+
+#[tokio::test]
+async fn a_price_above_the_limit_is_refused_in_words_a_program_can_read() {
+    let buyer = Buyer::new().await;
+    let shop = Shop::with(&buyer.world.net, sells("goods")).await;
+    let output = buyer.get(&["--max-cost", "99sat", &shop.url("/?key=hidden")]).await;
+    assert_eq!(exit(&output), 7);
+    let error = error(&output);
+    assert_eq!(error["code"], "over_price_limit");
+    assert_eq!(error["exit_code"], 7);
+    assert_eq!(error["money"], serde_json::json!({ "state": "none" }));
+    assert!(!error.to_string().contains("hidden"));
+    assert_eq!(buyer.payments(), 0);
+}
+
+#[tokio::test]
+async fn a_dry_run_tells_the_price_and_buys_nothing() {
+    let buyer = Buyer::new().await;
+    let shop = Shop::with(&buyer.world.net, sells("goods")).await;
+    let output = buyer.get(&["--dry-run", &shop.url("/")]).await;
+    assert_eq!(exit(&output), 10);
+    let told = json(&output);
+    assert_eq!((&told["would_pay"], &told["offer"]["amount_msat"]), (&true.into(), &100_000.into()));
+    assert_eq!((buyer.payments(), shop.served()), (0, 0));
+    // A wallet that can't be reached is no hindrance: it isn't used.
+    let environment = [("FAREBOX_WALLET_URL", "http://127.0.0.1:1")];
+    assert_eq!(exit(&buyer.run(&["--dry-run", &shop.url("/")], &environment, b"").await), 10);
+}
+
+#[tokio::test]
+async fn no_pay_uses_what_has_been_bought_and_buys_nothing() {
+    let buyer = Buyer::new().await;
+    let shop = Shop::with(&buyer.world.net, sells("goods")).await;
+    let output = buyer.get(&["--no-pay", &shop.url("/")]).await;
+    assert_eq!((exit(&output), error(&output)["code"].as_str()), (7, Some("no_wallet")));
+    assert_eq!(buyer.payments(), 0);
+    assert_eq!(exit(&buyer.get(&[&shop.url("/")]).await), 0);
+    assert_eq!(buyer.get(&["--no-pay", &shop.url("/")]).await.stdout, b"goods");
+}
+
+#[tokio::test]
+async fn a_wallet_that_is_away_is_told_only_when_there_is_something_to_pay() {
+    let buyer = Buyer::new().await;
+    let shop = Shop::with(&buyer.world.net, sells("goods")).await;
+    let environment = [("FAREBOX_WALLET_URL", "http://127.0.0.1:1")];
+    let url = shop.url("/");
+    let output = buyer.run(&[&url], &environment, b"").await;
+    assert_eq!(exit(&output), 7);
+    assert!(error(&output)["message"].as_str().unwrap().contains("127.0.0.1:1"), "{output:?}");
+    assert_eq!(exit(&buyer.get(&[&url]).await), 0);
+    assert_eq!(buyer.run(&[&url], &environment, b"").await.stdout, b"goods");
+}
+
+#[tokio::test]
+async fn a_body_comes_from_standard_input_and_headers_keep_their_commas() {
+    let buyer = Buyer::new().await;
+    let shop = Shop::with(&buyer.world.net, |till, asked| {
+        assert_eq!((asked.method.as_str(), &asked.body[..]), ("POST", &b"\xff\0question"[..]));
+        assert_eq!(asked.headers["accept"], "a, b");
+        sells("answer")(till, asked)
+    })
+    .await;
+    let environment = [("FAREBOX_WALLET_URL", buyer.wallet_url.as_str())];
+    let output =
+        buyer.run(&["-d", "-", "-H", "Accept: a, b", &shop.url("/")], &environment, b"\xff\0question").await;
+    assert_eq!(output.stdout, b"answer", "{output:?}");
+}
+
+#[tokio::test]
+async fn a_payment_that_fails_ends_with_three_and_costs_nothing() {
+    let buyer = Buyer::in_mood(Mood::Stranded).await;
+    let shop = Shop::with(&buyer.world.net, sells("goods")).await;
+    let output = buyer.get(&[&shop.url("/")]).await;
+    assert_eq!((exit(&output), &error(&output)["money"]["state"]), (3, &"none".into()), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_credential_that_is_refused_ends_with_five_and_is_not_bought_twice() {
+    let buyer = Buyer::new().await;
+    let shop = Shop::with(&buyer.world.net, |till, _| till.challenge("svc", 100)).await;
+    for _ in 0..2 {
+        let output = buyer.get(&[&shop.url("/")]).await;
+        assert_eq!((exit(&output), error(&output)["code"].as_str()), (5, Some("credential_rejected")));
+    }
+    assert_eq!(buyer.payments(), 1);
+}
+
+#[tokio::test]
+async fn nothing_that_is_printed_holds_a_secret() {
+    let buyer = Buyer::new().await;
+    let shop = Shop::with(&buyer.world.net, sells("goods")).await;
+    let environment = [("FAREBOX_WALLET_URL", buyer.wallet_url.as_str()), ("FAREBOX_LOG", "trace")];
+    let output = buyer.run(&["--json", &shop.url("/")], &environment, b"").await;
+    assert_eq!(exit(&output), 0, "{output:?}");
+    let printed = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    for preimage in preimages(buyer.world.net.path()) {
+        assert!(!printed.contains(&preimage), "a preimage in {printed}");
+    }
+}
+
+fn preimages(net: &Path) -> Vec<String> {
+    let files = std::fs::read_dir(net.join("invoices")).unwrap();
+    files.flatten().map(|file| std::fs::read_to_string(file.path()).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn nonsense_on_the_command_line_ends_with_two() {
+    let buyer = Buyer::new().await;
+    for arguments in [
+        &["ftp://example.com/"][..],
+        &["--max-cost", "100", "http://127.0.0.1/"],
+        &["-H", "nonsense", "http://127.0.0.1/"],
+        &[],
+    ] {
+        assert_eq!(exit(&buyer.get(arguments).await), 2, "{arguments:?}");
+    }
+}
