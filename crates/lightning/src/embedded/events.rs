@@ -2,6 +2,7 @@
 //! event rather than losing it. Repetitions are the book's business.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use farebox_protocol::{Msat, PaymentHash, Preimage};
@@ -52,7 +53,6 @@ async fn handle(shared: &Arc<Shared>, node: &Arc<Node>, event: Event) -> Result<
     );
     let handled = shared.runtime.spawn_blocking(move || {
         book(&booking, event).map_err(|error| error.to_string())?;
-        die_if_asked();
         told.event_handled().map_err(|error| error.to_string())
     });
     handled.await.map_err(|error| error.to_string())??;
@@ -62,16 +62,22 @@ async fn handle(shared: &Arc<Shared>, node: &Arc<Node>, event: Event) -> Result<
     Ok(())
 }
 
-/// Where a test kills the process: the event is in the book, and LDK doesn't know it yet.
+/// Where a test makes the worst happen: the money is in the book, and LDK doesn't know yet that we know. The process dies
+/// there, or goes on without ever telling LDK.
 #[cfg(feature = "failpoints")]
-fn die_if_asked() {
-    if std::env::var_os("FAREBOX_FAILPOINT").is_some_and(|wanted| wanted == "embedded-after-book") {
-        std::process::abort();
+fn fail_if_asked() -> Result<(), BookError> {
+    let wanted = std::env::var("FAREBOX_FAILPOINT").unwrap_or_default();
+    match wanted.as_str() {
+        "embedded-die-after-received" => std::process::abort(),
+        "embedded-never-acknowledge" => Err(BookError::InvalidQuery),
+        _ => Ok(()),
     }
 }
 
 #[cfg(not(feature = "failpoints"))]
-const fn die_if_asked() {}
+const fn fail_if_asked() -> Result<(), BookError> {
+    Ok(())
+}
 
 fn book(shared: &Shared, event: Event) -> Result<(), BookError> {
     match event {
@@ -79,6 +85,7 @@ fn book(shared: &Shared, event: Event) -> Result<(), BookError> {
             let hash = PaymentHash::from_bytes(payment_hash.0);
             let new = shared.book.book_received(hash, Msat::new(amount_msat), shared.clock.now())?;
             tracing::debug!(%hash, amount_msat, new, "payment received");
+            fail_if_asked()?;
         }
         Event::PaymentSuccessful {
             payment_hash, payment_preimage: Some(preimage), fee_paid_msat, ..
@@ -121,7 +128,11 @@ impl Shared {
             .await;
         let Ok((hints, any_ready, stale)) = looked else { return };
         self.minter.set_hints(hints);
-        self.set_health(if self.syncs_by_itself && stale {
+        self.set_health(if self.dead.load(Ordering::Acquire) {
+            Health::Down(
+                "LDK has given up, most likely because its directory can't be written; start again".into(),
+            )
+        } else if self.syncs_by_itself && stale {
             Health::Down("the chain source has said nothing for an hour".into())
         } else if any_ready {
             Health::Ready

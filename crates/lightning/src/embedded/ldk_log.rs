@@ -3,18 +3,29 @@
 //! LDK writes invoices at Info and preimages at Debug. Neither may reach a log at any level here.
 
 use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ldk_node::logger::{LogLevel, LogRecord, LogWriter};
 
 /// Says of every payment to an invoice that we minted that `ldk-node` has no record of it, which is the point.
 const HARMLESS: &str = "couldn't be found in store";
 
-/// Writes LDK's messages into `tracing`.
+/// LDK's last words: it can't write its store any more, and its background task panics. Nothing else tells.
+const LAST_WORDS: &str = "Failed to process events";
+
+/// Writes LDK's messages into `tracing`, and listens for the one that is its last.
 #[derive(Debug)]
-pub(super) struct LdkLog;
+pub(super) struct LdkLog {
+    /// Set when LDK has given up.
+    pub(super) dead: Arc<AtomicBool>,
+}
 
 impl LogWriter for LdkLog {
     fn log(&self, record: LogRecord<'_>) {
+        if record.level == LogLevel::Error && record.args.to_string().starts_with(LAST_WORDS) {
+            self.dead.store(true, Ordering::Release);
+        }
         macro_rules! write_at {
             ($level:ident) => {
                 if tracing::enabled!(target: "ldk", tracing::Level::$level) {
@@ -48,7 +59,19 @@ fn redact(text: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use super::redact;
+    use super::*;
+
+    fn log(level: LogLevel, text: &str) -> bool {
+        let log = LdkLog { dead: Arc::default() };
+        log.log(LogRecord { level, args: format_args!("{text}"), module_path: "ldk_node", line: 1 });
+        log.dead.load(Ordering::Acquire)
+    }
+
+    #[test]
+    fn a_node_that_has_given_up_is_known_to_be_dead() {
+        assert!(log(LogLevel::Error, "Failed to process events: disk full"));
+        assert!(!log(LogLevel::Error, "Failed to find route"));
+    }
 
     #[test]
     fn a_message_ends_where_a_preimage_or_an_invoice_begins() {

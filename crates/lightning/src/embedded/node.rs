@@ -7,6 +7,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use ldk_node::lightning::ln::msgs::SocketAddress;
 use ldk_node::{BuildError, Builder, Node, NodeError};
 use parking_lot::RwLock;
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Mutex, Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -56,8 +57,12 @@ pub(super) struct Shared {
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
     pub(super) runtime: Handle,
+    /// Set when LDK has given up although nobody stopped it.
+    pub(super) dead: Arc<AtomicBool>,
     /// Whether LDK asks the chain source by itself, or only when told to.
     pub(super) syncs_by_itself: bool,
+    /// Held while LDK looks for a route.
+    pub(super) sending: Mutex<()>,
     node: RwLock<Option<Running>>,
     calls: Semaphore,
 }
@@ -328,7 +333,9 @@ fn prepare(
         stop: CancellationToken::new(),
         tasks: TaskTracker::new(),
         runtime: runtime.handle().clone(),
+        dead: Arc::default(),
         syncs_by_itself: config.sync_every.is_some(),
+        sending: Mutex::default(),
         node: RwLock::new(None),
         calls: Semaphore::new(CALLS),
     });
@@ -412,7 +419,7 @@ fn attempt(shared: &Shared, recipe: &Recipe) -> Result<Arc<Node>, Failure> {
         std::net::TcpStream::connect((host.as_str(), *port))
             .map_err(|error| Failure::ChainSource(format!("{host}:{port}: {error}")))?;
     }
-    let node = recipe.build(&shared.runtime).map_err(|error| Failure::Fatal(error.into()))?;
+    let node = recipe.build(&shared.runtime, &shared.dead).map_err(|error| Failure::Fatal(error.into()))?;
     if node.node_id() != shared.minter.node_id() {
         return Err(Failure::Fatal(EmbeddedError::KeysDiffer));
     }
@@ -427,14 +434,14 @@ fn attempt(shared: &Shared, recipe: &Recipe) -> Result<Arc<Node>, Failure> {
 }
 
 impl Recipe {
-    fn build(&self, runtime: &Handle) -> Result<Node, BuildError> {
+    fn build(&self, runtime: &Handle, dead: &Arc<AtomicBool>) -> Result<Node, BuildError> {
         let config = &self.config;
         let mut builder = Builder::new();
         builder
             .set_runtime(runtime.clone())
             .set_network(bitcoin_network(config.network))
             .set_entropy_seed_bytes(*self.seed)
-            .set_custom_logger(Arc::new(LdkLog));
+            .set_custom_logger(Arc::new(LdkLog { dead: Arc::clone(dead) }));
         if let Some(url) = &config.rapid_gossip {
             builder.set_gossip_source_rgs(url.clone());
         } else {

@@ -10,10 +10,11 @@ use std::time::Duration;
 use farebox_protocol::{Msat, PaymentHash, Preimage};
 use futures_util::future::BoxFuture;
 use ldk_node::payment::{PaymentDirection, PaymentKind, PaymentStatus};
-use ldk_node::{Node, NodeError};
+use ldk_node::{ChannelDetails, Node, NodeError};
 use lightning::ln::channelmanager::PaymentId;
 use lightning::routing::router::RouteParametersConfig;
 use lightning_invoice::Bolt11Invoice;
+use tokio::sync::broadcast;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::node::{EmbeddedNode, NotRunning, Shared};
@@ -21,8 +22,12 @@ use super::sent::{Begin, Sent, SentRow};
 use crate::{FeeControl, Outcome, Pay, PayError, PayFacts, PayRequest, WalletId};
 
 /// How long a payment waits for a channel that is full or whose peer is away, and how often it looks.
-const SLOT_WAIT: Duration = Duration::from_secs(5);
+const SLOT_WAIT: Duration = Duration::from_secs(10);
 const SLOT_LOOK: Duration = Duration::from_millis(20);
+/// How often LDK may find no way although there is room, before there is none.
+const NO_ROUTE_MAX: u32 = 5;
+/// What LDK calls a payment that found no way, in its event.
+const NO_ROUTE: &str = "RouteNotFound";
 /// Stands in for a timeout that no clock can hold.
 const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 86_400);
 /// After a restart LDK repeats events that it wasn't sure we had seen. Until then a payment that was begun earlier isn't
@@ -125,6 +130,8 @@ enum Attempt {
     Refused(String),
     /// No channel has room at this moment.
     Full,
+    /// LDK found no way although there was room. A retry of its own may have taken the room before it looked.
+    NoRoute,
     /// LDK may have it or not.
     Unknown(String),
 }
@@ -149,21 +156,48 @@ impl Payment {
             None | Some(SentRow { this_run: true, .. }) => {}
             Some(_) => self.wait_for_repeats().await,
         }
-        if let Some(refused) = self.send().await? {
-            return Ok(refused);
+        let give_up = self.deadline.min(Instant::now() + SLOT_WAIT);
+        loop {
+            if let Some(refused) = self.send(give_up).await? {
+                return Ok(refused);
+            }
+            match self.wait(&mut outcomes).await? {
+                // The last place was taken between LDK's choice of a route and its use of it.
+                Outcome::Failed(why) if why == NO_ROUTE && self.may_fit(give_up).await? => {
+                    sleep(SLOT_LOOK).await
+                }
+                outcome => return Ok(outcome),
+            }
         }
+    }
+
+    /// Waits until the book has an outcome, or time is up.
+    async fn wait(&self, outcomes: &mut broadcast::Receiver<PaymentHash>) -> Result<Outcome, PayError> {
+        let hash = self.hash;
         loop {
             let row = self.shared.book(move |book| book.sent(hash)).await?;
-            if let Some(SentRow { sent: Sent::Settled { .. } | Sent::Failed(_), .. }) = &row {
-                return self.shared.known(hash, row.expect("just matched")).await;
+            match row.map(|row| row.sent) {
+                Some(Sent::Settled { preimage, fee }) => return Ok(Outcome::Settled { preimage, fee }),
+                Some(Sent::Failed(why)) => return Ok(Outcome::Failed(why)),
+                Some(Sent::Begun) | None => {}
             }
             tokio::select! {
                 () = sleep_until(self.deadline) => return Ok(Outcome::InFlight),
                 () = self.shared.stop.cancelled() => return Ok(Outcome::InFlight),
                 // Any outcome, also a missed one, is a reason to look.
-                () = told(&mut outcomes, hash) => {}
+                () = told(outcomes, hash) => {}
             }
         }
+    }
+
+    /// Whether a payment for which there was no route may find one in a moment.
+    async fn may_fit(&self, give_up: Instant) -> Result<bool, PayError> {
+        let amount = self.amount();
+        Ok(Instant::now() < give_up && self.shared.call(move |node| has_funds(node, amount)).await?)
+    }
+
+    fn amount(&self) -> u64 {
+        self.request.invoice.amount().map_or(0, Msat::get)
     }
 
     async fn wait_for_repeats(&self) {
@@ -175,7 +209,7 @@ impl Payment {
     }
 
     /// Begins and sends, unless somebody else has. `Some` when it is over before it began.
-    async fn send(&self) -> Result<Option<Outcome>, PayError> {
+    async fn send(&self, give_up: Instant) -> Result<Option<Outcome>, PayError> {
         let hash = self.hash;
         let bolt11 = match self.check() {
             Ok(bolt11) => bolt11,
@@ -188,12 +222,19 @@ impl Payment {
         if begin == Begin::Wait {
             return Ok(None);
         }
-        let give_up = self.deadline.min(Instant::now() + SLOT_WAIT);
+        let mut refusals = 0;
         let why = loop {
             match self.attempt(bolt11.clone()).await {
                 Attempt::Sent => return Ok(None),
                 Attempt::Unknown(why) => return Err(PayError::Unavailable(why)),
                 Attempt::Refused(why) => break why,
+                Attempt::NoRoute => {
+                    refusals += 1;
+                    if refusals >= NO_ROUTE_MAX || Instant::now() >= give_up {
+                        break "no route within the fee limit".to_owned();
+                    }
+                    sleep(SLOT_LOOK).await;
+                }
                 Attempt::Full if Instant::now() >= give_up => break "no channel has room".to_owned(),
                 Attempt::Full => sleep(SLOT_LOOK).await,
             }
@@ -243,20 +284,25 @@ impl Payment {
             max_total_routing_fee_msat: Some(self.request.fee_max.get()),
             ..RouteParametersConfig::default()
         };
-        let amount = self.request.invoice.amount().map_or(0, Msat::get);
+        let amount = self.amount();
         let hash = self.hash;
-        let attempted =
-            self.shared.call(move |node| match node.bolt11_payment().send(&bolt11, Some(limits)) {
+        // One at a time: with others taking places meanwhile, "no route" and "full" can't be told apart.
+        let sending = self.shared.sending.lock().await;
+        let attempted = self.shared.call(move |node| {
+            if is_full(node, amount) {
+                return Attempt::Full;
+            }
+            match node.bolt11_payment().send(&bolt11, Some(limits)) {
                 Ok(_) | Err(NodeError::DuplicatePayment) => Attempt::Sent,
-                Err(NodeError::PaymentSendingFailed) if is_full(node, amount) => Attempt::Full,
-                Err(NodeError::PaymentSendingFailed) => {
-                    Attempt::Refused("no route within the fee limit".into())
-                }
+                Err(NodeError::PaymentSendingFailed) => Attempt::NoRoute,
                 // LDK has taken it, but the record of it could not be written.
                 Err(NodeError::PersistenceFailed) => Attempt::Unknown("LDK's store can't be written".into()),
                 Err(error) => Attempt::Refused(error.to_string()),
-            });
-        match attempted.await {
+            }
+        });
+        let attempted = attempted.await;
+        drop(sending);
+        match attempted {
             Ok(Attempt::Sent) => {
                 // A duplicate may be one that LDK has paid before this book began; its event won't come again.
                 let _ = self.shared.settled_in_ldk(hash).await;
@@ -271,15 +317,20 @@ impl Payment {
 
 /// Whether the money is there, but not just now: every place in the channel is taken, or its peer is away.
 fn is_full(node: &Node, msat: u64) -> bool {
-    let channels = node.list_channels();
-    let rich = |channel: &&ldk_node::ChannelDetails| {
-        channel.is_channel_ready && channel.outbound_capacity_msat >= msat
-    };
-    let mut rich = channels.iter().filter(rich).peekable();
-    rich.peek().is_some() && rich.all(|c| !c.is_usable || c.next_outbound_htlc_limit_msat < msat)
+    let stuck = |channel: &ChannelDetails| !channel.is_usable || channel.next_outbound_htlc_limit_msat < msat;
+    has_funds(node, msat) && node.list_channels().iter().filter(|channel| is_rich(channel, msat)).all(stuck)
 }
 
-async fn told(outcomes: &mut tokio::sync::broadcast::Receiver<PaymentHash>, hash: PaymentHash) {
+/// Whether one channel alone could carry the amount if it were empty.
+fn has_funds(node: &Node, msat: u64) -> bool {
+    node.list_channels().iter().any(|channel| is_rich(channel, msat))
+}
+
+fn is_rich(channel: &ChannelDetails, msat: u64) -> bool {
+    channel.is_channel_ready && channel.outbound_capacity_msat >= msat
+}
+
+async fn told(outcomes: &mut broadcast::Receiver<PaymentHash>, hash: PaymentHash) {
     loop {
         match outcomes.recv().await {
             Ok(other) if other != hash => {}
