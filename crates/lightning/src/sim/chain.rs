@@ -279,3 +279,6 @@ impl State {
         self.txs.insert(txid, entry);
     }
 }
+
+#[cfg(test)]
+mod tests;
