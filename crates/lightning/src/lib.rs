@@ -14,6 +14,6 @@ mod ports;
 pub mod sim;
 
 pub use ports::{
-    Ask, Cursor, FeeControl, Health, Incoming, Outcome, Pay, PayError, PayFacts, PayRequest, Receive, ReceiveError,
-    ReceiveFacts, Settlement, WalletId,
+    Ask, Cursor, FeeControl, Health, Incoming, Outcome, Pay, PayError, PayFacts, PayRequest, Receive,
+    ReceiveError, ReceiveFacts, Settlement, WalletId,
 };
