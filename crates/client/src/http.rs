@@ -100,7 +100,12 @@ impl RequestError {
 
 /// The HTTP library, set up once.
 #[derive(Debug)]
-pub(crate) struct Http(reqwest::Client);
+pub(crate) struct Http {
+    client: reqwest::Client,
+    /// For this machine itself, past any proxy of the environment: to a proxy elsewhere, plain HTTP to loopback would be
+    /// plain HTTP to a stranger.
+    direct: reqwest::Client,
+}
 
 /// One request to one server; a redirect makes another.
 #[derive(Clone, Debug)]
@@ -127,22 +132,28 @@ impl Http {
             .with_no_client_auth();
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
 
-        let mut client = reqwest::Client::builder()
-            .use_preconfigured_tls(tls)
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .connect_timeout(config.connect_timeout)
-            .read_timeout(config.idle_timeout)
-            .user_agent(config.user_agent.as_str());
-        client = match &config.proxy {
-            Proxy::Environment => client,
-            Proxy::None => client.no_proxy(),
+        let builder = || {
+            reqwest::Client::builder()
+                .use_preconfigured_tls(tls.clone())
+                .redirect(reqwest::redirect::Policy::none())
+                .retry(reqwest::retry::never())
+                .referer(false)
+                .connect_timeout(config.connect_timeout)
+                .read_timeout(config.idle_timeout)
+                .user_agent(config.user_agent.as_str())
+        };
+        let direct = builder().no_proxy().build().map_err(RequestError::Setup)?;
+        let client = match &config.proxy {
+            Proxy::Environment => builder().build().map_err(RequestError::Setup)?,
+            Proxy::None => direct.clone(),
             Proxy::Through(url) => {
-                client.proxy(reqwest::Proxy::all(url.as_str()).map_err(RequestError::Setup)?)
+                let proxy = reqwest::Proxy::all(url.as_str()).map_err(RequestError::Setup)?;
+                builder().proxy(proxy).build().map_err(RequestError::Setup)?
             }
         };
-        Ok(Self(client.build().map_err(RequestError::Setup)?))
+        // Who names a proxy for this very call knows what it is.
+        let direct = if matches!(config.proxy, Proxy::Through(_)) { client.clone() } else { direct };
+        Ok(Self { client, direct })
     }
 
     /// Sends `hop`, with the credential if there is one. The answer's body has not been read.
@@ -163,7 +174,8 @@ impl Http {
             origin: hop.origin.clone(),
             source: source.without_url(),
         };
-        self.0.execute(request).await.map_err(network)
+        let client = if hop.origin.is_this_machine() { &self.direct } else { &self.client };
+        client.execute(request).await.map_err(network)
     }
 }
 

@@ -39,15 +39,15 @@ impl Origin {
     /// Whether a stranger between here and there can read along: plain HTTP to anything but this machine or an onion
     /// service, whose address is its key.
     pub fn is_in_the_clear(&self) -> bool {
-        if self.tls {
-            return false;
-        }
-        let host = self.host.trim_start_matches('[').trim_end_matches(']');
-        let here = match host.parse::<IpAddr>() {
+        !self.tls && !self.is_this_machine() && !self.host.ends_with(".onion")
+    }
+
+    /// Whether this is the machine we run on, by loopback address or by a name that means it.
+    pub fn is_this_machine(&self) -> bool {
+        match self.host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
             Ok(address) => address.is_loopback(),
-            Err(_) => host == "localhost" || host.ends_with(".localhost") || host.ends_with(".onion"),
-        };
-        !here
+            Err(_) => self.host == "localhost" || self.host.ends_with(".localhost"),
+        }
     }
 }
 

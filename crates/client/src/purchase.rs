@@ -148,7 +148,8 @@ pub enum Note {
     Honoured(PaymentHash),
     /// It was refused here.
     Refused(PaymentHash),
-    /// It was refused by the very service it was sold for: it is used up, expired or revoked.
+    /// It was refused by the very service it was sold for: where it has been honoured before, it is used up, expired or
+    /// revoked.
     Spent(PaymentHash),
 }
 

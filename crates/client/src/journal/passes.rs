@@ -1,5 +1,6 @@
 //! Which credential to show where. Wrong guesses cost a round trip, never money: what is refused in one place may still
-//! be good in another, so a refusal is kept per path, and only the service that sold a token can declare it dead.
+//! be good in another, so a refusal is kept per path. Only the service that sold a token can declare it dead, and only
+//! where it has accepted it before.
 
 use farebox_protocol::{PaymentHash, Preimage, Timestamp};
 use rusqlite::{Connection, Row, Transaction, params};
@@ -10,6 +11,9 @@ use crate::{Origin, Pass, Scope};
 
 /// No more credentials than this are tried for one request: each wrong one sends the request's body once more.
 const CANDIDATES_MAX: usize = 3;
+
+/// Nor, with those that others have bought meanwhile, more than this.
+const SHOWN_MAX: usize = 8;
 
 /// Paid, not dead, not over by its own words. `?` is the present moment.
 const ALIVE: &str =
@@ -50,6 +54,9 @@ pub(super) fn to_share(
     want: &Want,
     now: Timestamp,
 ) -> Result<Option<Pass>, JournalError> {
+    if want.tried.len() >= SHOWN_MAX {
+        return Ok(None);
+    }
     for pass in alive_in(transaction, &want.scope, now)? {
         let hash = pass.payment_hash();
         let shown =
@@ -99,9 +106,12 @@ pub(super) fn note(
             Ok(())
         }
         Note::Refused(hash) => answered(transaction, hash, path, 0, now_secs),
+        // A dearer tier of the same service may refuse what a cheaper one accepts elsewhere: only where it has been
+        // honoured before does a refusal mean that it is over.
         Note::Spent(hash) => {
+            let was_good_here = kinship(transaction, hash, path)? == Kinship::Same;
             answered(transaction, hash, path, 0, now_secs)?;
-            bury(transaction, hash, now)
+            if was_good_here { bury(transaction, hash, now) } else { Ok(()) }
         }
     }
 }

@@ -262,6 +262,16 @@ fn a_refusal_counts_for_its_path_only() {
 }
 
 #[test]
+fn a_dearer_place_of_the_same_service_kills_no_token() {
+    let journal = File::new().open();
+    buy(&journal, 1, &order(1, "a"));
+    journal.note(&Note::Honoured(hash(1)), "/cheap", NOW).unwrap();
+    journal.note(&Note::Spent(hash(1)), "/dear", NOW).unwrap();
+    assert_eq!(candidates(&journal, "/cheap", NOW), [1]);
+    assert_eq!(candidates(&journal, "/dear", NOW), [0; 0]);
+}
+
+#[test]
 fn a_credential_that_was_never_honoured_is_shown_again_where_it_was_refused() {
     let journal = File::new().open();
     buy(&journal, 1, &order(1, "a"));

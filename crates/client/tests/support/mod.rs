@@ -1,6 +1,6 @@
 //! A shop, a wallet double and a network between them, for tests of the engine. No money exists here.
 
-#![allow(dead_code, reason = "each test program uses its own part")]
+#![allow(dead_code, unused_imports, reason = "each test program uses its own part")]
 
 pub(crate) mod mint;
 pub(crate) mod shop;

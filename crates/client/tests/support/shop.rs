@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use axum::{body::Bytes, extract::Request, response::Response};
+use axum::{body::Bytes, extract::Request, response::Response, serve::Listener};
 use farebox_lightning::clock::{Clock as _, SystemClock};
 use farebox_protocol::{PaymentHash, Presented, RootKey};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -123,6 +123,16 @@ impl Shop {
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
+        Self::on(listener, url, net, handler)
+    }
+
+    /// The same behind any kind of listener, which is reached at `url`.
+    pub(crate) fn on<L: Listener<Addr: std::fmt::Debug>>(
+        listener: L,
+        url: String,
+        net: &Net,
+        handler: impl Fn(&Till, &Asked) -> Response + Send + Sync + 'static,
+    ) -> Self {
         let till = Arc::new(Till {
             net: net.clone(),
             root_key: RootKey::from_bytes([3; 32]),
