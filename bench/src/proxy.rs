@@ -138,7 +138,7 @@ fn credential(secret: &[u8; 32]) -> Result<String> {
 }
 
 /// Writes a file that only its owner can read.
-pub(crate) fn private(path: &Path, text: &str) -> Result<()> {
+fn private(path: &Path, text: &str) -> Result<()> {
     use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     Ok(file.write_all(text.as_bytes())?)

@@ -14,5 +14,5 @@ mod upstream;
 
 pub use net::{Door, Lightning, net};
 pub use program::Program;
-pub use seller::{Challenge, Seller, ask_with};
+pub use seller::{Challenge, Seller, ask_with, until_selling};
 pub use upstream::Upstream;

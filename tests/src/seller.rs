@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
 
+use farebox_lightning::sim::{Net, NetConfig, NetStorage};
 use farebox_protocol::{Invoice, OfferedChallenge, Preimage, Scheme};
 use http::StatusCode;
 use reqwest::header;
@@ -16,6 +17,8 @@ pub struct Seller {
     /// Where configuration and state are.
     pub dir: TempDir,
     farebox: PathBuf,
+    /// Where the gateway's own node is, if it has one.
+    home: Option<TempDir>,
 }
 
 /// What an unpaid request was told.
@@ -40,11 +43,22 @@ impl Seller {
         seller
     }
 
-    /// The same with a Lightning node of its own on the network's chain. It has no channel, so it can ask to be paid, and
-    /// nobody can pay it.
-    pub fn with_own_node(farebox: &str, extra: &str) -> Self {
-        let chain = net().net.esplora_url();
-        Self::with_lightning(farebox, &format!("embedded: {{ network: regtest, chain: {{ esplora: \"{chain}\" }} }}"), extra)
+    /// The same with a Lightning node inside the gateway, and a buyer with a channel to it: a network of its own.
+    pub async fn with_own_node(farebox: &str, extra: &str) -> (Self, Net) {
+        let home = tempfile::tempdir().unwrap();
+        let storage = NetStorage::Directory(home.path().to_owned());
+        let net = Net::start(NetConfig { storage, ..NetConfig::default() }).await.unwrap();
+        // The channel is made; from here on the gateway's process runs this node.
+        net.seller.stop().await;
+        let lightning = format!(
+            "embedded: {{ dir: {}/seller, listen: \"{}\", chain: {{ esplora: \"{}\" }} }}",
+            home.path().display(),
+            net.seller_addr,
+            net.esplora_url(),
+        );
+        let mut seller = Self::with_lightning(farebox, &lightning, extra);
+        seller.home = Some(home);
+        (seller, net)
     }
 
     fn with_lightning(farebox: &str, lightning: &str, extra: &str) -> Self {
@@ -67,7 +81,12 @@ services:
             upstream = upstream.addr,
         );
         fs::write(dir.path().join("farebox.yaml"), config).unwrap();
-        Self { upstream, dir, farebox: farebox.into() }
+        Self { upstream, dir, farebox: farebox.into(), home: None }
+    }
+
+    /// Where the gateway's own node keeps what it has.
+    pub fn node_dir(&self) -> Option<PathBuf> {
+        self.home.as_ref().map(|home| home.path().join("seller"))
     }
 
     /// Starts the gateway: the process and its address, like `http://127.0.0.1:40000`.
@@ -116,4 +135,16 @@ pub async fn ask_with(url: &str, authorization: &str) -> (StatusCode, String) {
     let request = reqwest::Client::new().get(url).header(header::AUTHORIZATION, authorization);
     let response = request.send().await.unwrap();
     (response.status(), response.text().await.unwrap())
+}
+
+/// Connects the buyer of `net` to the gateway's own node and waits until `url` asks for payment.
+pub async fn until_selling(net: &Net, url: &str) {
+    let (node, addr) = (net.seller.node_id(), net.seller_addr);
+    let selling = async {
+        while reqwest::get(url).await.unwrap().status() != StatusCode::PAYMENT_REQUIRED {
+            // Refused until the gateway's node listens; afterwards it does nothing.
+            let _ = net.buyer.with_ldk(move |buyer| buyer.connect(node, addr.into(), true)).await.unwrap();
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), selling).await.unwrap();
 }

@@ -40,7 +40,7 @@ const PROOFS: &[Suite] = &[
 
 const LIVE: &[Suite] = &[Suite {
     name: "demo",
-    shows: "plain curl and `farebox get` buy from the running demo (needs curl)",
+    shows: "plain curl and `farebox get` buy from the running demo, which stays on loopback (needs curl, strace)",
     steps: &[cargo(&["cargo", "test", "-p", "farebox", "--test", "live_demo", "--", "--ignored", "--nocapture"])],
 }];
 
