@@ -448,6 +448,23 @@ async fn a_store_in_trouble_loses_nothing_and_the_task_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_with_an_absurd_end_keeps_nobody_elses_purchase_off_the_books() {
+    let shop = Shop::open().await;
+    let (absurd, absurd_preimage) = shop.buy().await;
+    let absurd = absurd.attenuate(&format!("farebox_valid_until={}", u64::MAX)).unwrap();
+    let (honest, honest_preimage) = shop.buy().await;
+    // Both wait in the queue, so they are written together.
+    check(&shop.get(&credential(&absurd, &absurd_preimage)).await, Code::Pass);
+    check(&shop.get(&credential(&honest, &honest_preimage)).await, Code::Pass);
+    running(&shop.paywall, async {}).await;
+    assert_eq!(shop.paywall.health().presentations_dropped, 0);
+    for preimage in [honest_preimage, absurd_preimage] {
+        let row = shop.store.purchase(preimage.payment_hash()).await.unwrap().expect("it is on the books");
+        assert_eq!(row.sold.unwrap().terms.offer, Offer::Forever);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_that_breaks_off_is_followed_again_for_ever() {
     let shop = Shop::open().await;
     shop.node.follow_fails.store(true, Ordering::SeqCst);

@@ -31,6 +31,7 @@ where
     nodes_have_cursors_of_their_own(&*fresh().await).await;
     a_node_that_lost_its_history_is_noticed(&*fresh().await).await;
     an_empty_batch_changes_nothing(&*fresh().await).await;
+    an_absurd_end_spoils_no_batch(&*fresh().await).await;
     a_batch_is_booked_whole_or_not_at_all(&*fresh().await).await;
     every_interleaving_keeps_the_law(&fresh).await;
     rows_come_in_pages_newest_first(&*fresh().await).await;
@@ -174,6 +175,17 @@ async fn an_empty_batch_changes_nothing(store: &dyn Store) {
     assert_eq!(settle(store, vec![]).await, Booked::default());
     store.present(vec![]).await.expect("presents");
     assert_eq!(store.cursor(NODE).await.expect("reads"), Cursor(0));
+}
+
+/// A holder writes what they like after the last `valid_until=`, and others' notes are written together with theirs.
+async fn an_absurd_end_spoils_no_batch(store: &dyn Store) {
+    let end = Some(Timestamp::from_secs(u64::MAX));
+    let absurd = Presentation { sold: Sold { valid_until: end, ..sold(1, 10) }, ..presentation(1, 10) };
+    store.present(vec![absurd, presentation(2, 10)]).await.expect("presents");
+    assert!(
+        row(store, 1).await.sold.is_some_and(|sold| sold.valid_until > Some(Timestamp::from_secs(9_999)))
+    );
+    assert_eq!(row(store, 2).await.sold, Some(sold(2, 10)));
 }
 
 async fn a_batch_is_booked_whole_or_not_at_all(store: &dyn Store) {

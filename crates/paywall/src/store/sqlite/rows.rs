@@ -145,7 +145,7 @@ pub(super) fn present(books: &Connection, presentations: &[Presentation]) -> Res
             sold.tier,
             sold.terms.to_string(),
             number(sold.terms.price.get(), "price")?,
-            sold.valid_until.map(|end| number(end.secs(), "time")).transpose()?,
+            sold.valid_until.map(end),
             number(at.secs(), "time")?,
         ])?;
     }
@@ -223,6 +223,12 @@ pub(super) fn revocations(books: &Connection, after: RevocationCursor) -> Result
 
 fn number(value: u64, what: &'static str) -> Result<i64, StoreError> {
     i64::try_from(value).map_err(|_| StoreError::OutOfRange(what))
+}
+
+/// A holder may write any end into a token, and one that doesn't fit must not keep the notes beside it from being
+/// written. The last moment that fits, in 292 billion years, says the same.
+fn end(valid_until: Timestamp) -> i64 {
+    i64::try_from(valid_until.secs()).unwrap_or(i64::MAX)
 }
 
 fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
