@@ -194,15 +194,17 @@ impl Voucher<'_> {
     /// Whether they do.
     ///
     /// Whoever has the secret can write any terms over a payment of their own, so the settlement alone proves little.
-    /// Where the books hold the terms (forwarding is what books them, and a forged token is not forwarded), they must be
-    /// these. Where the token was never used, the money must cover what the service sells today. Its end may be anything
-    /// that such a sale can have led to: a holder may have brought it forward.
+    /// Where the books hold the terms (forwarding is what books them), they must be these. Where the token was not used
+    /// before the leak, the money must also cover what the service sells today: until the secret was withdrawn, forged
+    /// tokens were forwarded and booked like others. Its end may be anything that such a sale can have led to: a holder
+    /// may have brought it forward.
     pub(crate) fn check(&self) -> Vouched {
         let settled = self.purchase.and_then(|purchase| Some((purchase, purchase.settled_at?)));
         match settled {
             Some((purchase, at)) if at < self.since && self.ends_in_time(at) => match &purchase.sold {
-                Some(sold) if self.is_sale(sold) => Vouched::Yes,
-                None if self.is_covered(purchase.paid) => Vouched::Yes,
+                Some(sold) if !self.is_sale(sold) => Vouched::No,
+                Some(_) if purchase.presented_at.is_some_and(|first| first < self.since) => Vouched::Yes,
+                Some(_) | None if self.is_covered(purchase.paid) => Vouched::Yes,
                 Some(_) | None => Vouched::No,
             },
             _ => Vouched::No,

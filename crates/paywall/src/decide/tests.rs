@@ -284,6 +284,21 @@ fn terms_forged_over_a_real_payment_are_not_honoured() {
 }
 
 #[test]
+fn terms_that_were_booked_after_the_leak_are_honoured_only_where_the_money_covers_them() {
+    let booked_late = |sold: Sold, paid| Purchase {
+        presented_at: Some(SINCE),
+        ..on_the_books(Some(sold), paid, Some(9_000))
+    };
+    // A forged token passed while the secret still counted as sound, over a payment of 1 msat from before the leak.
+    vouched(Some(&booked_late(token(), 1)), &token(), Vouched::No);
+    let cheap = Sold { terms: Terms { offer: an_hour(), price: Msat::new(1) }, ..token() };
+    vouched(Some(&booked_late(cheap.clone(), 1)), &cheap, Vouched::No);
+    vouched(Some(&booked_late(token(), 10_000)), &token(), Vouched::Yes);
+    let other = Sold { token_id: farebox_protocol::TokenId::from_bytes([9; 32]), ..token() };
+    vouched(Some(&booked_late(token(), 10_000)), &other, Vouched::No);
+}
+
+#[test]
 fn a_token_never_used_is_honoured_where_its_payment_covers_what_is_sold_today() {
     let unused = |paid| on_the_books(None, paid, Some(9_000));
     vouched(Some(&unused(10_000)), &token(), Vouched::Yes);
