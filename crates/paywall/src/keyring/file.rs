@@ -91,8 +91,11 @@ fn create(path: &Path) -> Result<(), SecretFileError> {
     getrandom::fill(&mut *bytes).map_err(|error| SecretFileError::NoRandomness(error.to_string()))?;
     let secret = MintSecret::from_bytes(*bytes);
 
+    // A random name, so that nobody takes another's draft for their own; processes in containers share process ids.
+    let mut tag = [0; 8];
+    getrandom::fill(&mut tag).map_err(|error| SecretFileError::NoRandomness(error.to_string()))?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
+    name.push(format!(".{:016x}.new", u64::from_le_bytes(tag)));
     let draft = path.with_file_name(name);
     let written =
         write_private(&draft, secret.expose_hex().as_bytes()).and_then(|()| fs::hard_link(&draft, path));
@@ -167,6 +170,29 @@ mod tests {
         let first = fs::read(&path).unwrap();
         create(&path).unwrap();
         assert_eq!(fs::read(&path).unwrap(), first, "never replaced");
+    }
+
+    #[test]
+    fn first_starts_at_once_agree_even_where_all_have_the_same_process_id() {
+        // As in containers that share a volume; threads have one process id, too.
+        for _ in 0..20 {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("mint-secret");
+            let start = std::sync::Barrier::new(4);
+            let made: Vec<_> = std::thread::scope(|scope| {
+                let starts = (0..4).map(|_| {
+                    scope.spawn(|| {
+                        start.wait();
+                        load_or_create(&path).map(|secret| secret.fingerprint())
+                    })
+                });
+                let starts: Vec<_> = starts.collect();
+                starts.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            let first = made[0].as_ref().unwrap();
+            assert!(made.iter().all(|one| one.as_ref().unwrap() == first), "{made:?}");
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no draft is left");
+        }
     }
 
     #[test]
