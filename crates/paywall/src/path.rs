@@ -33,6 +33,9 @@ pub enum PathError {
     /// A question mark or hash: that is a whole target, not its path.
     #[error("the path has a `?` or `#` at byte {0}")]
     NotOnlyAPath(usize),
+    /// Spelled out in normal form, with its query, it is longer than a request target can be.
+    #[error("the path is too long once each character is in its normal spelling")]
+    TooLong,
 }
 
 /// The normal form of a path (without query), or why it has none. Normal forms are left as they are, unallocated.

@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, mem};
 
-use farebox_paywall::normalise;
+use farebox_paywall::{PathError, normalise};
 use http::{
     HeaderValue, Version,
     header::HOST,
@@ -64,7 +64,8 @@ pub(super) fn take_path(parts: &mut Parts) -> Result<PathAndQuery, Failure> {
         Some(query) => format!("{normal}?{query}"),
         None => normal,
     };
-    Ok(PathAndQuery::try_from(whole).expect("a normal path and a query that was one before make a target"))
+    // A normal path and a query that was one before make a target, unless they have grown too long for one.
+    PathAndQuery::try_from(whole).map_err(|_| Failure::Path(PathError::TooLong))
 }
 
 impl Host {
@@ -209,7 +210,9 @@ mod tests {
             let taken = take_path(&mut parts(Version::HTTP_11, target, &[])).unwrap();
             assert_eq!(taken.as_str(), want);
         }
-        for target in ["/a%2fb", "/a%5cb", "*"] {
+        // Legal as it comes, and too long for a target once it is spelled out.
+        let swelling = format!("/{}", "\"".repeat(22_000));
+        for target in ["/a%2fb", "/a%5cb", "*", &swelling] {
             assert!(
                 matches!(take_path(&mut parts(Version::HTTP_11, target, &[])), Err(Failure::Path(_))),
                 "{target}"
