@@ -41,8 +41,12 @@ enum Task {
         #[arg(long)]
         json: Option<PathBuf>,
     },
-    /// Check that ARCHITECTURE.md names every module and that each invariant names a test that exists
-    Papers,
+    /// Check that the map in ARCHITECTURE.md is that of the source and that each invariant names a test that exists
+    Papers {
+        /// Make the map anew
+        #[arg(long)]
+        write: bool,
+    },
     /// Print the ten slowest tests of a test log
     Slowest {
         /// What the test command printed, with `--report-time`
@@ -55,7 +59,7 @@ fn main() -> ExitCode {
         Task::Prove { name } => suites::prove(name.as_deref()),
         Task::Live { name } => suites::live(name.as_deref()),
         Task::Bench { names, secs, json } => suites::bench(&names, secs, json.as_deref()),
-        Task::Papers => papers::check(),
+        Task::Papers { write } => papers::check(write),
         Task::Slowest { log } => slowest::print(&log),
     };
     match outcome {

@@ -1,4 +1,5 @@
-//! Keeps ARCHITECTURE.md true: every module of every crate stands in it, and every invariant names a test that exists.
+//! Keeps ARCHITECTURE.md true: its map is made from the headers of the modules, and every invariant names a test that
+//! exists.
 
 use std::{
     fs,
@@ -10,11 +11,24 @@ use regex::Regex;
 
 use crate::suites::root;
 
-/// Fails with a list of all that is missing.
-pub(crate) fn check() -> Result<()> {
+const BEGIN: &str = "<!-- map: made by `cargo xtask papers --write` from the first sentence of each module -->\n";
+const END: &str = "<!-- end of map -->\n";
+
+/// In the order of the arrows between them.
+const CRATES: &[&str] = &["protocol", "lightning", "paywall", "gateway", "client", "farebox"];
+
+/// Fails with a list of all that is not true; with `write`, makes the map anew first.
+pub(crate) fn check(write: bool) -> Result<()> {
     let path = root().join("ARCHITECTURE.md");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
-    let mut missing = modules(&text)?;
+    let (before, rest) = text.split_once(BEGIN).context("ARCHITECTURE.md has no place for the map")?;
+    let (map, after) = rest.split_once(END).context("ARCHITECTURE.md has no end of the map")?;
+    let (fresh, mut missing) = fresh_map()?;
+    if write {
+        fs::write(&path, format!("{before}{BEGIN}{fresh}{END}{after}"))?;
+    } else if map != fresh {
+        missing.push("the map is not that of the source; run `cargo xtask papers --write`".to_owned());
+    }
     missing.extend(invariants(&text)?);
     if !missing.is_empty() {
         bail!("ARCHITECTURE.md is not true:\n  {}", missing.join("\n  "));
@@ -23,23 +37,36 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
-/// Modules that the map doesn't name. A module is named by its path below the crate's `src`, like `store/sqlite`.
-fn modules(text: &str) -> Result<Vec<String>> {
-    let mut missing = Vec::new();
-    for entry in fs::read_dir(root().join("crates"))? {
-        let krate = entry?.path();
-        let name = krate.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let section = section(text, &format!("### {name}"));
-        let source = krate.join("src");
+/// Every module of every crate with the first sentence of its header, and those that have no header.
+fn fresh_map() -> Result<(String, Vec<String>)> {
+    let mut map = String::new();
+    let mut headless = Vec::new();
+    for krate in CRATES {
+        map.push_str(&format!("\n### {krate}\n\n| module | what it is for |\n|---|---|\n"));
+        let source = root().join("crates").join(krate).join("src");
         for file in rust_files(&source)? {
             let module = file.strip_prefix(&source)?.with_extension("").to_string_lossy().into_owned();
-            let is_root = matches!(module.as_str(), "lib" | "main");
-            if !is_root && !section.contains(&format!("`{module}`")) {
-                missing.push(format!("crate {name}: module `{module}` is not on the map (under `### {name}`)"));
+            if matches!(module.as_str(), "lib" | "main") || module.ends_with("tests") {
+                continue;
+            }
+            match first_sentence(&fs::read_to_string(&file)?) {
+                Some(sentence) => map.push_str(&format!("| `{module}` | {sentence} |\n")),
+                None => headless.push(format!("crate {krate}: module `{module}` has no header")),
             }
         }
     }
-    Ok(missing)
+    map.push('\n');
+    Ok((map, headless))
+}
+
+/// The first sentence of a module's header, in one line and without links.
+fn first_sentence(source: &str) -> Option<String> {
+    let header = source.lines().map_while(|line| line.strip_prefix("//!")).take_while(|line| !line.trim().is_empty());
+    let text = header.map(str::trim).collect::<Vec<_>>().join(" ");
+    let end = text.find(". ").unwrap_or_else(|| text.trim_end_matches('.').len());
+    let links = Regex::new(r"\[(`[^`]*`)\](\([^)]*\))?").ok()?;
+    let sentence = links.replace_all(&text[..end], "$1").replace('|', "\\|");
+    (!sentence.is_empty()).then_some(sentence)
 }
 
 /// Invariants without a test, or with one that doesn't exist. An invariant's line ends in `guarded by: test, test`.
