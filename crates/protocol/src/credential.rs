@@ -214,6 +214,8 @@ impl Reading {
 
     fn add(&mut self, read: Result<Credential, CredentialError>) {
         match read {
+            // Refused in any case; comparing each of thousands with all before it would take seconds.
+            _ if self.tokens > TOKENS_MAX => {}
             // Clients that follow aperture send the same credential as LSAT and as L402.
             Ok(credential) if self.credentials.iter().any(|earlier| earlier.is(&credential)) => {}
             Ok(credential) => {

@@ -4,7 +4,9 @@
 
 mod support;
 
-use farebox_protocol::{Credential, Macaroon, Preimage, Presented, Scheme, strip_credentials};
+use farebox_protocol::{
+    Credential, CredentialError, Macaroon, Preimage, Presented, Scheme, strip_credentials,
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use support::vectors;
@@ -128,4 +130,21 @@ fn values_that_are_not_text_are_refused_or_left_alone() {
         strip_credentials(&mut headers);
         assert_eq!(headers.is_empty(), malformed, "{value:?}");
     }
+}
+
+#[test]
+fn thousands_of_tokens_in_one_value_are_too_many() {
+    let value = |number: u32| {
+        let mut bytes = vec![2, 2, 4];
+        bytes.extend(number.to_be_bytes());
+        bytes.extend([0, 0, 6, 32]);
+        bytes.extend([0; 32]);
+        let token = Macaroon::from_bytes(&bytes).unwrap().to_base64();
+        format!("L402 {token}:{}", "00".repeat(32))
+    };
+    let values: Vec<String> = (0..5_000).map(value).collect();
+    let mut headers = HeaderMap::new();
+    headers.insert("authorization", HeaderValue::from_str(&values.join(", ")).unwrap());
+    let read = Presented::read(&headers);
+    assert!(matches!(read, Presented::Malformed(CredentialError::TooManyTokens)), "{read:?}");
 }
