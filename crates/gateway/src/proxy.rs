@@ -132,7 +132,7 @@ async fn handle(
             return Err(Own::Preflight(route.config.cors.preflight(&parts.headers)));
         }
         let service = route.config.service.name.clone();
-        Pass { token_id: None, payment_hash: None, service, code: Code::Preflight }
+        Pass { token_id: None, payment_hash: None, token_index: None, service, code: Code::Preflight }
     } else {
         let question = farebox_paywall::Request {
             service: &route.config.service,
@@ -173,7 +173,9 @@ async fn handle(
 
 /// Requests that could only fail later, and should not be paid for first.
 fn refuse_what_cannot_be_served(parts: &Parts, body: &Incoming, route: &Route) -> Result<(), Failure> {
-    if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+    // Methods are told apart by case, but not by every upstream: `post` must not pass where `POST` is dear.
+    let is_spelled_oddly = parts.method.as_str().bytes().any(|byte| byte.is_ascii_lowercase());
+    if is_spelled_oddly || matches!(parts.method, Method::CONNECT | Method::TRACE) {
         return Err(Failure::Method(parts.method.clone()));
     }
     // Other upgrades, such as `h2c`, are offers that a server may pass over in silence.

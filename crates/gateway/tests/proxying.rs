@@ -9,7 +9,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use axum::{Router, body::Body, extract::State, response::IntoResponse, routing};
 use bytes::Bytes;
 use farebox_gateway::{Cors, ForwardCredential};
-use farebox_protocol::Scheme;
+use farebox_protocol::{Macaroon, RootKey, Scheme};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body::Frame;
@@ -62,6 +62,43 @@ async fn an_upstream_that_wants_the_credential_gets_one_line_of_it() {
         let sent = values(&lines, "authorization");
         assert_eq!(sent.len(), 1, "{lines:?}");
         assert_eq!(sent[0], credential.replacen("L402 ", scheme, 1));
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_sees_the_token_that_was_judged_and_no_other() {
+    let upstream = Upstream::echo().await;
+    let mut route = service("weather", &upstream.url());
+    route.forward_credential = ForwardCredential::L402;
+    let rig = Rig::new(vec![route]).await;
+    let credential = rig.buy("/x").await;
+    let (token, preimage) = credential.strip_prefix("L402 ").unwrap().split_once(':').unwrap();
+    // The same identifier under somebody else's signature, saying more.
+    let identifier = Macaroon::from_base64(token).unwrap().identifier().unwrap();
+    let more = ["services=weather:0".to_owned(), "weather_capabilities=admin".to_owned()];
+    let forged = Macaroon::mint(&RootKey::from_bytes([1; 32]), &identifier, &more).to_base64();
+    for presented in [
+        vec![format!("L402 {forged}:{preimage}"), credential.clone()],
+        vec![format!("L402 {forged},{token}:{preimage}")],
+        vec![format!("L402 {token},{forged}:{preimage}")],
+    ] {
+        let headers: Vec<_> = presented.iter().map(|value| ("authorization", value.as_str())).collect();
+        let lines = received(&rig, &headers).await;
+        assert_eq!(values(&lines, "authorization"), [&credential]);
+    }
+}
+
+#[tokio::test]
+async fn a_method_has_one_spelling() {
+    let upstream = Upstream::echo().await;
+    let mut dear = service("dear", &upstream.url());
+    dear.matcher.methods = vec![Method::POST];
+    let rig = Rig::new(vec![dear, free("reading", &upstream.url())]).await;
+    // Some frameworks write methods in capitals before they look at them.
+    for method in ["post", "Post"] {
+        let response = ask(rig.addr, request(method, "/x", &[])).await;
+        assert_eq!(response.status(), 501, "{method}");
+        assert_eq!(response.headers()["farebox-code"], "method_refused");
     }
 }
 

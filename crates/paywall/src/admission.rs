@@ -42,6 +42,9 @@ pub struct Pass {
     pub token_id: Option<TokenId>,
     /// The payment behind it; none where nothing needed paying.
     pub payment_hash: Option<PaymentHash>,
+    /// Which of the tokens that were presented it is, counted over all credentials in the order in which they are read;
+    /// others beside it may be forged. None where nothing needed paying.
+    pub token_index: Option<usize>,
     /// The service that was asked for.
     pub service: ServiceName,
     /// [`Code::Pass`] or [`Code::Free`].

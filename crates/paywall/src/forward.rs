@@ -72,6 +72,7 @@ mod tests {
         let pass = Pass {
             token_id: Some(TokenId::from_bytes([1; 32])),
             payment_hash: Some(PaymentHash::from_bytes([2; 32])),
+            token_index: Some(0),
             service: "weather".parse().unwrap(),
             code: Code::Pass,
         };
@@ -101,7 +102,11 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(TOKEN_ID_HEADER, HeaderValue::from_static("forged"));
         let service = "weather".parse().unwrap();
-        introduce(&mut headers, &Pass { token_id: None, payment_hash: None, service, code: Code::Free });
+        let code = Code::Free;
+        introduce(
+            &mut headers,
+            &Pass { token_id: None, payment_hash: None, token_index: None, service, code },
+        );
         assert_eq!(headers.len(), 1);
         assert_eq!(headers[SERVICE_HEADER], "weather");
     }

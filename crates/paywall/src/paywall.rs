@@ -184,6 +184,7 @@ impl Paywall {
                 return Admission::Pass(Pass {
                     token_id: None,
                     payment_hash: None,
+                    token_index: None,
                     service,
                     code: Code::Free,
                 });
@@ -198,6 +199,7 @@ impl Paywall {
         Admission::Pass(Pass {
             token_id: Some(identifier.token_id),
             payment_hash: Some(hash),
+            token_index: Some(index),
             service,
             code: Code::Pass,
         })

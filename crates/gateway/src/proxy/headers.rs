@@ -66,7 +66,8 @@ pub(super) fn strip_spoofed(headers: &mut HeaderMap, is_vouched_for: bool) {
     }
 }
 
-/// The credential that let a request pass, in the form in which the upstream wants to see it.
+/// The credential that let a request pass, in the form in which the upstream wants to see it. Only the token that was
+/// judged: whoever has one can put forged ones of the same name beside it.
 pub(super) fn credential_for(
     wanted: ForwardCredential,
     headers: &HeaderMap,
@@ -78,11 +79,10 @@ pub(super) fn credential_for(
         ForwardCredential::Lsat => Scheme::Lsat,
     };
     let Presented::Credentials(presented) = Presented::read(headers) else { return None };
-    let is_it = |credential: &&Credential| {
-        let mut tokens = credential.tokens.iter().filter_map(|token| token.identifier().ok());
-        tokens.any(|identifier| Some(identifier.token_id) == pass.token_id)
-    };
-    let value = presented.iter().find(is_it)?.header_value(scheme);
+    let mut shown = presented.into_iter().flat_map(|Credential { tokens, preimage }| {
+        tokens.into_iter().map(move |token| Credential { tokens: vec![token], preimage: preimage.clone() })
+    });
+    let value = shown.nth(pass.token_index?)?.header_value(scheme);
     let mut value = HeaderValue::from_str(&value).ok()?;
     value.set_sensitive(true);
     Some(value)
