@@ -3,6 +3,8 @@
 //! Flags are turned into the same document that a file would hold and go through the same reader and the same judgement:
 //! there is one meaning of each setting, whichever way it is given.
 
+mod phoenix;
+
 use std::{fmt, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use farebox_gateway::Gateway;
@@ -11,6 +13,7 @@ use farebox_paywall::{
     Continuity, OpenError, Paywall,
     store::{StoreError, sqlite::SqliteStore},
 };
+use farebox_protocol::Offer;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
@@ -23,17 +26,19 @@ use crate::{
     },
     late::LateNode,
     logging,
-    output::Reader,
+    output::{Reader, roughly},
     runtime, state,
 };
 
 /// Run the gateway: from a configuration file, or for one service from flags
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Without --config and --upstream, farebox.yaml in the working directory is served.
+Without --config and --upstream, farebox.yaml in the working directory is served. With --upstream, and without a node named,
+the phoenixd that runs on this machine is used.
 
 Examples:
   farebox serve
+  farebox serve --upstream http://127.0.0.1:3000 --price 10sat
   farebox serve --config /etc/farebox/farebox.yaml
   farebox serve --upstream http://127.0.0.1:3000 --price 10sat --network signet \\
       --phoenixd http://127.0.0.1:9740 --phoenixd-password-file ~/.phoenix/http-password
@@ -75,13 +80,13 @@ struct Quick {
     /// Where the mint secret and the books are kept [default: farebox-state]
     #[arg(long, value_name = "DIR", requires = "upstream")]
     state_dir: Option<PathBuf>,
-    /// The Bitcoin network: mainnet, testnet, signet or regtest
+    /// The Bitcoin network: mainnet, testnet, signet or regtest [default: mainnet]
     #[arg(long, value_name = "NETWORK", requires = "upstream")]
     network: Option<String>,
     /// Be paid by a node inside farebox that reads the chain from this Esplora server
     #[arg(long, value_name = "URL", requires = "upstream", conflicts_with = "phoenixd")]
     esplora: Option<String>,
-    /// Be paid by this phoenixd, or by a `farebox node`
+    /// Be paid by this phoenixd, or by a `farebox node` [default: the phoenixd of ~/.phoenix/phoenix.conf]
     #[arg(long, value_name = "URL", requires_all = ["upstream", "phoenixd_password_file"])]
     phoenixd: Option<String>,
     /// The file with its password
@@ -89,12 +94,8 @@ struct Quick {
     phoenixd_password_file: Option<PathBuf>,
 }
 
-const NO_NETWORK: &str = "\
-which Bitcoin network? Name it with --network: `mainnet` for real money, `signet` or `testnet` for play money, `regtest` \
-for a chain of your own";
-
 const NO_NODE: &str = "\
-farebox needs a Lightning node to be paid. Name one:
+farebox needs a Lightning node to be paid. There is no ~/.phoenix/phoenix.conf of a phoenixd here; name another:
   --esplora URL                                     a node inside farebox, which reads the chain from an Esplora server
   --phoenixd URL --phoenixd-password-file FILE      a phoenixd, or a `farebox node`, that runs already";
 
@@ -164,7 +165,8 @@ impl Args {
 
 impl Quick {
     fn configuration(&self) -> anyhow::Result<Config> {
-        let network = self.network.as_ref().ok_or_else(|| Usage(NO_NETWORK.to_owned()))?;
+        // Root keys hold the network, and a node on another one stops the start: nothing is sold for the wrong coins.
+        let network = self.network.as_deref().unwrap_or("mainnet");
         let mut service = Map::new();
         service.insert("name".into(), json!(self.name.as_deref().unwrap_or("api")));
         insert(&mut service, "upstream", self.upstream.as_ref());
@@ -194,7 +196,11 @@ impl Quick {
             (None, Some(url)) => {
                 Ok(json!({ "phoenixd": { "url": url, "password": { "file": self.phoenixd_password_file } } }))
             }
-            (None, None) => Err(Usage(NO_NODE.to_owned()).into()),
+            (None, None) => {
+                let found = phoenix::find().ok_or_else(|| Usage(NO_NODE.to_owned()))?;
+                eprintln!("note: paid through the phoenixd of `{}`, at {}", found.file.display(), found.url);
+                Ok(json!({ "phoenixd": { "url": found.url, "password": { "text": found.password.expose() } } }))
+            }
         }
     }
 }
@@ -289,6 +295,14 @@ fn explained(error: OpenError) -> anyhow::Error {
     }
 }
 
+/// What a payment buys, in words.
+fn buys(offer: &Offer) -> String {
+    match offer {
+        Offer::Forever => "for ever".to_owned(),
+        Offer::Duration(span) => format!("for {}", roughly(*span)),
+    }
+}
+
 fn offered(route: &farebox_gateway::ServiceRoute) -> Offered {
     let service = &route.service;
     let is_free = service.auth == farebox_paywall::Auth::Off;
@@ -296,6 +310,6 @@ fn offered(route: &farebox_gateway::ServiceRoute) -> Offered {
         name: service.name.to_string(),
         upstream: route.upstream.url.to_string(),
         price_msat: (!is_free).then(|| service.price.get()),
-        price: if is_free { "free".to_owned() } else { format!("{} {}", service.price, service.offer) },
+        price: if is_free { "free".to_owned() } else { format!("{} {}", service.price, buys(&service.offer)) },
     }
 }

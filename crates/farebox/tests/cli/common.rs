@@ -27,7 +27,7 @@ impl From<Output> for Ran {
 /// The command, in an environment that holds nothing of the person who runs the tests.
 pub(crate) fn farebox(directory: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_farebox"));
-    command.current_dir(directory).env_clear().stdin(Stdio::null());
+    command.current_dir(directory).env_clear().env("HOME", directory).stdin(Stdio::null());
     command
 }
 

@@ -285,7 +285,7 @@ fn flags_that_are_missing_or_wrong_are_explained() {
     let base = ["serve", "--upstream", "http://127.0.0.1:1"];
     for (args, want) in [
         (&["serve"][..], "there is nothing to serve"),
-        (&base[..], "which Bitcoin network?"),
+        (&base[..], "--phoenixd URL --phoenixd-password-file FILE"),
         (&["--network", "regtest"], "--phoenixd URL --phoenixd-password-file FILE"),
         (
             &["--network", "regtets", "--esplora", "http://127.0.0.1:1"],
@@ -307,6 +307,20 @@ fn flags_that_are_missing_or_wrong_are_explained() {
         assert_eq!(ran.code, 2, "{args:?}: {}", ran.stderr);
         assert!(ran.stderr.contains(want), "{args:?}: {}", ran.stderr);
     }
+}
+
+/// An upstream and a price are enough where a phoenixd runs. It doesn't answer here, which stops new sales only.
+#[test]
+fn the_phoenixd_of_this_machine_is_found_by_its_own_configuration() {
+    let home = TempDir::new().unwrap();
+    fs::create_dir(home.path().join(".phoenix")).unwrap();
+    let conf = "http-password=never-shown-0123456789\nhttp-bind-port=1\n";
+    fs::write(home.path().join(".phoenix/phoenix.conf"), conf).unwrap();
+    let args = ["--upstream", "http://127.0.0.1:1", "--price", "10sat", "--listen", "127.0.0.1:0", "--ops", "off"];
+    let running = Running::start(home.path(), &[&["serve"], &args[..]].concat());
+    assert_eq!(running.listening["services"][0]["price"], "10 sat for ever");
+    assert_eq!(get(running.addr(), "/", &[]).status, 503);
+    assert_eq!(running.stop("TERM"), 0);
 }
 
 #[test]
