@@ -40,8 +40,13 @@ pub(crate) fn run(setting: &Setting) -> Result<Vec<Row>> {
     drop(gateway);
     runtime.block_on(net.buyer.stop());
 
-    let row =
-        |subject: &str, value, unit, ratio| Row { bench: "challenge", subject: subject.to_owned(), value, unit, ratio };
+    let row = |subject: &str, value, unit, ratio| Row {
+        bench: "challenge",
+        subject: subject.to_owned(),
+        value,
+        unit,
+        ratio,
+    };
     #[expect(clippy::cast_precision_loss, reason = "memory sizes, for a ratio")]
     let growth = after as f64 / before as f64;
     #[expect(clippy::cast_precision_loss, reason = "a few million requests at most")]

@@ -43,10 +43,14 @@ pub(crate) fn run(
         bail!("wrk failed: {}", String::from_utf8_lossy(&output.stderr));
     }
     // "  123456 requests in 3.00s, 20.00MB read"
-    let requests: u64 = field(&text, " requests in ", |before, _| before.split_whitespace().last().map(str::to_owned))?;
-    let rate: f64 = field(&text, "Requests/sec:", |_, after| after.split_whitespace().next().map(str::to_owned))?;
+    let requests: u64 =
+        field(&text, " requests in ", |before, _| before.split_whitespace().last().map(str::to_owned))?;
+    let rate: f64 =
+        field(&text, "Requests/sec:", |_, after| after.split_whitespace().next().map(str::to_owned))?;
     let refused: u64 = match text.find("Non-2xx or 3xx responses:") {
-        Some(_) => field(&text, "Non-2xx or 3xx responses:", |_, after| after.split_whitespace().next().map(str::to_owned))?,
+        Some(_) => field(&text, "Non-2xx or 3xx responses:", |_, after| {
+            after.split_whitespace().next().map(str::to_owned)
+        })?,
         None => 0,
     };
     let wrong = match expect {
@@ -75,7 +79,11 @@ pub(crate) enum Expect {
     Refusal,
 }
 
-fn field<T: std::str::FromStr>(text: &str, mark: &str, pick: impl Fn(&str, &str) -> Option<String>) -> Result<T> {
+fn field<T: std::str::FromStr>(
+    text: &str,
+    mark: &str,
+    pick: impl Fn(&str, &str) -> Option<String>,
+) -> Result<T> {
     text.split_once(mark)
         .and_then(|(before, after)| pick(before, after))
         .and_then(|value| value.parse().ok())

@@ -53,7 +53,8 @@ fn run() -> Result<()> {
             "--json" => json = arguments.next().map(PathBuf::from),
             name if BENCHES.iter().any(|bench| bench.0 == name) => names.push(argument),
             other => {
-                let known: Vec<_> = BENCHES.iter().map(|(name, about, _)| format!("  {name:10} {about}")).collect();
+                let known: Vec<_> =
+                    BENCHES.iter().map(|(name, about, _)| format!("  {name:10} {about}")).collect();
                 bail!("`{other}` is not a benchmark; there are:\n{}", known.join("\n"));
             }
         }

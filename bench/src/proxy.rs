@@ -8,7 +8,8 @@ use std::{fmt::Write as _, fs, net::SocketAddr, path::Path, process::Command};
 
 use anyhow::Result;
 use farebox_protocol::{
-    Credential, Identifier, Macaroon, MintSecret, Msat, Network, Offer, Preimage, Sale, Scheme, Terms, TokenId,
+    Credential, Identifier, Macaroon, MintSecret, Msat, Network, Offer, Preimage, Sale, Scheme, Terms,
+    TokenId,
 };
 
 use crate::{
@@ -25,7 +26,12 @@ const ROUNDS: usize = 3;
 pub(crate) fn run(setting: &Setting) -> Result<Vec<Row>> {
     let dir = tempfile::tempdir()?;
     let upstream_address = free_address()?;
-    let _upstream = nginx(&dir.path().join("upstream"), upstream_address, "return 200 '0123456789abcdef0123456789abcdef';", "")?;
+    let _upstream = nginx(
+        &dir.path().join("upstream"),
+        upstream_address,
+        "return 200 '0123456789abcdef0123456789abcdef';",
+        "",
+    )?;
 
     let nginx_address = free_address()?;
     let pool = format!("upstream app {{ server {upstream_address}; keepalive 64; }}");
@@ -34,7 +40,8 @@ pub(crate) fn run(setting: &Setting) -> Result<Vec<Row>> {
 
     let secret = [7; 32];
     let gateway_address = free_address()?;
-    let gateway = gateway(&setting.farebox, &dir.path().join("farebox"), gateway_address, upstream_address, &secret)?;
+    let gateway =
+        gateway(&setting.farebox, &dir.path().join("farebox"), gateway_address, upstream_address, &secret)?;
     let authorization = credential(&secret)?;
     let paid = [("Authorization", authorization.as_str())];
 
@@ -53,7 +60,12 @@ pub(crate) fn run(setting: &Setting) -> Result<Vec<Row>> {
     let passed = median(passed);
     Ok(vec![
         row("nginx, plain proxy: CPU", plain.cpu_micros, "us/request", 1.0),
-        row("farebox, paid request: CPU", passed.cpu_micros, "us/request", passed.cpu_micros / plain.cpu_micros),
+        row(
+            "farebox, paid request: CPU",
+            passed.cpu_micros,
+            "us/request",
+            passed.cpu_micros / plain.cpu_micros,
+        ),
         row("nginx, plain proxy: rate", plain.rate, "requests/s", 1.0),
         row("farebox, paid request: rate", passed.rate, "requests/s", passed.rate / plain.rate),
     ])
@@ -90,7 +102,13 @@ fn nginx(dir: &Path, address: SocketAddr, location: &str, http: &str) -> Result<
     Program::start(command, address)
 }
 
-fn gateway(farebox: &Path, dir: &Path, listen: SocketAddr, upstream: SocketAddr, secret: &[u8; 32]) -> Result<Program> {
+fn gateway(
+    farebox: &Path,
+    dir: &Path,
+    listen: SocketAddr,
+    upstream: SocketAddr,
+    secret: &[u8; 32],
+) -> Result<Program> {
     fs::create_dir_all(dir)?;
     private(&dir.join("mint-secret"), &format!("{}\n", hex::encode(secret)))?;
     let nowhere = free_address()?;
@@ -124,7 +142,8 @@ services:
 /// A credential as if bought: the benchmark knows the mint secret, so it needs no payment.
 fn credential(secret: &[u8; 32]) -> Result<String> {
     let preimage = Preimage::from_bytes([3; 32]);
-    let identifier = Identifier { payment_hash: preimage.payment_hash(), token_id: TokenId::from_bytes([9; 32]) };
+    let identifier =
+        Identifier { payment_hash: preimage.payment_hash(), token_id: TokenId::from_bytes([9; 32]) };
     let sale = Sale {
         service: "bench".parse()?,
         tier: 0,

@@ -4,8 +4,8 @@ use std::{hint::black_box, net::IpAddr};
 
 use anyhow::{Context, Result, bail};
 use farebox_protocol::{
-    Asked, Credential, Identifier, Macaroon, MintSecret, Msat, Network, Offer, Preimage, Presented, Sale, Scheme,
-    ServiceName, Terms, Timestamp, TokenId, caveat,
+    Asked, Credential, Identifier, Macaroon, MintSecret, Msat, Network, Offer, Preimage, Presented, Sale,
+    Scheme, ServiceName, Terms, Timestamp, TokenId, caveat,
 };
 use http::{HeaderMap, HeaderValue, Method, header};
 
@@ -16,11 +16,15 @@ pub(crate) fn run(setting: &Setting) -> Result<Vec<Row>> {
     let secret = MintSecret::from_bytes([7; 32]);
     let service: ServiceName = "bench".parse()?;
     let preimage = Preimage::from_bytes([3; 32]);
-    let identifier = Identifier { payment_hash: preimage.payment_hash(), token_id: TokenId::from_bytes([9; 32]) };
+    let identifier =
+        Identifier { payment_hash: preimage.payment_hash(), token_id: TokenId::from_bytes([9; 32]) };
     let sale = Sale {
         service: service.clone(),
         tier: 0,
-        terms: Terms { offer: Offer::Duration(std::time::Duration::from_secs(3600)), price: Msat::new(10_000) },
+        terms: Terms {
+            offer: Offer::Duration(std::time::Duration::from_secs(3600)),
+            price: Msat::new(10_000),
+        },
         valid_until: Some(Timestamp::from_secs(2_000_000_000)),
     };
     let caveats = sale.caveats()?;

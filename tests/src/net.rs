@@ -42,7 +42,8 @@ pub fn net() -> &'static Lightning {
         let (told, started) = std::sync::mpsc::channel();
         // Every test has a runtime of its own that ends with it; the doors must outlive them all.
         thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(async {
                 told.send(Lightning::start().await).unwrap();
                 std::future::pending::<()>().await;

@@ -35,7 +35,8 @@ impl Seller {
     /// A seller with the program at `farebox` who sells everything for 10 sat and is paid through the door of the
     /// network's seller; `extra` is added to the configuration.
     pub fn new(farebox: &str, extra: &str) -> Self {
-        let lightning = format!("phoenixd: {{ url: {}, password: {{ file: DIR/password }} }}", net().seller.url);
+        let lightning =
+            format!("phoenixd: {{ url: {}, password: {{ file: DIR/password }} }}", net().seller.url);
         let seller = Self::with_lightning(farebox, &lightning, extra);
         let password = seller.dir.path().join("password");
         fs::write(&password, &net().seller.password).unwrap();
@@ -93,7 +94,10 @@ services:
     pub fn serve(&self) -> (Program, String) {
         let config = self.dir.path().join("farebox.yaml");
         let mut program = Program::start(
-            Command::new(&self.farebox).args(["--json", "serve", "--config"]).arg(config).env("FAREBOX_LOG", "warn"),
+            Command::new(&self.farebox)
+                .args(["--json", "serve", "--config"])
+                .arg(config)
+                .env("FAREBOX_LOG", "warn"),
         );
         let listening = program.event();
         let addr = listening["listen"][0].as_str().unwrap_or_else(|| panic!("no address in {listening}"));

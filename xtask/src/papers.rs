@@ -11,7 +11,8 @@ use regex::Regex;
 
 use crate::suites::root;
 
-const BEGIN: &str = "<!-- map: made by `cargo xtask papers --write` from the first sentence of each module -->\n";
+const BEGIN: &str =
+    "<!-- map: made by `cargo xtask papers --write` from the first sentence of each module -->\n";
 const END: &str = "<!-- end of map -->\n";
 
 /// In the order of the arrows between them.
@@ -61,7 +62,8 @@ fn fresh_map() -> Result<(String, Vec<String>)> {
 
 /// The first sentence of a module's header, in one line and without links.
 fn first_sentence(source: &str) -> Option<String> {
-    let header = source.lines().map_while(|line| line.strip_prefix("//!")).take_while(|line| !line.trim().is_empty());
+    let header =
+        source.lines().map_while(|line| line.strip_prefix("//!")).take_while(|line| !line.trim().is_empty());
     let text = header.map(str::trim).collect::<Vec<_>>().join(" ");
     let end = text.find(". ").unwrap_or_else(|| text.trim_end_matches('.').len());
     let links = Regex::new(r"\[(`[^`]*`)\](\([^)]*\))?").ok()?;

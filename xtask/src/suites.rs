@@ -25,15 +25,35 @@ const PROOFS: &[Suite] = &[
     Suite {
         name: "flood",
         shows: "1,000,000 unpaid challenges leave no row, no file and no memory behind",
-        steps: &[cargo(&["cargo", "test", "--release", "-p", "farebox", "--test", "flood", "--", "--ignored", "--nocapture"])],
+        steps: &[cargo(&[
+            "cargo",
+            "test",
+            "--release",
+            "-p",
+            "farebox",
+            "--test",
+            "flood",
+            "--",
+            "--ignored",
+            "--nocapture",
+        ])],
     },
     Suite {
         name: "fuzz",
         shows: "each fuzz target runs a minute without a finding (needs nightly and cargo-fuzz)",
         steps: &[
-            Step { dir: "fuzz", run: &["cargo", "+nightly", "fuzz", "run", "header", "--", "-max_total_time=60"] },
-            Step { dir: "fuzz", run: &["cargo", "+nightly", "fuzz", "run", "macaroon", "--", "-max_total_time=60"] },
-            Step { dir: "fuzz", run: &["cargo", "+nightly", "fuzz", "run", "purchase", "--", "-max_total_time=60"] },
+            Step {
+                dir: "fuzz",
+                run: &["cargo", "+nightly", "fuzz", "run", "header", "--", "-max_total_time=60"],
+            },
+            Step {
+                dir: "fuzz",
+                run: &["cargo", "+nightly", "fuzz", "run", "macaroon", "--", "-max_total_time=60"],
+            },
+            Step {
+                dir: "fuzz",
+                run: &["cargo", "+nightly", "fuzz", "run", "purchase", "--", "-max_total_time=60"],
+            },
         ],
     },
 ];
@@ -41,7 +61,17 @@ const PROOFS: &[Suite] = &[
 const LIVE: &[Suite] = &[Suite {
     name: "demo",
     shows: "plain curl and `farebox get` buy from the running demo, which stays on loopback (needs curl, strace)",
-    steps: &[cargo(&["cargo", "test", "-p", "farebox", "--test", "live_demo", "--", "--ignored", "--nocapture"])],
+    steps: &[cargo(&[
+        "cargo",
+        "test",
+        "-p",
+        "farebox",
+        "--test",
+        "live_demo",
+        "--",
+        "--ignored",
+        "--nocapture",
+    ])],
 }];
 
 /// Runs the proof called `name`, or lists them all.
@@ -56,7 +86,11 @@ pub(crate) fn live(name: Option<&str>) -> Result<()> {
 
 /// Builds everything that is compared, then hands over to the benchmark itself.
 pub(crate) fn bench(names: &[String], secs: u64, json: Option<&Path>) -> Result<()> {
-    succeed(Command::new("cargo").args(["build", "--release", "--quiet", "--package", "farebox"]).current_dir(root()))?;
+    succeed(
+        Command::new("cargo")
+            .args(["build", "--release", "--quiet", "--package", "farebox"])
+            .current_dir(root()),
+    )?;
     let mut command = Command::new("cargo");
     command.args(["run", "--release", "--quiet", "--package", "farebox-bench", "--"]);
     command.args(names).arg("--secs").arg(secs.to_string());
@@ -67,7 +101,8 @@ pub(crate) fn bench(names: &[String], secs: u64, json: Option<&Path>) -> Result<
 }
 
 fn run(kind: &str, suites: &[Suite], name: Option<&str>) -> Result<()> {
-    let list = || suites.iter().map(|suite| format!("  {:8} {}\n", suite.name, suite.shows)).collect::<String>();
+    let list =
+        || suites.iter().map(|suite| format!("  {:8} {}\n", suite.name, suite.shows)).collect::<String>();
     let Some(name) = name else {
         print!("{}", list());
         return Ok(());

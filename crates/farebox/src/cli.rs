@@ -21,7 +21,13 @@ mod version;
 
 /// Put a price on any HTTP or gRPC API and collect it over the Lightning Network.
 #[derive(Debug, Parser)]
-#[command(name = "farebox", version, subcommand_required = true, arg_required_else_help = true, max_term_width = 100)]
+#[command(
+    name = "farebox",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
 #[command(after_help = "\
 Examples:
   farebox demo

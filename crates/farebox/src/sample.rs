@@ -78,7 +78,8 @@ async fn year(State(clock): State<Arc<dyn Clock>>, Query(question): Query<Questi
                 let line = format!("{}\n", answer(place, from.plus_days(n)));
                 Ok::<_, Infallible>(Bytes::from(line))
             });
-            ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(stream::iter(days))).into_response()
+            ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(stream::iter(days)))
+                .into_response()
         }
         Err(reason) => refusal(&reason),
     }

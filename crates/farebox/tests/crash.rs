@@ -46,7 +46,12 @@ async fn a_buyer_killed_at_any_edge_delivers_next_time_and_pays_once() {
             killed.push(edge);
         }
         let second = get(&journal, &url).output().unwrap();
-        assert!(second.status.success() && second.stdout == b"served /", "{edge}: {} then {}", told(&first), told(&second));
+        assert!(
+            second.status.success() && second.stdout == b"served /",
+            "{edge}: {} then {}",
+            told(&first),
+            told(&second)
+        );
         let third = get(&journal, &url).output().unwrap();
         assert!(third.status.success() && third.stdout == b"served /", "{edge}: {}", told(&third));
 
@@ -54,7 +59,13 @@ async fn a_buyer_killed_at_any_edge_delivers_next_time_and_pays_once() {
         assert_eq!(paid, 1, "{edge}: {paid} payments");
     }
     // Edges after a failed or unknown payment aren't on this way: those have a wallet double that fails on purpose.
-    for edge in ["client-after-record", "outgoing-before-pay", "outgoing-after-pay", "outgoing-before-settle", "client-before-retry"] {
+    for edge in [
+        "client-after-record",
+        "outgoing-before-pay",
+        "outgoing-after-pay",
+        "outgoing-before-settle",
+        "client-before-retry",
+    ] {
         assert!(killed.contains(&edge), "nobody was killed at {edge}: {killed:?}");
     }
 }

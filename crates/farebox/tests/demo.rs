@@ -58,7 +58,13 @@ fn the_story_for_people_checks_the_hash() {
     let output = demo(temporary.path(), &["--once"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{text}");
-    for part in ["402 Payment Required", "WWW-Authenticate: LSAT", "sha256(preimage) == payment_hash", "200 OK", "sunrise"] {
+    for part in [
+        "402 Payment Required",
+        "WWW-Authenticate: LSAT",
+        "sha256(preimage) == payment_hash",
+        "200 OK",
+        "sunrise",
+    ] {
         assert!(text.contains(part), "no `{part}` in:\n{text}");
     }
 }

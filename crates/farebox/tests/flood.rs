@@ -51,9 +51,12 @@ fn rows(files: &[String]) -> BTreeMap<String, i64> {
     for file in files.iter().filter(|file| file.ends_with(".sqlite") || file.ends_with(".db")) {
         let database = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
         let mut tables = database.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'").unwrap();
-        let tables: Vec<String> = tables.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        let tables: Vec<String> =
+            tables.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
         for table in tables {
-            let count = database.query_row(&format!("SELECT count(*) FROM \"{table}\""), [], |row| row.get(0)).unwrap();
+            let count = database
+                .query_row(&format!("SELECT count(*) FROM \"{table}\""), [], |row| row.get(0))
+                .unwrap();
             counts.insert(format!("{file} {table}"), count);
         }
     }
@@ -69,7 +72,8 @@ fn resident(pid: u32) -> u64 {
 
 /// Rows and files before and after, and the growth of memory in percent.
 async fn check(warm_up: u64, count: u64) -> i64 {
-    let (seller, net) = Seller::with_own_node(FAREBOX, "minting: { per-client: 1000000/s, total: 1000000/s }\n").await;
+    let (seller, net) =
+        Seller::with_own_node(FAREBOX, "minting: { per-client: 1000000/s, total: 1000000/s }\n").await;
     let (gateway, url) = seller.serve();
     until_selling(&net, &url).await;
     let kept = [seller.dir.path().to_owned(), seller.node_dir().unwrap()];
@@ -85,7 +89,8 @@ async fn check(warm_up: u64, count: u64) -> i64 {
     let memory = resident(gateway.pid());
     net.buyer.stop().await;
     println!("{count} unpaid challenges: {memory_before} KiB before, {memory} KiB after");
-    (i64::try_from(memory).unwrap() - i64::try_from(memory_before).unwrap()) * 100 / i64::try_from(memory_before).unwrap()
+    (i64::try_from(memory).unwrap() - i64::try_from(memory_before).unwrap()) * 100
+        / i64::try_from(memory_before).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,7 +33,8 @@ fn json(text: &str) -> Value {
 #[ignore = "live: needs curl"]
 fn curl_and_get_buy_from_the_demo() {
     let temporary = tempfile::tempdir().unwrap();
-    let mut demo = Program::start(Command::new(FAREBOX).args(["demo", "--json"]).env("TMPDIR", temporary.path()));
+    let mut demo =
+        Program::start(Command::new(FAREBOX).args(["demo", "--json"]).env("TMPDIR", temporary.path()));
     let ready = demo.event();
     let text = |key: &str| ready[key].as_str().unwrap().to_owned();
     // The story's own purchase; the node's first payment takes two seconds.
@@ -101,7 +102,8 @@ fn the_demo_stays_on_loopback_and_writes_only_to_its_temporary_directory() {
     assert!(traced.status.success(), "{traced:?}");
     let calls = std::fs::read_to_string(log.path()).unwrap();
 
-    let address = Regex::new(r#"sin6?_addr=(?:inet_addr\("([^"]+)"\)|.*?inet_pton\(AF_INET6, "([^"]+)")"#).unwrap();
+    let address =
+        Regex::new(r#"sin6?_addr=(?:inet_addr\("([^"]+)"\)|.*?inet_pton\(AF_INET6, "([^"]+)")"#).unwrap();
     let mut connections = 0;
     for found in address.captures_iter(&calls) {
         let address = found.get(1).or(found.get(2)).unwrap().as_str();

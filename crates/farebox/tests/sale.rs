@@ -44,7 +44,11 @@ async fn every_client_finds_a_challenge_it_can_read() {
     // The current specification wants these three parameters, in any order.
     let line = &challenge.lines[1];
     assert!(line.starts_with("L402 "), "{line}");
-    for parameter in [r#"version="0""#, &format!(r#"token="{}""#, challenge.token), &format!(r#"invoice="{}""#, challenge.invoice)] {
+    for parameter in [
+        r#"version="0""#,
+        &format!(r#"token="{}""#, challenge.token),
+        &format!(r#"invoice="{}""#, challenge.invoice),
+    ] {
         assert!(line.contains(parameter), "no `{parameter}` in {line}");
     }
     let identifier = Macaroon::from_base64(&challenge.token).unwrap().identifier().unwrap();
@@ -103,7 +107,8 @@ async fn a_gateway_on_another_network_honours_no_regtest_token() {
     let config = seller.dir.path().join("farebox.yaml");
     let text = std::fs::read_to_string(&config).unwrap();
     let (before, after) = (text.find("lightning:").unwrap(), text.find("services:").unwrap());
-    let node = "lightning:\n  embedded:\n    network: testnet\n    chain: { esplora: \"http://127.0.0.1:1\" }\n";
+    let node =
+        "lightning:\n  embedded:\n    network: testnet\n    chain: { esplora: \"http://127.0.0.1:1\" }\n";
     let other = format!("{}{node}{}", &text[..before], &text[after..]).replace("regtest", "testnet");
     std::fs::write(&config, other).unwrap();
     let (_gateway, url) = seller.serve();

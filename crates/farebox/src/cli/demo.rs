@@ -66,7 +66,12 @@ async fn perform(args: &Args, tell: &Teller, stop: &CancellationToken) -> anyhow
     outcome.and(struck)
 }
 
-async fn tell_story(args: &Args, tell: &Teller, stop: &CancellationToken, stage: &Stage) -> anyhow::Result<()> {
+async fn tell_story(
+    args: &Args,
+    tell: &Teller,
+    stop: &CancellationToken,
+    stage: &Stage,
+) -> anyhow::Result<()> {
     tell.ready(&Ready {
         gateway: &stage.gateway_url,
         upstream: &stage.upstream_url,

@@ -199,7 +199,9 @@ impl Quick {
             (None, None) => {
                 let found = phoenix::find().ok_or_else(|| Usage(NO_NODE.to_owned()))?;
                 eprintln!("note: paid through the phoenixd of `{}`, at {}", found.file.display(), found.url);
-                Ok(json!({ "phoenixd": { "url": found.url, "password": { "text": found.password.expose() } } }))
+                Ok(
+                    json!({ "phoenixd": { "url": found.url, "password": { "text": found.password.expose() } } }),
+                )
             }
         }
     }
@@ -310,6 +312,10 @@ fn offered(route: &farebox_gateway::ServiceRoute) -> Offered {
         name: service.name.to_string(),
         upstream: route.upstream.url.to_string(),
         price_msat: (!is_free).then(|| service.price.get()),
-        price: if is_free { "free".to_owned() } else { format!("{} {}", service.price, buys(&service.offer)) },
+        price: if is_free {
+            "free".to_owned()
+        } else {
+            format!("{} {}", service.price, buys(&service.offer))
+        },
     }
 }

@@ -42,7 +42,8 @@ impl Date {
         let shifted = self.0 + 719_468;
         let era = shifted.div_euclid(146_097);
         let day_of_era = shifted.rem_euclid(146_097);
-        let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let year_of_era =
+            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let month_from_march = (5 * day_of_year + 2) / 153;
         let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
@@ -105,7 +106,8 @@ impl Place {
             (mean_longitude + 1.915 * mean_anomaly.sin() + 0.020 * (2.0 * mean_anomaly).sin()).to_radians();
         let obliquity = (23.439 - 0.000_000_36 * days).to_radians();
         let declination = (obliquity.sin() * ecliptic_longitude.sin()).asin();
-        let right_ascension = (obliquity.cos() * ecliptic_longitude.sin()).atan2(ecliptic_longitude.cos()).to_degrees();
+        let right_ascension =
+            (obliquity.cos() * ecliptic_longitude.sin()).atan2(ecliptic_longitude.cos()).to_degrees();
 
         // Sundial against clock, in degrees within half a turn either way.
         let equation_of_time = (mean_longitude - right_ascension + 180.0).rem_euclid(360.0) - 180.0;

@@ -316,7 +316,8 @@ fn the_phoenixd_of_this_machine_is_found_by_its_own_configuration() {
     fs::create_dir(home.path().join(".phoenix")).unwrap();
     let conf = "http-password=never-shown-0123456789\nhttp-bind-port=1\n";
     fs::write(home.path().join(".phoenix/phoenix.conf"), conf).unwrap();
-    let args = ["--upstream", "http://127.0.0.1:1", "--price", "10sat", "--listen", "127.0.0.1:0", "--ops", "off"];
+    let args =
+        ["--upstream", "http://127.0.0.1:1", "--price", "10sat", "--listen", "127.0.0.1:0", "--ops", "off"];
     let running = Running::start(home.path(), &[&["serve"], &args[..]].concat());
     assert_eq!(running.listening["services"][0]["price"], "10 sat for ever");
     assert_eq!(get(running.addr(), "/", &[]).status, 503);

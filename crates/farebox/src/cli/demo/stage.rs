@@ -14,7 +14,9 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use axum::Router;
-use farebox_gateway::{Gateway, GatewayConfig, Listen, OpsConfig, ServiceRoute, Timeouts, UpstreamConfig, UpstreamUrl};
+use farebox_gateway::{
+    Gateway, GatewayConfig, Listen, OpsConfig, ServiceRoute, Timeouts, UpstreamConfig, UpstreamUrl,
+};
 use farebox_lightning::{
     Pay, Receive,
     clock::{Clock, SystemClock},
@@ -91,7 +93,10 @@ impl Stage {
     }
 
     async fn around(net: &Net, args: &Args, tell: &Teller) -> Result<Parts> {
-        let dir = tempfile::Builder::new().prefix("farebox-demo-").tempdir().context("cannot make a temporary directory")?;
+        let dir = tempfile::Builder::new()
+            .prefix("farebox-demo-")
+            .tempdir()
+            .context("cannot make a temporary directory")?;
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -129,14 +134,19 @@ impl Stage {
         let paywall = paywall(dir.path(), node, clock).await?;
         let config = GatewayConfig {
             listen: vec![Listen { addr: free(GATEWAY_PORT, "the gateway", tell).await?, tls: None }],
-            ops: Some(OpsConfig { addr: free(OPS_PORT, "health and metrics", tell).await?, hosts: Vec::new() }),
+            ops: Some(OpsConfig {
+                addr: free(OPS_PORT, "health and metrics", tell).await?,
+                hosts: Vec::new(),
+            }),
             services: vec![service(args, upstream.clone())?],
             timeouts: Timeouts { drain: DRAIN, ..Timeouts::default() },
             ..GatewayConfig::default()
         };
         let gateway = Gateway::bind(config, Arc::clone(&paywall))?;
-        let gateway_url = gateway.addrs().first().map(|addr| format!("http://{addr}")).context("no address")?;
-        let ops_url = gateway.ops_addr().map(|addr| format!("http://{addr}")).context("no operations address")?;
+        let gateway_url =
+            gateway.addrs().first().map(|addr| format!("http://{addr}")).context("no address")?;
+        let ops_url =
+            gateway.ops_addr().map(|addr| format!("http://{addr}")).context("no operations address")?;
         let told = stop.clone();
         tasks.spawn(async move {
             let drained = CancellationToken::new();

@@ -52,7 +52,8 @@ pub(super) async fn run(url: &str, wallet: &Outgoing, tell: &Teller) -> Result<B
 
     tell.step(format_args!("ask again with token and preimage"));
     let token = asked.challenge.macaroon().context("the challenge's token is not a macaroon")?;
-    let authorization = Credential { tokens: vec![token], preimage: preimage.clone() }.header_value(Scheme::L402);
+    let authorization =
+        Credential { tokens: vec![token], preimage: preimage.clone() }.header_value(Scheme::L402);
     answer(&http, url, &authorization, &hash, &preimage, tell).await?;
     Ok(Bought { authorization })
 }
@@ -70,7 +71,8 @@ async fn ask(http: &reqwest::Client, url: &str) -> Result<Asked> {
         .into_iter()
         .find(|offered| offered.scheme == Scheme::L402)
         .context("the 402 carries no L402 challenge")?;
-    let invoice: Invoice = challenge.invoice.as_deref().context("the challenge carries no invoice")?.parse()?;
+    let invoice: Invoice =
+        challenge.invoice.as_deref().context("the challenge carries no invoice")?.parse()?;
     Ok(Asked { lines, challenge, invoice })
 }
 
@@ -79,7 +81,9 @@ async fn pay(wallet: &Outgoing, invoice: &Invoice) -> Result<(Preimage, Msat)> {
     match wallet.pay(request).await? {
         Ended::Settled(paid) => Ok((paid.preimage, paid.fee)),
         Ended::NotPaid(failure) => bail!("the payment failed: {failure:?}"),
-        Ended::Unknown { reason } => bail!("the payment did not arrive within {} s: {reason}", PAY_TIMEOUT.as_secs()),
+        Ended::Unknown { reason } => {
+            bail!("the payment did not arrive within {} s: {reason}", PAY_TIMEOUT.as_secs())
+        }
     }
 }
 

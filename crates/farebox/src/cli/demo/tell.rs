@@ -112,7 +112,12 @@ impl Teller {
         self.note(format_args!("Authorization: {}", shortened(authorization)));
         if !self.json {
             let micros = took.as_micros();
-            print(format_args!("{} {status}, after {}.{:01} ms", self.stamp(), micros / 1_000, micros % 1_000 / 100));
+            print(format_args!(
+                "{} {status}, after {}.{:01} ms",
+                self.stamp(),
+                micros / 1_000,
+                micros % 1_000 / 100
+            ));
         }
         self.note(format_args!("{}", body.trim_end()));
     }
