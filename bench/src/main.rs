@@ -17,11 +17,22 @@ use anyhow::{Result, bail};
 
 use crate::table::Row;
 
+/// One benchmark: its name, what it shows, and how it is measured.
+struct Bench {
+    name: &'static str,
+    shows: &'static str,
+    run: fn(&Setting) -> Result<Vec<Row>>,
+}
+
 /// What can be measured.
-const BENCHES: &[(&str, &str, fn(&Setting) -> Result<Vec<Row>>)] = &[
-    ("verify", "check one credential with three caveats, in process", verify::run),
-    ("proxy", "a paid request through farebox beside the same request through nginx, HTTP/1.1", proxy::run),
-    ("challenge", "unpaid requests: an invoice and a token each", challenge::run),
+const BENCHES: &[Bench] = &[
+    Bench { name: "verify", shows: "check one credential with three caveats, in process", run: verify::run },
+    Bench {
+        name: "proxy",
+        shows: "a paid request through farebox beside the same request through nginx, HTTP/1.1",
+        run: proxy::run,
+    },
+    Bench { name: "challenge", shows: "unpaid requests: an invoice and a token each", run: challenge::run },
 ];
 
 /// How to measure.
@@ -51,10 +62,10 @@ fn run() -> Result<()> {
         match argument.as_str() {
             "--secs" => secs = arguments.next().unwrap_or_default().parse()?,
             "--json" => json = arguments.next().map(PathBuf::from),
-            name if BENCHES.iter().any(|bench| bench.0 == name) => names.push(argument),
+            name if BENCHES.iter().any(|bench| bench.name == name) => names.push(argument),
             other => {
                 let known: Vec<_> =
-                    BENCHES.iter().map(|(name, about, _)| format!("  {name:10} {about}")).collect();
+                    BENCHES.iter().map(|bench| format!("  {:10} {}", bench.name, bench.shows)).collect();
                 bail!("`{other}` is not a benchmark; there are:\n{}", known.join("\n"));
             }
         }
@@ -63,10 +74,10 @@ fn run() -> Result<()> {
     let setting = Setting { time: Duration::from_secs(secs), farebox };
 
     let mut rows = Vec::new();
-    for (name, about, bench) in BENCHES {
-        if names.is_empty() || names.iter().any(|wanted| wanted == name) {
-            eprintln!("{name}: {about} …");
-            rows.extend(bench(&setting)?);
+    for bench in BENCHES {
+        if names.is_empty() || names.iter().any(|wanted| wanted == bench.name) {
+            eprintln!("{}: {} …", bench.name, bench.shows);
+            rows.extend((bench.run)(&setting)?);
         }
     }
     table::print(&rows);
