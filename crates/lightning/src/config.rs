@@ -29,7 +29,7 @@ pub enum LightningConfig {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct EmbeddedSettings {
-    /// The network: `mainnet`, `testnet`, `signet` or `regtest`. Default: `mainnet`.
+    /// The network: `mainnet`, `testnet`, `signet` or `regtest`. Default: the `network` at the top of the file.
     #[serde(default = "mainnet", deserialize_with = "network")]
     pub network: Network,
     /// Where blocks and transactions come from. No default: whoever serves them learns your addresses and could keep a
