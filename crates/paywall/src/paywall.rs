@@ -20,7 +20,7 @@ use crate::{
     limit::MintBudget,
     mint::{CLOCK_SKEW_MAX, Mint},
     respond::{Audience, Refusal, may_mint},
-    store::{Presentation, Revocation, RevocationCursor, Store, StoreError},
+    store::{Presentation, Purchase, Revocation, RevocationCursor, Store, StoreError},
     trouble::Trouble,
 };
 
@@ -162,7 +162,7 @@ impl Paywall {
     ) -> Admission {
         // Each round fills in one unasked fact, so this ends after as many rounds as there are tokens.
         while let Decision::Consult(index) = decision {
-            let vouched = self.consult(request, examined.token(index), examined.withdrawn(index)).await;
+            let vouched = self.consult(request, examined.token(index), examined.withdrawn(index), now).await;
             examined.candidate_mut(index).key = Key::SettledOnly(vouched);
             decision = decide(&examined.facts(request, now));
         }
@@ -206,16 +206,33 @@ impl Paywall {
     }
 
     /// Whether the books vouch for a token that a withdrawn secret signed.
-    async fn consult(&self, request: &Request<'_>, token: &Token, since: Timestamp) -> Vouched {
-        let Some(sold) = token.sold(request.service) else { return Vouched::No };
+    async fn consult(
+        &self,
+        request: &Request<'_>,
+        token: &Token,
+        since: Timestamp,
+        now: Timestamp,
+    ) -> Vouched {
+        let service = request.service;
+        let Some(sold) = token.sold(service) else { return Vouched::No };
         let Ok(_permit) = self.lookups.try_acquire() else { return Vouched::Unreadable };
-        let lookup = self.store.purchase(token.identifier.payment_hash);
-        match time::timeout(self.config.store_timeout, lookup).await {
-            Ok(Ok(purchase)) => {
-                let margin = self.config.invoice_expiry + self.node.facts().grace + CLOCK_SKEW_MAX;
-                let service = request.service;
-                Voucher { purchase: purchase.as_ref(), token: &sold, service, since, margin }.check()
+        let margin = self.config.invoice_expiry + self.node.facts().grace + CLOCK_SKEW_MAX;
+        let check =
+            |purchase: Option<&Purchase>| Voucher { purchase, token: &sold, service, since, margin }.check();
+        let hash = token.identifier.payment_hash;
+        let asked = async {
+            let found = self.store.purchase(hash).await?;
+            let vouched = check(found.as_ref());
+            if vouched != Vouched::Yes || found.is_some_and(|purchase| purchase.sold.is_some()) {
+                return Ok(vouched);
             }
+            // Nothing is booked yet, so any terms that the money covers would do, and who has the secret can write many
+            // over one payment. The first that are on the books are the ones; the queue would be too late for that.
+            self.store.present(vec![Presentation { hash, sold: sold.clone(), at: now }]).await?;
+            Ok::<_, StoreError>(check(self.store.purchase(hash).await?.as_ref()))
+        };
+        match time::timeout(self.config.store_timeout, asked).await {
+            Ok(Ok(vouched)) => vouched,
             Ok(Err(error)) => {
                 tracing::warn!(%error, "a payment could not be looked up");
                 Vouched::Unreadable

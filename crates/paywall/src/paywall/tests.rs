@@ -583,6 +583,27 @@ async fn a_leaked_secret_opens_only_what_had_been_paid_before() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_payment_opens_one_thing_for_who_has_a_leaked_secret() {
+    let mut shop = Shop::open().await;
+    let (bought, preimage) = shop.buy().await;
+    running(&shop.paywall, async {
+        shop.node.settle(preimage.payment_hash(), 10_000);
+        row(&shop, preimage.payment_hash(), |row| row.is_settled()).await;
+    })
+    .await;
+    shop.clock.set(later(100));
+    // The task that writes queued presentations doesn't run, as if it were late.
+    shop.paywall = shop.reopen(rotated(KeyState::SettledOnly { since: later(50) })).await;
+
+    let identifier = bought.identifier().unwrap();
+    let caveats = ["services=maps:0".to_owned(), "farebox_terms=v1;offer=forever;msat=10000".to_owned()];
+    let forged = Macaroon::mint(&secret().root_key(Network::Regtest, &identifier), &identifier, &caveats);
+    check(&shop.get(&credential(&bought, &preimage)).await, Code::Pass);
+    shop.service.name = "maps".parse().unwrap();
+    check(&shop.get(&credential(&forged, &preimage)).await, Code::SecretWithdrawn);
+}
+
+#[tokio::test(start_paused = true)]
 async fn books_that_cannot_be_read_never_look_like_a_bad_token() {
     let mut shop = Shop::open().await;
     let (macaroon, preimage) = shop.buy().await;
