@@ -211,6 +211,7 @@ fn dress(
         // One line and no second one: there are servers that answer 400 to two.
         headers.insert(AUTHORIZATION, credential);
     }
+    headers::strip_lookalikes(headers, &route.config.headers);
     for (name, value) in &route.config.headers {
         headers.insert(name, value.clone());
     }

@@ -56,13 +56,30 @@ pub(super) fn strip_spoofed(headers: &mut HeaderMap, is_vouched_for: bool) {
         let text = name.as_str();
         let has_underscore = text.as_bytes().contains(&b'_');
         let text = if has_underscore { &text.replace('_', "-") } else { text };
-        let is_forwarding = text.starts_with("x-forwarded-") || text == "forwarded" || text == "x-real-ip";
+        let is_forwarding = text.starts_with("x-forwarded-")
+            // The last two make some servers serve another path than the one that was decided on.
+            || matches!(text, "forwarded" | "x-real-ip" | "x-original-url" | "x-rewrite-url");
         is_forwarding && (!is_vouched_for || has_underscore)
     };
     // Most requests have none, and then nothing is allocated.
     let spoofed: Vec<HeaderName> = headers.keys().filter(is_spoofed).cloned().collect();
     for name in spoofed {
         headers.remove(name);
+    }
+}
+
+/// Removes what an upstream that doesn't tell `_` from `-` would take for a header of the operator's.
+pub(super) fn strip_lookalikes(headers: &mut HeaderMap, ours: &[(HeaderName, HeaderValue)]) {
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    let is_alike = |a: &HeaderName, b: &HeaderName| {
+        a != b && a.as_str().bytes().map(plain).eq(b.as_str().bytes().map(plain))
+    };
+    for (own, _) in ours {
+        // An empty list, as mostly, allocates nothing.
+        let alike: Vec<HeaderName> = headers.keys().filter(|name| is_alike(name, own)).cloned().collect();
+        for name in alike {
+            headers.remove(name);
+        }
     }
 }
 
