@@ -25,12 +25,12 @@ pub fn introduce(headers: &mut HeaderMap, pass: &Pass) {
 /// Introduces the buyer, and leaves the credential where it is: for an upstream that asks for it.
 pub fn label(headers: &mut HeaderMap, pass: &Pass) {
     remove_labels(headers);
-    let hex = |text: String| HeaderValue::from_str(&text).expect("hexadecimal digits");
+    let value = |hex: [u8; 64]| HeaderValue::from_bytes(&hex).expect("hexadecimal digits");
     if let Some(id) = &pass.token_id {
-        headers.insert(TOKEN_ID_HEADER, hex(id.to_string()));
+        headers.insert(TOKEN_ID_HEADER, value(id.hex()));
     }
     if let Some(hash) = &pass.payment_hash {
-        headers.insert(PAYMENT_HASH_HEADER, hex(hash.to_string()));
+        headers.insert(PAYMENT_HASH_HEADER, value(hash.hex()));
     }
     let service =
         HeaderValue::from_str(pass.service.as_str()).expect("a service name is letters, digits and `._-`");

@@ -193,6 +193,10 @@ pub fn strip_credentials(headers: &mut HeaderMap) {
 const OWS: [char; 2] = [' ', '\t'];
 
 fn retain(headers: &mut HeaderMap, name: &HeaderName, keep: impl Fn(HeaderValue) -> Option<HeaderValue>) {
+    // An entry makes room for one more, whether it is there or not.
+    if !headers.contains_key(name) {
+        return;
+    }
     let Entry::Occupied(entry) = headers.entry(name) else { return };
     let kept: Vec<HeaderValue> = entry.remove_entry_mult().1.filter_map(keep).collect();
     for value in kept {

@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 
 use sha2::{Digest, Sha256};
 
-use crate::{NotHex32, PaymentHash, hex32};
+use crate::{NotHex32, PaymentHash, hex32, preimage::hex64};
 
 /// The 32 random bytes that name a token. They survive an upgrade, so they name its holder too. Public.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,6 +80,11 @@ macro_rules! hex_name {
             /// The bytes.
             pub const fn as_bytes(&self) -> &[u8; 32] {
                 &self.0
+            }
+
+            /// 64 lower-case hexadecimal digits, without allocating.
+            pub fn hex(&self) -> [u8; 64] {
+                hex64(&self.0)
             }
         }
 

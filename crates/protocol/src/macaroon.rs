@@ -118,7 +118,9 @@ impl Macaroon {
         if text.len() > MACAROON_BYTES_MAX.div_ceil(3) * 4 {
             return Err(MacaroonError::TooLong(text.len() / 4 * 3));
         }
-        let engine = if text.bytes().any(|b| b == b'-' || b == b'_') { BASE64_URL } else { BASE64 };
+        // Two searches for one byte each are faster than one that looks for either.
+        let has = |byte| text.as_bytes().contains(&byte);
+        let engine = if has(b'-') || has(b'_') { BASE64_URL } else { BASE64 };
         let bytes = Zeroizing::new(engine.decode(text).map_err(|_| MacaroonError::NotBase64)?);
         codec::read(bytes)
     }

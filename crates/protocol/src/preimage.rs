@@ -31,6 +31,11 @@ impl PaymentHash {
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+
+    /// 64 lower-case hexadecimal digits, without allocating.
+    pub fn hex(&self) -> [u8; 64] {
+        hex64(&self.0)
+    }
 }
 
 impl fmt::Display for PaymentHash {
@@ -89,6 +94,13 @@ impl fmt::Debug for Preimage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Preimage(..)")
     }
+}
+
+/// 64 lower-case hexadecimal digits.
+pub(crate) fn hex64(bytes: &[u8; 32]) -> [u8; 64] {
+    let mut digits = [0; 64];
+    hex::encode_to_slice(bytes, &mut digits).expect("two digits for each byte");
+    digits
 }
 
 /// Reads 64 hexadecimal digits of either case.

@@ -133,7 +133,8 @@ impl FromStr for Terms {
 
     fn from_str(text: &str) -> Result<Self, UnknownTerms> {
         let read = || {
-            let (offer, price) = text.strip_prefix("v1;")?.rsplit_once(";msat=")?;
+            let (offer, price) = text.strip_prefix("v1;")?.rsplit_once('=')?;
+            let offer = offer.strip_suffix(";msat")?;
             let price =
                 decimal(price).map(Msat::new).filter(|price| (Msat::new(1)..=Msat::MAX).contains(price))?;
             Some(Self { offer: offer.parse().ok()?, price })
