@@ -89,8 +89,15 @@ impl Books {
     }
 
     /// Notes that a paid token was presented, if that is news. Never waits.
-    pub(crate) fn note(&self, hash: &farebox_protocol::PaymentHash, note: impl FnOnce() -> Presentation) {
-        if self.seen.insert(hash) && self.notes.try_send(note()).is_err() {
+    pub(crate) fn note(
+        &self,
+        hash: &farebox_protocol::PaymentHash,
+        note: impl FnOnce() -> Option<Presentation>,
+    ) {
+        if self.seen.insert(hash)
+            && let Some(note) = note()
+            && self.notes.try_send(note).is_err()
+        {
             // The next presentation brings it again.
             self.drop_note(hash);
         }

@@ -9,6 +9,7 @@ use std::{collections::HashSet, sync::Arc, sync::atomic::Ordering, time::Duratio
 use arc_swap::ArcSwap;
 use farebox_lightning::{Receive, clock::Clock};
 use farebox_protocol::{IdentifierHash, Timestamp};
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::{sync::Semaphore, time};
 use tokio_util::sync::CancellationToken;
@@ -144,12 +145,19 @@ impl Paywall {
 
     /// Whether a request may pass, or what to answer instead.
     pub async fn admit(&self, request: &Request<'_>) -> Admission {
+        match self.admit_at_once(request) {
+            Ok(admission) => admission,
+            Err(slowly) => slowly.await,
+        }
+    }
+
+    /// Not `async`, and the rest boxed, so that the future of a paid request has no room for what was examined.
+    fn admit_at_once<'a>(&'a self, request: &'a Request<'a>) -> Result<Admission, BoxFuture<'a, Admission>> {
         let now = self.clock.now();
         let examined = self.examine(request, now);
         match decide(&examined.facts(request, now)) {
-            Decision::Forward(grant) => self.forward(request, &examined, grant, now),
-            // Boxed, so that the future of a paid request stays small.
-            decision => Box::pin(self.admit_slowly(request, examined, decision, now)).await,
+            Decision::Forward(grant) => Ok(self.forward(request, &examined, grant, now)),
+            decision => Err(Box::pin(self.admit_slowly(request, examined, decision, now))),
         }
     }
 
@@ -193,9 +201,8 @@ impl Paywall {
         };
         let identifier = examined.token(index).identifier;
         let hash = identifier.payment_hash;
-        if let Some(sold) = examined.sold(index, request.service) {
-            self.books.note(&hash, || Presentation { hash, sold, at: now });
-        }
+        let sold = || examined.sold(index, request.service);
+        self.books.note(&hash, || sold().map(|sold| Presentation { hash, sold, at: now }));
         Admission::Pass(Pass {
             token_id: Some(identifier.token_id),
             payment_hash: Some(hash),
