@@ -16,11 +16,11 @@ mod headers;
 mod patience;
 mod target;
 
-use std::{net::IpAddr, panic::AssertUnwindSafe, sync::Arc};
+use std::{convert::Infallible, mem, net::IpAddr, panic::AssertUnwindSafe, pin::pin, sync::Arc};
 
 use farebox_paywall::{Admission, Answer, Code, Pass, forward::label};
 use farebox_protocol::strip_credentials;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::BoxFuture};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, Uri,
     header::{AUTHORIZATION, CONTENT_TYPE, EXPECT, ORIGIN, UPGRADE},
@@ -69,26 +69,36 @@ struct Manner {
 }
 
 /// Answers one request. A defect in the code behind it becomes a 500 and harms nothing else.
-pub(crate) async fn answer(
+///
+/// The request is taken apart once, here, and lent from then on: each `async fn` that took it would have room for another
+/// copy and move it there.
+pub(crate) fn answer(
     request: Request<Incoming>,
     peer: Peer,
     in_flight: InFlight,
-    worker: &Arc<Worker>,
-) -> Response<Body> {
+    worker: Arc<Worker>,
+) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
     let manner =
         Manner { is_grpc: is_grpc(request.headers()), origin: request.headers().get(ORIGIN).cloned() };
-    let mut account = Account::open(&request, &peer, worker);
-    let handled = AssertUnwindSafe(handle(request, &manner, peer, &mut account, worker)).catch_unwind().await;
-    let own = match handled {
-        Ok(Ok(response)) => return account.close(response, in_flight),
-        Ok(Err(own)) => own,
-        Err(_) => {
-            worker.shared.metrics.panics.increment(1);
-            Own::Failure(Failure::Defect)
-        }
-    };
+    let mut account = Account::open(&request, &peer, &worker);
+    let (mut parts, body) = request.into_parts();
+    Box::pin(async move {
+        let handled = handle(&mut parts, body, &manner, &peer, &mut account, &worker);
+        let response = match AssertUnwindSafe(handled).catch_unwind().await {
+            Ok(Ok(response)) => response,
+            Ok(Err(own)) => answer_ourselves(own, &manner, &mut account),
+            Err(_) => {
+                worker.shared.metrics.panics.increment(1);
+                answer_ourselves(Own::Failure(Failure::Defect), &manner, &mut account)
+            }
+        };
+        Ok(account.close(response, in_flight))
+    })
+}
+
+fn answer_ourselves(own: Own, manner: &Manner, account: &mut Account) -> Response<Body> {
     let mut response = match own {
-        Own::Preflight(response) => return account.close(response, in_flight),
+        Own::Preflight(response) => return response,
         Own::Paywall(answer) => answer.into_response().map(Body::full),
         Own::Failure(failure) => {
             account.failed(&failure);
@@ -98,32 +108,32 @@ pub(crate) async fn answer(
     if let Some(route) = account.route() {
         route.config.cors.open_own(manner.origin.as_ref(), response.headers_mut());
     }
-    account.close(response, in_flight)
+    response
 }
 
 async fn handle(
-    request: Request<Incoming>,
+    parts: &mut Parts,
+    body: Incoming,
     manner: &Manner,
-    peer: Peer,
+    peer: &Peer,
     account: &mut Account,
-    worker: &Arc<Worker>,
+    worker: &Worker,
 ) -> Result<Response<Body>, Own> {
     let shared = &worker.shared;
-    let (mut parts, body) = request.into_parts();
 
     // What is asked for: one host, one path, one way to read them.
-    let host = target::take_host(&mut parts)?;
-    let target = target::take_path(&mut parts)?;
+    let host = target::take_host(parts)?;
+    let target = target::take_path(parts)?;
     let path = target.path();
     account.path(path);
-    let client = forwarded::client(&peer, &parts.headers, &shared.config.trusted_proxies);
+    let client = forwarded::client(peer, &parts.headers, &shared.config.trusted_proxies);
     account.client(client.ip);
 
     // Whose it is. The request keeps this route to its end, whatever is configured meanwhile.
     let found = shared.services.load().find(&host.name(), path, &parts.method).cloned();
     let route = found.ok_or(Failure::NoService)?;
     account.routed(route.clone());
-    refuse_what_cannot_be_served(&parts, &body, &route)?;
+    refuse_what_cannot_be_served(parts, &body, &route)?;
 
     // Whether it may pass.
     let pass = if is_preflight(&parts.method, &parts.headers) {
@@ -154,12 +164,13 @@ async fn handle(
     let patience = Patience::new(&route, &body, &parts.headers, manner.is_grpc);
     let preserved =
         (route.upstream.config().preserve_host && !host.value.is_empty()).then(|| host.value.clone());
-    dress(&mut parts.headers, &route, &pass, &client, &peer, host.value);
-    parts.extensions.clear();
-    parts.uri = Uri::from(target);
-    let body = RequestBody::new(body, &route, patience.upload());
-    let outgoing = Outgoing { request: Request::from_parts(parts, body), host: preserved };
-    let (answer, lease) = patience.head(route.upstream.send(worker, outgoing)).await?;
+    dress(&mut parts.headers, &route, &pass, &client, peer, host.value);
+    let mut request = Request::new(RequestBody::new(body, &route, patience.upload()));
+    *request.method_mut() = mem::take(&mut parts.method);
+    *request.uri_mut() = Uri::from(target);
+    *request.headers_mut() = mem::take(&mut parts.headers);
+    let sending = pin!(route.upstream.send(worker, Outgoing { request, host: preserved }));
+    let (answer, lease) = patience.head(sending).await?;
 
     // What the client gets.
     let (mut head, body) = answer.into_parts();

@@ -91,30 +91,57 @@ impl Upstream {
 
     /// Sends a request and waits for the head of its answer. A kept connection may have been closed by the upstream just
     /// now, so a request that is safe to repeat is sent once more, on a new connection; one that was never sent, likewise.
-    pub(crate) async fn send(
+    ///
+    /// On a kept connection it is sent before this returns, and the future has no room for a request: an `async fn` would
+    /// carry it through every await, and be moved about with it.
+    pub(crate) fn send<'a>(
+        &'a self,
+        worker: &'a Worker,
+        mut outgoing: Outgoing,
+    ) -> impl Future<Output = Result<(http::Response<Incoming>, Lease), SendError>> + Send + use<'a> {
+        let pool = &self.pools[worker.index];
+        let begun = match pool.checkout() {
+            Some(mut connection) => {
+                self.shape(&mut outgoing, &connection);
+                let spare = is_repeatable(&outgoing.request).then(|| Box::new(head_of(&outgoing.request)));
+                let Outgoing { request, host } = outgoing;
+                Ok((connection.send(request), connection, spare, host))
+            }
+            None => Err(Box::new(outgoing)),
+        };
+        async move {
+            let outgoing = match begun {
+                Ok((exchange, connection, spare, host)) => match exchange.await {
+                    Ok(response) => return Ok((response, connection.into_lease(pool))),
+                    Err(mut failed) => {
+                        let unsent = failed.take_message().map(Box::new);
+                        if unsent.is_some() {
+                            pool.forget(&connection);
+                        }
+                        match unsent.or(spare) {
+                            Some(request) if !is_answer(failed.error()) => {
+                                Box::new(Outgoing { request: *request, host })
+                            }
+                            _ => return Err(SendError::Exchange(failed.into_error())),
+                        }
+                    }
+                },
+                Err(outgoing) => outgoing,
+            };
+            // Boxed, so that requests on a kept connection, which are most, don't carry the room for making one.
+            Box::pin(self.send_anew(worker, pool, outgoing)).await
+        }
+    }
+
+    async fn send_anew(
         &self,
         worker: &Worker,
-        mut outgoing: Outgoing,
+        pool: &Arc<Pool>,
+        mut outgoing: Box<Outgoing>,
     ) -> Result<(http::Response<Incoming>, Lease), SendError> {
-        let pool = &self.pools[worker.index];
-        if let Some(mut connection) = pool.checkout() {
-            self.shape(&mut outgoing, &connection);
-            let spare = is_repeatable(&outgoing.request).then(|| head_of(&outgoing.request));
-            match connection.send(outgoing.request).await {
-                Ok(response) => return Ok((response, connection.into_lease(pool))),
-                Err(mut failed) => {
-                    let unsent = failed.take_message();
-                    if unsent.is_some() {
-                        pool.forget(&connection);
-                    }
-                    match unsent.or(spare) {
-                        Some(request) if !is_answer(failed.error()) => outgoing.request = request,
-                        _ => return Err(SendError::Exchange(failed.into_error())),
-                    }
-                }
-            }
-        }
-        let mut connection = self.connect(worker, pool).await?;
+        let mut connection = timeout(self.config.connect_timeout, pool.connect(&self.connector, worker))
+            .await
+            .unwrap_or(Err(SendError::ConnectTimeout))?;
         self.shape(&mut outgoing, &connection);
         match connection.send(outgoing.request).await {
             Ok(response) => Ok((response, connection.into_lease(pool))),
@@ -129,13 +156,6 @@ impl Upstream {
 
     pub(crate) const fn config(&self) -> &UpstreamConfig {
         &self.config
-    }
-
-    async fn connect(&self, worker: &Worker, pool: &Arc<Pool>) -> Result<Connection, SendError> {
-        // Boxed, so that requests on a kept connection, which are most, don't carry the room for making one.
-        Box::pin(timeout(self.config.connect_timeout, pool.connect(&self.connector, worker)))
-            .await
-            .unwrap_or(Err(SendError::ConnectTimeout))
     }
 
     /// Puts a request into the form of the connection's protocol.

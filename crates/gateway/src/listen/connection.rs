@@ -153,10 +153,7 @@ fn answer(
 > + use<> {
     let worker = worker.clone();
     service_fn(move |request: Request<Incoming>| {
-        let in_flight = activity.request();
-        let (worker, peer) = (worker.clone(), peer.clone());
-        Box::pin(async move { Ok(proxy::answer(request, peer, in_flight, &worker).await) })
-            as BoxFuture<'static, Result<Response<Body>, Infallible>>
+        proxy::answer(request, peer.clone(), activity.request(), worker.clone())
     })
 }
 

@@ -114,9 +114,8 @@ impl Patience {
     /// Waits for the head of the answer.
     pub(super) async fn head<T>(
         &self,
-        sending: impl Future<Output = Result<T, SendError>>,
+        mut sending: Pin<&mut impl Future<Output = Result<T, SendError>>>,
     ) -> Result<T, Failure> {
-        let mut sending = std::pin::pin!(sending);
         let Some(limit) = self.head_limit() else {
             return sending.await.map_err(|error| self.explain(error));
         };

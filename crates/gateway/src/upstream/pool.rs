@@ -9,6 +9,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::{
     body::Incoming,
@@ -27,6 +28,9 @@ use super::{
 use crate::{config::UpstreamConfig, proxy::RequestBody, worker::Worker};
 
 type Http1 = http1::SendRequest<RequestBody>;
+
+/// A request that has been sent, until the head of its answer is there.
+pub(super) type Exchange = BoxFuture<'static, Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>;
 
 /// See the module.
 pub(crate) struct Pool {
@@ -177,16 +181,12 @@ impl Held {
 }
 
 impl Connection {
-    pub(super) async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+    /// Sends a request at once, whether what is returned is polled or not. It is boxed since it has room for the whole
+    /// request, and whoever awaits it would get as large.
+    pub(super) fn send(&mut self, request: Request<RequestBody>) -> Exchange {
         match self {
-            Self::Http1(sender) => sender.try_send_request(request).await,
-            Self::Http2(stream) => {
-                let mut sender = stream.0.sender.clone();
-                sender.try_send_request(request).await
-            }
+            Self::Http1(sender) => Box::pin(sender.try_send_request(request)),
+            Self::Http2(stream) => Box::pin(stream.0.sender.clone().try_send_request(request)),
         }
     }
 
