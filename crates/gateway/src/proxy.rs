@@ -2,11 +2,13 @@
 //! gets, what the client gets back.
 //!
 //! What a paid request costs here. It parses: its host, its path (one pass when it is plain) and its credential, each
-//! once; with `forward_credential`, the credential a second time. It allocates: its own future, the `farebox-*` and
-//! `Forwarded` values, one timer for the answer's head and one for its body if that is not there yet; the header map is
-//! moved, never copied, except on a kept upstream connection, where a request that could be sent a second time keeps a
-//! copy of its head. It locks: its worker's own pool of connections, which nobody else contends for; nothing shared. It
-//! awaits: the paywall (which for a pass has nothing to wait for), a connection where none is free, and the upstream.
+//! once; with `forward_credential`, the credential a second time. It allocates, besides what hyper does: its own future,
+//! the exchange with the upstream and the answer's body, one box each; four small pieces for the credential; the
+//! `farebox-*` and `Forwarded` values; on a kept upstream connection, where a request that could be sent a second time
+//! keeps its head, one text of it. The header map is moved, never copied. One timer is set for the answer's head and one
+//! for its body if that is not there yet. It locks: its worker's own pool of connections, which nobody else contends for;
+//! nothing shared. It awaits: the paywall (which for a pass has nothing to wait for), a connection where none is free, and
+//! the upstream.
 
 mod access;
 mod body;
@@ -74,7 +76,7 @@ struct Manner {
 /// copy and move it there.
 pub(crate) fn answer(
     request: Request<Incoming>,
-    peer: Peer,
+    peer: Arc<Peer>,
     in_flight: InFlight,
     worker: Arc<Worker>,
 ) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
@@ -119,6 +121,29 @@ async fn handle(
     account: &mut Account,
     worker: &Worker,
 ) -> Result<Response<Body>, Own> {
+    let (route, patience, outgoing) = admit(parts, body, manner, peer, account, worker).await?;
+    let sending = pin!(route.upstream.send(worker, outgoing));
+    let (answer, lease) = patience.head(sending).await?;
+
+    // What the client gets.
+    let (mut head, body) = answer.into_parts();
+    headers::strip_hop_by_hop(&mut head.headers);
+    route.config.cors.open_forwarded(manner.origin.as_ref(), &mut head.headers);
+    let mut response = Response::new(Body::streamed(Streamed::new(body, lease, patience, manner.is_grpc)));
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    Ok(response)
+}
+
+/// The part before anything is sent: what it needs makes way for what comes after, in the same room.
+async fn admit(
+    parts: &mut Parts,
+    body: Incoming,
+    manner: &Manner,
+    peer: &Peer,
+    account: &mut Account,
+    worker: &Worker,
+) -> Result<(Arc<Route>, Patience, Outgoing), Own> {
     let shared = &worker.shared;
 
     // What is asked for: one host, one path, one way to read them.
@@ -161,7 +186,7 @@ async fn handle(
     };
 
     // What the upstream gets.
-    let patience = Patience::new(&route, &body, &parts.headers, manner.is_grpc);
+    let patience = Patience::new(&route, &body, &parts.headers, manner.is_grpc, account.started());
     let preserved =
         (route.upstream.config().preserve_host && !host.value.is_empty()).then(|| host.value.clone());
     dress(&mut parts.headers, &route, &pass, &client, peer, host.value);
@@ -169,17 +194,7 @@ async fn handle(
     *request.method_mut() = mem::take(&mut parts.method);
     *request.uri_mut() = Uri::from(target);
     *request.headers_mut() = mem::take(&mut parts.headers);
-    let sending = pin!(route.upstream.send(worker, Outgoing { request, host: preserved }));
-    let (answer, lease) = patience.head(sending).await?;
-
-    // What the client gets.
-    let (mut head, body) = answer.into_parts();
-    headers::strip_hop_by_hop(&mut head.headers);
-    route.config.cors.open_forwarded(manner.origin.as_ref(), &mut head.headers);
-    let mut response = Response::new(Body::streamed(Streamed::new(body, lease, patience, manner.is_grpc)));
-    *response.status_mut() = head.status;
-    *response.headers_mut() = head.headers;
-    Ok(response)
+    Ok((route, patience, Outgoing { request, host: preserved }))
 }
 
 /// Requests that could only fail later, and should not be paid for first.

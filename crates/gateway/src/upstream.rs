@@ -9,7 +9,7 @@ mod pool;
 use std::{error::Error as _, io, path::PathBuf, sync::Arc};
 
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Uri, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
     header::{CONNECTION, COOKIE, HOST, TE},
     uri::{Authority, Scheme},
 };
@@ -103,7 +103,7 @@ impl Upstream {
         let begun = match pool.checkout() {
             Some(mut connection) => {
                 self.shape(&mut outgoing, &connection);
-                let spare = is_repeatable(&outgoing.request).then(|| Box::new(head_of(&outgoing.request)));
+                let spare = is_repeatable(&outgoing.request).then(|| Spare::of(&outgoing.request));
                 let Outgoing { request, host } = outgoing;
                 Ok((connection.send(request), connection, spare, host))
             }
@@ -114,13 +114,13 @@ impl Upstream {
                 Ok((exchange, connection, spare, host)) => match exchange.await {
                     Ok(response) => return Ok((response, connection.into_lease(pool))),
                     Err(mut failed) => {
-                        let unsent = failed.take_message().map(Box::new);
+                        let unsent = failed.take_message();
                         if unsent.is_some() {
                             pool.forget(&connection);
                         }
-                        match unsent.or(spare) {
+                        match unsent.or_else(|| spare.map(Spare::into_request)) {
                             Some(request) if !is_answer(failed.error()) => {
-                                Box::new(Outgoing { request: *request, host })
+                                Box::new(Outgoing { request, host })
                             }
                             _ => return Err(SendError::Exchange(failed.into_error())),
                         }
@@ -212,12 +212,44 @@ fn is_repeatable(request: &Request<RequestBody>) -> bool {
         )
 }
 
-fn head_of(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::none());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    copy
+/// The head of a request, kept to send it again. Nearly every request has one and hardly any needs it, so it is text in
+/// one piece of memory: a `HeaderMap` would be two, and would share each of its values.
+struct Spare {
+    method: Method,
+    uri: Uri,
+    /// For each header its name, `:` or (for a value marked as sensitive) `;`, its value and an end of line.
+    headers: Vec<u8>,
+}
+
+impl Spare {
+    fn of(request: &Request<RequestBody>) -> Self {
+        let headers = request.headers();
+        let room = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 2).sum();
+        let mut text = Vec::with_capacity(room);
+        for (name, value) in headers {
+            text.extend_from_slice(name.as_str().as_bytes());
+            text.push(if value.is_sensitive() { b';' } else { b':' });
+            text.extend_from_slice(value.as_bytes());
+            text.push(b'\n');
+        }
+        Self { method: request.method().clone(), uri: request.uri().clone(), headers: text }
+    }
+
+    fn into_request(self) -> Request<RequestBody> {
+        let mut request = Request::new(RequestBody::none());
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        // Names have neither of the marks in them, and values no ends of lines.
+        for line in self.headers.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let mark =
+                line.iter().position(|byte| matches!(byte, b':' | b';')).expect("it was written with one");
+            let name = HeaderName::from_bytes(&line[..mark]).expect("it was a name before");
+            let mut value = HeaderValue::from_bytes(&line[mark + 1..]).expect("it was a value before");
+            value.set_sensitive(line[mark] == b';');
+            request.headers_mut().append(name, value);
+        }
+        request
+    }
 }
 
 /// Whether the upstream did say something, so that there is no doubt whether it has heard of the request.
@@ -231,6 +263,25 @@ fn is_answer(error: &hyper::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_head_that_is_kept_is_sent_again_as_it_was() {
+        let mut request = Request::new(RequestBody::none());
+        *request.method_mut() = Method::PUT;
+        *request.uri_mut() = Uri::from_static("/a?b");
+        for (name, value) in [("x-a", "1: 2; 3"), ("x-b", ""), ("x-a", "4"), ("x-c", "\u{fc}")] {
+            let name = HeaderName::from_static(name);
+            request.headers_mut().append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        let mut secret = HeaderValue::from_static("s");
+        secret.set_sensitive(true);
+        request.headers_mut().insert("x-d", secret);
+        let again = Spare::of(&request).into_request();
+        assert_eq!(again.method(), request.method());
+        assert_eq!(again.uri(), request.uri());
+        assert_eq!(again.headers(), request.headers());
+        assert!(again.headers().iter().all(|(name, value)| value.is_sensitive() == (name == "x-d")));
+    }
 
     #[test]
     fn cookies_split_by_http2_are_joined_for_http1() {

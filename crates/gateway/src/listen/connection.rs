@@ -60,7 +60,7 @@ async fn greet(
 ) -> io::Result<()> {
     let timeouts = &worker.shared.config.timeouts;
     let socket = TcpStream::from_std(socket)?;
-    let peer = Peer::new(peer.ip(), tls.is_some());
+    let peer = Arc::new(Peer::new(peer.ip(), tls.is_some()));
     let activity = Activity::new(Instant::now());
     if let Some(tls) = tls {
         let socket = Box::pin(timeout(timeouts.handshake, tls.accept(socket))).await??;
@@ -91,7 +91,7 @@ async fn greet(
 
 async fn serve_http1<S>(
     socket: Watched<S>,
-    peer: Peer,
+    peer: Arc<Peer>,
     activity: Arc<Activity>,
     worker: &Arc<Worker>,
 ) -> io::Result<()>
@@ -118,7 +118,7 @@ const HYPER_HEADER_COUNT: usize = 100;
 
 async fn serve_http2<S>(
     socket: Watched<S>,
-    peer: Peer,
+    peer: Arc<Peer>,
     activity: Arc<Activity>,
     worker: &Arc<Worker>,
 ) -> io::Result<()>
@@ -142,7 +142,7 @@ where
 /// Answers each request of a connection. The future is boxed, so that a connection without a request doesn't take up the
 /// room of one.
 fn answer(
-    peer: Peer,
+    peer: Arc<Peer>,
     activity: Arc<Activity>,
     worker: &Arc<Worker>,
 ) -> impl hyper::service::HttpService<

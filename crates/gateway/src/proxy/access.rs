@@ -77,6 +77,11 @@ impl Account {
         self.route.as_ref()
     }
 
+    /// When the request came.
+    pub(super) const fn started(&self) -> Instant {
+        self.started
+    }
+
     pub(super) const fn decided(&mut self, code: &'static str) {
         self.code = code;
     }

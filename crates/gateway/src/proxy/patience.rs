@@ -87,8 +87,15 @@ impl Upload {
 }
 
 impl Patience {
-    pub(super) fn new(route: &Route, body: &Incoming, headers: &HeaderMap, is_grpc: bool) -> Self {
-        let heard = Instant::now();
+    /// `began` is when the request came: as good as now, and read from the clock already.
+    pub(super) fn new(
+        route: &Route,
+        body: &Incoming,
+        headers: &HeaderMap,
+        is_grpc: bool,
+        began: Instant,
+    ) -> Self {
+        let heard = began;
         let config = route.upstream.config();
         Self {
             is_grpc,
