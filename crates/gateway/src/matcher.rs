@@ -4,7 +4,7 @@
 //! here lower-case, without port and trailing dot, paths normalised by `farebox_paywall::normalise`: this module never sees
 //! two spellings of one thing.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use farebox_paywall::normalise;
 use http::Method;
@@ -44,7 +44,7 @@ pub enum MatcherError {
     Host(String),
     /// Not a path in the form in which paths are compared.
     #[error(
-        "`{0}` is not a path prefix; write it in plain form from `/` on, without `..`, `//`, query or wildcard"
+        "`{0}` is not a path prefix; write it in plain form from `/` on, without `..`, `//`, `;`, needless encoding, query or wildcard"
     )]
     Path(String),
 }
@@ -145,8 +145,10 @@ impl FromStr for PathPrefix {
         let refused = || MatcherError::Path(text.to_owned());
         let trimmed = text.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(text);
         let normal = normalise(trimmed).map_err(|_| refused())?;
-        // A star is a legal character in a path, and never what somebody who writes one here means.
-        if normal != trimmed || trimmed.contains('*') {
+        // A star is a legal character in a path, and never what somebody who writes one here means. What servers read in
+        // two ways divides nothing.
+        let is_loose = read_loosely(trimmed).is_some_and(|loose| loose != trimmed);
+        if normal != trimmed || trimmed.contains('*') || is_loose {
             return Err(refused());
         }
         Ok(Self(trimmed.to_owned()))
@@ -157,6 +159,32 @@ impl fmt::Display for PathPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// A path (normalised) as it is read by servers that decode the characters which may stand bare and drop parameters; none
+/// if there is nothing in it to read so.
+pub(crate) fn read_loosely(path: &str) -> Option<String> {
+    const ENCODED: [(&str, &str); 13] = [
+        ("%21", "!"),
+        ("%24", "$"),
+        ("%26", "&"),
+        ("%27", "'"),
+        ("%28", "("),
+        ("%29", ")"),
+        ("%2A", "*"),
+        ("%2B", "+"),
+        ("%2C", ","),
+        ("%3A", ":"),
+        ("%3B", ";"),
+        ("%3D", "="),
+        ("%40", "@"),
+    ];
+    if !path.contains(['%', ';']) {
+        return None;
+    }
+    let decoded = ENCODED.iter().fold(path.to_owned(), |path, (encoded, bare)| path.replace(encoded, bare));
+    let names: Vec<&str> = decoded.split('/').map(|name| name.split(';').next().unwrap_or(name)).collect();
+    normalise(&names.join("/")).ok().map(Cow::into_owned)
 }
 
 #[cfg(test)]
@@ -199,7 +227,7 @@ mod tests {
         for text in ["", "*", "*.", "host:80", "a..b", "https://host", "a b", "*.*.com", "[x]"] {
             assert_eq!(text.parse::<HostPattern>(), Err(MatcherError::Host(text.to_owned())));
         }
-        for text in ["", "v1", "/a/../b", "/a//b", "/a?b", "/a/*", "/%61", "/a%2Fb"] {
+        for text in ["", "v1", "/a/../b", "/a//b", "/a?b", "/a/*", "/%61", "/a%2Fb", "/a;b", "/%40me"] {
             assert_eq!(text.parse::<PathPrefix>(), Err(MatcherError::Path(text.to_owned())));
         }
     }

@@ -24,15 +24,21 @@ use farebox_paywall::{Admission, Answer, Code, Pass, forward::label};
 use farebox_protocol::strip_credentials;
 use futures_util::{FutureExt, future::BoxFuture};
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, Uri,
-    header::{AUTHORIZATION, CONTENT_TYPE, EXPECT, ORIGIN, UPGRADE},
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, ORIGIN, UPGRADE},
     request::Parts,
 };
 use hyper::body::{Body as _, Incoming};
 
 pub(crate) use self::body::{Body, RequestBody};
 use self::{access::Account, body::Streamed, failure::Failure, forwarded::Client, patience::Patience};
-use crate::{cors::is_preflight, listen::InFlight, services::Route, upstream::Outgoing, worker::Worker};
+use crate::{
+    cors::is_preflight,
+    listen::InFlight,
+    services::Route,
+    upstream::{Outgoing, SendError},
+    worker::Worker,
+};
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
@@ -127,9 +133,20 @@ async fn handle(
 
     // What the client gets.
     let (mut head, body) = answer.into_parts();
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Failure::Upstream(SendError::Switched).into());
+    }
     headers::strip_hop_by_hop(&mut head.headers);
     route.config.cors.open_forwarded(manner.origin.as_ref(), &mut head.headers);
-    let mut response = Response::new(Body::streamed(Streamed::new(body, lease, patience, manner.is_grpc)));
+    let body = if account.is_preflight() {
+        // Browsers read its headers only, and an upstream that makes no difference of methods would give its goods away.
+        head.headers.remove(CONTENT_LENGTH);
+        Body::empty()
+    } else {
+        let ends_in_trailers = parts.version == Version::HTTP_2 && is_native_grpc(&head.headers);
+        Body::streamed(Streamed::new(body, lease, patience, ends_in_trailers))
+    };
+    let mut response = Response::new(body);
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     Ok(response)
@@ -155,13 +172,14 @@ async fn admit(
     account.client(client.ip);
 
     // Whose it is. The request keeps this route to its end, whatever is configured meanwhile.
-    let found = shared.services.load().find(&host.name(), path, &parts.method).cloned();
+    let found =
+        shared.services.load().find_clearly(&host.name(), path, &parts.method).map_err(Failure::Path)?;
     let route = found.ok_or(Failure::NoService)?;
     account.routed(route.clone());
     refuse_what_cannot_be_served(parts, &body, &route)?;
 
     // Whether it may pass.
-    let pass = if is_preflight(&parts.method, &parts.headers) {
+    let pass = if is_preflight(&parts.method, &parts.headers) && body.is_end_stream() {
         account.decided(Code::Preflight.as_str());
         if !route.config.cors.is_upstreams() {
             return Err(Own::Preflight(route.config.cors.preflight(&parts.headers)));
@@ -245,4 +263,10 @@ fn dress(
 
 fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Whether the end of a stream is told in HTTP/2 trailers. In gRPC-Web it stands in the body.
+fn is_native_grpc(headers: &HeaderMap) -> bool {
+    is_grpc(headers)
+        && headers.get(CONTENT_TYPE).is_some_and(|kind| !kind.as_bytes().starts_with(b"application/grpc-web"))
 }

@@ -6,6 +6,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use farebox_paywall::PathError;
 use farebox_protocol::ServiceName;
 use http::{
     HeaderName, Method,
@@ -14,6 +15,7 @@ use http::{
 
 use crate::{
     config::ServiceRoute,
+    matcher::read_loosely,
     metrics::{Metrics, ServiceMetrics},
     upstream::{Upstream, UpstreamError},
 };
@@ -95,6 +97,22 @@ impl Services {
         self.routes.iter().find(|route| route.config.matcher.matches(host, path, method))
     }
 
+    /// The same, unless the path belongs to another service for a server that decodes what stands encoded without need,
+    /// and drops parameters (`/paid;x`): which of the two is asked for, and paid for, would be a guess.
+    pub(crate) fn find_clearly(
+        &self,
+        host: &str,
+        path: &str,
+        method: &Method,
+    ) -> Result<Option<Arc<Route>>, PathError> {
+        let Some(found) = self.find(host, path, method) else { return Ok(None) };
+        let other = read_loosely(path).and_then(|path| self.find(host, &path, method));
+        if other.is_some_and(|other| !Arc::ptr_eq(other, found)) {
+            return Err(PathError::TwoServices);
+        }
+        Ok(Some(found.clone()))
+    }
+
     /// Lets go of connections of this worker that nobody has used for a while.
     pub(crate) fn prune(&self, worker: usize) {
         for route in &self.routes {
@@ -124,7 +142,7 @@ fn judge(configured: &[ServiceRoute]) -> Result<(), ServicesError> {
 /// Headers that frame a message or name the buyer.
 fn is_reserved(header: &HeaderName) -> bool {
     [HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, TE, TRAILER, UPGRADE].contains(header)
-        || header.as_str().starts_with("farebox-")
+        || header.as_str().replace('_', "-").starts_with("farebox-")
 }
 
 /// The first of a route's alternatives that an earlier route takes altogether.

@@ -10,10 +10,10 @@ use std::{error::Error as _, io, path::PathBuf, sync::Arc};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
-    header::{CONNECTION, COOKIE, HOST, TE},
+    header::{CONNECTION, COOKIE, HOST, TE, TRANSFER_ENCODING},
     uri::{Authority, Scheme},
 };
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use tokio::time::timeout;
 
 pub(crate) use self::pool::Lease;
@@ -65,6 +65,8 @@ pub(crate) enum SendError {
     Handshake(#[source] hyper::Error),
     #[error("the exchange failed")]
     Exchange(#[source] hyper::Error),
+    #[error("it switched to another protocol, which nobody had asked for")]
+    Switched,
 }
 
 /// A request on its way, before it is known which version of HTTP it will be put in.
@@ -164,6 +166,10 @@ impl Upstream {
         match connection {
             Connection::Http1(_) => {
                 *request.version_mut() = Version::HTTP_11;
+                if request.body().size_hint().exact().is_none() {
+                    // hyper takes it for granted that GET and HEAD have no body, and would drop it in silence.
+                    request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                }
                 let host = outgoing.host.as_ref().unwrap_or(&self.host).clone();
                 request.headers_mut().insert(HOST, host);
                 join_cookies(request.headers_mut());
@@ -176,6 +182,7 @@ impl Upstream {
                 *request.version_mut() = Version::HTTP_2;
                 request.headers_mut().remove(HOST);
                 request.headers_mut().remove(CONNECTION);
+                request.headers_mut().remove(TRANSFER_ENCODING);
                 let preserved =
                     outgoing.host.as_ref().and_then(|host| Authority::try_from(host.as_bytes()).ok());
                 let mut parts = std::mem::take(request.uri_mut()).into_parts();

@@ -336,3 +336,14 @@ async fn a_configuration_that_cannot_work_stops_the_start() {
         format!("cannot listen on `{}`", rig.addr)
     );
 }
+
+#[tokio::test]
+async fn a_client_that_has_gone_silent_does_not_hold_up_a_stop() {
+    let upstream = Upstream::echo().await;
+    let rig = Rig::new(vec![free("api", &upstream.url())]).await;
+    // Begins HTTP/2 and never says another word, as one does that has lost its network.
+    let mut silent = TcpStream::connect(rig.addr).await.unwrap();
+    silent.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    within(silent.readable()).await.unwrap();
+    rig.stop().await.unwrap();
+}

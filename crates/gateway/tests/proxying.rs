@@ -344,6 +344,22 @@ async fn a_browser_may_read_the_challenge_and_the_answer() {
 }
 
 #[tokio::test]
+async fn a_preflight_that_the_upstream_answers_carries_nothing_that_is_sold() {
+    // It makes no difference of methods.
+    let upstream = Upstream::echo().await;
+    let mut route = service("paid", &upstream.url());
+    route.cors = Cors::Upstream;
+    let rig = Rig::new(vec![route]).await;
+    let preflight = [("origin", "https://app.example"), ("access-control-request-method", "GET")];
+    let answer = ask(rig.addr, request("OPTIONS", "/", &preflight)).await;
+    assert_eq!((answer.status(), answer.body().len()), (StatusCode::OK, 0));
+    // No browser sends a body with it.
+    let mut asked = request("OPTIONS", "/", &preflight);
+    *asked.body_mut() = body("{\"do\":\"it\"}");
+    assert_eq!(ask(rig.addr, asked).await.status(), 402);
+}
+
+#[tokio::test]
 async fn a_client_that_waits_for_leave_sends_its_body_only_once_the_upstream_takes_it() {
     let upstream = Upstream::echo().await;
     let rig = Rig::new(vec![service("paid", &upstream.url())]).await;

@@ -39,7 +39,7 @@ pub fn label(headers: &mut HeaderMap, pass: &Pass) {
 
 /// Removes every header in our namespace: upstreams believe what they find there, so nobody else may write it.
 /// Underscores count as hyphens, because CGI, WSGI and their kind can't tell them apart.
-fn remove_labels(headers: &mut HeaderMap) {
+pub fn remove_labels(headers: &mut HeaderMap) {
     let is_ours = |name: &HeaderName| {
         let name = name.as_str().as_bytes();
         name.len() > 7 && name.starts_with(b"farebox") && matches!(name[7], b'-' | b'_')

@@ -36,6 +36,9 @@ pub enum PathError {
     /// Spelled out in normal form, with its query, it is longer than a request target can be.
     #[error("the path is too long once each character is in its normal spelling")]
     TooLong,
+    /// Found by a front door: as other servers read the path, it belongs to another service.
+    #[error("the path belongs to another service for servers that drop parameters or decode more of it")]
+    TwoServices,
 }
 
 /// The normal form of a path (without query), or why it has none. Normal forms are left as they are, unallocated.

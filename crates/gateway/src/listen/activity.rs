@@ -9,7 +9,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
 };
@@ -32,6 +32,7 @@ pub(super) struct Activity {
     head_since: AtomicU64,
     /// Since when the client hasn't taken what is there for it.
     stalled_since: AtomicU64,
+    has_spoken: AtomicBool,
 }
 
 /// A request in flight on a connection, until dropped.
@@ -56,6 +57,7 @@ impl Activity {
             idle_since: AtomicU64::new(1),
             head_since: AtomicU64::new(0),
             stalled_since: AtomicU64::new(0),
+            has_spoken: AtomicBool::new(false),
         })
     }
 
@@ -81,6 +83,19 @@ impl Activity {
                 [stalled, head, idle].into_iter().flatten().fold(soon, Instant::min).max(now + TICK),
             )
         }
+    }
+
+    /// The client was told goodbye: from now on it counts whether it says anything.
+    pub(super) fn listen(&self) {
+        self.has_spoken.store(false, Relaxed);
+    }
+
+    /// Whether nothing is asked for or about to be, and the client has neither said a word since [`Activity::listen`] nor
+    /// left anything untaken.
+    pub(super) fn is_deserted(&self) -> bool {
+        let is_none = |since: &AtomicU64| since.load(Relaxed) == 0;
+        let is_idle = self.in_flight.load(Relaxed) == 0 && is_none(&self.head_since);
+        is_idle && is_none(&self.stalled_since) && !self.has_spoken.load(Relaxed)
     }
 
     fn limit(&self, since: &AtomicU64, allowed: Duration) -> Option<Instant> {
@@ -164,8 +179,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             self.said.advance(length);
             Poll::Ready(Ok(()))
         };
-        if self.reads_are_heads && buffer.filled().len() > before {
-            self.activity.has_read();
+        if buffer.filled().len() > before {
+            self.activity.has_spoken.store(true, Relaxed);
+            if self.reads_are_heads {
+                self.activity.has_read();
+            }
         }
         read
     }

@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::{Instant, sleep_until, timeout},
+    time::{Duration, Instant, sleep_until, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -34,6 +34,10 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER_MAX: usize = 64 * 1024;
 /// What hyper reserves at least, and our head limit may be below it.
 const READ_BUFFER_MIN: usize = 8 * 1024;
+
+/// How long a client that was told goodbye, and has nothing under way, may take to say a word. Over HTTP/2 it has to, which
+/// one that is gone already never does.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Serves a connection to its end. Nothing that goes wrong on it is anybody else's business.
 pub(crate) async fn serve(accepted: Accepted, worker: Arc<Worker>) {
@@ -193,18 +197,25 @@ async fn watch(connection: impl Drain, activity: &Activity, worker: &Worker) -> 
     let mut look = std::pin::pin!(sleep_until(Instant::now()));
     let mut told = std::pin::pin!(worker.draining.cancelled());
     let mut is_draining = false;
+    let mut is_finishing = false;
     loop {
         tokio::select! {
             biased;
             ended = connection.as_mut() => return ended.map_err(io::Error::other),
             () = told.as_mut(), if !is_draining => {
                 is_draining = true;
+                activity.listen();
                 connection.as_mut().drain();
+                look.as_mut().reset(Instant::now() + FAREWELL);
             }
             () = look.as_mut() => match activity.judge(Instant::now(), timeouts) {
+                _ if is_draining && activity.is_deserted() => return Ok(()),
+                Verdict::Wait(_) if is_draining => look.as_mut().reset(Instant::now() + FAREWELL),
                 Verdict::Wait(until) => look.as_mut().reset(until),
                 Verdict::Close => return Err(io::ErrorKind::TimedOut.into()),
+                Verdict::Finish if is_finishing => return Err(io::ErrorKind::TimedOut.into()),
                 Verdict::Finish => {
+                    is_finishing = true;
                     connection.as_mut().drain();
                     look.as_mut().reset(Instant::now() + timeouts.headers);
                 }

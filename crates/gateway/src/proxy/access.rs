@@ -6,6 +6,7 @@
 
 use std::{error::Error as _, fmt, net::IpAddr, sync::Arc};
 
+use farebox_paywall::Code;
 use http::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 use tracing::Level;
@@ -84,6 +85,10 @@ impl Account {
 
     pub(super) const fn decided(&mut self, code: &'static str) {
         self.code = code;
+    }
+
+    pub(super) fn is_preflight(&self) -> bool {
+        self.code == Code::Preflight.as_str()
     }
 
     pub(super) fn failed(&mut self, failure: &Failure) {

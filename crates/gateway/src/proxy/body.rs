@@ -16,6 +16,7 @@ use hyper::body::{Body as HttpBody, Incoming};
 use super::{
     access::Account,
     failure::grpc_trailers_for_a_lost_upstream,
+    headers::clean_trailers,
     patience::{Patience, Upload, UploadState},
 };
 use crate::{listen::InFlight, services::Route, upstream::Lease};
@@ -48,6 +49,7 @@ struct Reading {
     /// How many more bytes are taken.
     left: u64,
     upload: Arc<Upload>,
+    route: Arc<Route>,
 }
 
 /// Why a body ends before its end. It is told to hyper, which breaks the connection or the stream off.
@@ -192,9 +194,9 @@ impl RequestBody {
         Self(None)
     }
 
-    pub(super) fn new(body: Incoming, route: &Route, upload: Option<Arc<Upload>>) -> Self {
+    pub(super) fn new(body: Incoming, route: &Arc<Route>, upload: Option<Arc<Upload>>) -> Self {
         let left = route.config.request_bytes_max.unwrap_or(u64::MAX);
-        Self(upload.map(|upload| Reading { body, left, upload }))
+        Self(upload.map(|upload| Reading { body, left, upload, route: route.clone() }))
     }
 
     pub(crate) const fn is_none(&self) -> bool {
@@ -218,7 +220,10 @@ impl HttpBody for RequestBody {
             Poll::Ready(Some(Err(error))) => {
                 (UploadState::Lost, Poll::Ready(Some(Err(BodyError::Broken(error)))))
             }
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    clean_trailers(trailers, &reading.route.config.headers);
+                }
                 let length = frame.data_ref().map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX));
                 match reading.left.checked_sub(length) {
                     None => (UploadState::TooLarge, Poll::Ready(Some(Err(BodyError::TooLarge)))),

@@ -117,7 +117,7 @@ impl Failure {
                 "upstream_unreachable",
                 "the service cannot be reached just now: retry",
             ),
-            Self::Upstream(SendError::Exchange(_)) => {
+            Self::Upstream(SendError::Exchange(_) | SendError::Switched) => {
                 (StatusCode::BAD_GATEWAY, UNAVAILABLE, "upstream_failed", "the service gave no usable answer")
             }
             Self::UpstreamTimeout => {

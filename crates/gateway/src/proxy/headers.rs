@@ -1,10 +1,13 @@
 //! Header fields that end here, and those that begin here.
 
-use farebox_paywall::Pass;
-use farebox_protocol::{Credential, Presented, Scheme};
+use farebox_paywall::{Pass, forward::remove_labels};
+use farebox_protocol::{Credential, Presented, Scheme, strip_credentials};
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+        TRANSFER_ENCODING, UPGRADE,
+    },
 };
 
 use crate::config::ForwardCredential;
@@ -28,6 +31,7 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 
 /// Removes what was meant for the gateway alone. `TE: trailers` is said again, since trailers are passed on.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    settle_length(headers);
     // Comparing the names that are there costs less than looking for each that might be.
     if !headers.keys().any(|name| *name == CONNECTION || HOP_BY_HOP.contains(name)) {
         return;
@@ -53,6 +57,36 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
     if takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Leaves one length or none: equal ones are legal and more than many servers take, and beside chunks it means nothing
+/// (RFC 9112 6.3). That they are equal has been checked by whoever read them.
+fn settle_length(headers: &mut HeaderMap) {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+        return;
+    }
+    let mut said = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = said.next() else { return };
+    if said.next().is_none() && !first.as_bytes().contains(&b',') {
+        return;
+    }
+    let first = first.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
+    if let Ok(one) = HeaderValue::from_bytes(first) {
+        headers.insert(CONTENT_LENGTH, one);
+    }
+}
+
+/// Removes from the trailers of a request what no client may say in its headers: there are servers that merge the two.
+pub(super) fn clean_trailers(trailers: &mut HeaderMap, ours: &[(HeaderName, HeaderValue)]) {
+    strip_credentials(trailers);
+    strip_hop_by_hop(trailers);
+    strip_spoofed(trailers, false);
+    remove_labels(trailers);
+    strip_lookalikes(trailers, ours);
+    for name in ours.iter().map(|(name, _)| name).chain(&[AUTHORIZATION, CONTENT_LENGTH, HOST, TE]) {
+        trailers.remove(name);
     }
 }
 

@@ -112,7 +112,8 @@ fn is_name(name: &[u8]) -> bool {
         })
     };
     let is_letter = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    !name.is_empty() && (name.iter().all(is_letter) || is_address())
+    let has_empty_label = || name.starts_with(b".") || name.windows(2).any(|pair| pair == b"..");
+    !name.is_empty() && ((name.iter().all(is_letter) && !has_empty_label()) || is_address())
 }
 
 fn is_port(port: &[u8]) -> bool {
@@ -191,7 +192,8 @@ mod tests {
 
     #[test]
     fn a_host_is_a_name_or_address_and_nothing_else() {
-        for host in ["", "a,b", "a b", "user@a", "a/b", "a:b", "a:99999", "a:", "[::1", "é"] {
+        for host in ["", "a,b", "a b", "user@a", "a/b", "a:b", "a:99999", "a:", "[::1", "é", ".", "a..", ".a"]
+        {
             let want = "refused: `Host` is not a name or address with an optional port";
             check(Version::HTTP_11, "/", &[host], want);
         }

@@ -106,6 +106,15 @@ pub struct Recorder {
 impl Recorder {
     /// Answers each head of a request with these bytes.
     pub async fn answering(answer: &'static [u8]) -> Self {
+        Self::with(answer, false).await
+    }
+
+    /// Answers the first head on a connection with these bytes and closes it.
+    pub async fn closing(answer: &'static [u8]) -> Self {
+        Self::with(answer, true).await
+    }
+
+    async fn with(answer: &'static [u8], closes: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let received = Arc::new(Mutex::new(Vec::new()));
@@ -127,7 +136,7 @@ impl Recorder {
                         all.lock().extend_from_slice(&buffer[..read]);
                         while answered < heads(&seen) {
                             answered += 1;
-                            if stream.write_all(answer).await.is_err() {
+                            if stream.write_all(answer).await.is_err() || closes {
                                 return;
                             }
                         }
