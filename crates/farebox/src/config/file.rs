@@ -13,7 +13,9 @@ use farebox_protocol::{Msat, Network, ServiceName};
 use http::Method;
 use serde::{Deserialize, Deserializer};
 
-use super::value::{Address, Addresses, Patience, PerTime, Size, Span, Written, secs, text_or_map};
+use super::value::{
+    Address, Addresses, Patience, PerTime, Size, Span, Written, present, secs, some, text_or_map,
+};
 
 /// The whole file.
 #[derive(Debug, Deserialize)]
@@ -68,7 +70,7 @@ struct ListenMap {
     /// The address and port, like `0.0.0.0:443` or `[::]:443`.
     addr: Written<Address>,
     /// The certificate to serve with. Default: none, plain HTTP/1.1 and HTTP/2.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "present")]
     tls: Option<Tls>,
 }
 
@@ -109,7 +111,7 @@ pub(crate) struct MintSecretEntry {
     pub(crate) from: SecretFrom,
     /// For a secret that has leaked: its tokens are honoured only if their payment was on the books before this moment,
     /// written in seconds since 1970 (`date +%s`). Default: the secret is sound.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "present")]
     pub(crate) settled_only_since: Option<u64>,
 }
 
@@ -180,18 +182,18 @@ pub(crate) struct Service {
     /// tokens sold under its old name.
     pub(crate) name: Written<ServiceName>,
     /// The hosts it answers to, without port: `api.example.com`, `*.example.com`. Default: every host.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some")]
     pub(crate) hosts: Vec<Written<HostPattern>>,
     /// The paths it covers, each with everything below it: `/v1`. Default: every path.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some")]
     pub(crate) paths: Vec<Written<PathPrefix>>,
     /// The methods it covers; `GET` brings `HEAD` with it. Default: every method.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some")]
     pub(crate) methods: Vec<Written<Method>>,
     /// The API behind it: an address (`http://`, `https://` or `h2c://`, host and port), or a mapping with more about it.
     pub(crate) upstream: Upstream,
     /// What one payment costs: `10sat`, `1500msat`. Needed unless `auth` is `off`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "present")]
     pub(crate) price: Option<Written<Msat>>,
     /// What one payment buys: `forever`, or `duration: 1h`, counted from when its invoice can no longer be paid.
     /// Default: `forever`.
@@ -217,7 +219,7 @@ pub(crate) struct Service {
     #[serde(default)]
     pub(crate) headers: BTreeMap<String, HeaderText>,
     /// The largest request body. Default: any, since bodies are streamed and never held.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "present")]
     pub(crate) body_limit: Option<Written<Size>>,
 }
 

@@ -11,7 +11,9 @@ use std::{
     time::Duration,
 };
 
-use farebox_gateway::{Gateway, GatewayConfig, Limits, Listen, OpsConfig, ServicesError, Timeouts, TlsFiles};
+use farebox_gateway::{
+    Gateway, GatewayConfig, HostPattern, Limits, Listen, OpsConfig, ServicesError, Timeouts, TlsFiles,
+};
 use farebox_paywall::{PaywallConfig, Rate, ServiceError};
 
 use super::{
@@ -241,6 +243,13 @@ fn ops(ops: Ops, listen: &[file::Listen], findings: &mut Findings<'_>) -> Option
         let message =
             format!("`{addr}` is where health and metrics are (`ops`); choose another, or move those");
         findings.problem(format!("listen[{at}]"), message);
+    }
+    for (at, host) in ops.hosts.iter().enumerate() {
+        if host.contains('*') || host.ends_with('.') || host.parse::<HostPattern>().is_err() {
+            let message =
+                format!("`{host}` is not a host; write a name without port, such as `ops.example.com`");
+            findings.problem(format!("ops.hosts[{at}]"), message);
+        }
     }
     Some(OpsConfig { addr, hosts: ops.hosts })
 }

@@ -116,7 +116,8 @@ fn matcher(key: &str, service: &file::Service, findings: &mut Findings<'_>) -> M
         }
     }
     for (at, method) in service.methods.iter().enumerate() {
-        let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"];
+        // CONNECT and TRACE are served to nobody.
+        let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
         if method.0.as_str() != method.0.as_str().to_ascii_uppercase() || !known.contains(&method.0.as_str())
         {
             findings.problem(
@@ -204,8 +205,14 @@ fn cors(key: &str, cors: file::Cors, findings: &mut Findings<'_>) -> Cors {
     let mut values = Vec::new();
     for (at, origin) in origins.iter().enumerate() {
         let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-        let plain =
-            rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', '?', '#', '@', '*', ' ']));
+        let usual_port = if origin.starts_with("https:") { ":443" } else { ":80" };
+        // Browsers write it in small letters and without the usual port, and it is compared as they write it.
+        let plain = rest.is_some_and(|rest| {
+            !rest.is_empty()
+                && !rest.contains(['/', '?', '#', '@', '*', ' '])
+                && !rest.ends_with(usual_port)
+                && !rest.contains(|c: char| c.is_ascii_uppercase())
+        });
         match HeaderValue::from_str(origin) {
             Ok(value) if plain => values.push(value),
             _ => findings.problem(

@@ -37,6 +37,24 @@ impl<T: FromStr> FromStr for Written<T> {
     }
 }
 
+/// Reads what is left out or written. A key without a value is neither: whoever writes one means something by it.
+pub(crate) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// Reads a list that narrows something: an empty one would leave everything open, which is said by leaving it out.
+pub(crate) fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    let list = Vec::deserialize(deserializer)?;
+    if list.is_empty() {
+        return Err(de::Error::custom("the list is empty; write at least one, or remove the key"));
+    }
+    Ok(list)
+}
+
 /// Reads what is usually written as a text and, to say more, as a mapping.
 ///
 /// An untagged enum would do it in a line, but its errors name neither the line nor the key.
@@ -118,6 +136,9 @@ impl FromStr for Addresses {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Span(pub(crate) Duration);
 
+/// More than anybody means, and little enough to be added to any moment.
+const SPAN_MAX: Duration = Duration::from_secs(1_000 * 366 * 86_400);
+
 /// A text that is no length of time.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -140,7 +161,7 @@ impl FromStr for Span {
             "d" => secs(86_400)?,
             _ => return Err(wrong()),
         };
-        Ok(Self(span))
+        if span > SPAN_MAX { Err(wrong()) } else { Ok(Self(span)) }
     }
 }
 
@@ -269,7 +290,7 @@ mod tests {
             assert_eq!(text.parse::<Span>().unwrap().0, Duration::from_millis(want), "{text}");
         }
         for text in
-            ["10", "", "s", "-1s", "1.5h", "1w", "1h30m", "99999999999999999999s", "18446744073709551615d"]
+            ["10", "", "s", "-1s", "1.5h", "1w", "1h30m", "99999999999999999999s", "18446744073709551615s"]
         {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }
