@@ -295,11 +295,15 @@ impl Outgoing {
         Ok(resumed)
     }
 
+    /// Whether the wallet is being asked for this payment at this moment, so that nobody may say how it ended.
+    pub fn is_asking(&self, hash: &PaymentHash) -> bool {
+        self.0.running.lock().get(hash).is_some_and(|running| running.told.borrow().is_none())
+    }
+
     /// Takes a person's word for a payment that no lookup could explain.
     pub async fn resolve(&self, hash: PaymentHash, resolution: Resolution) -> Result<Intent, ResolveError> {
         let row = self.find(hash).await?.ok_or(IntentError::Missing(hash))?;
-        let asking = self.0.running.lock().get(&hash).is_some_and(|running| running.told.borrow().is_none());
-        if asking || matches!(row.state, State::Settled { .. } | State::Failed(_)) {
+        if self.is_asking(&hash) || matches!(row.state, State::Settled { .. } | State::Failed(_)) {
             return Err(ResolveError::NotOpen { hash, state: row.state.name() });
         }
         let now = self.0.clock.now();

@@ -386,19 +386,17 @@ fn cut(description: &str) -> String {
 
 fn check_address(text: &str) -> Result<(), ConnectError> {
     let refuse = |url: &str, what| Err(ConnectError::Address { url: url.to_owned(), what });
-    // A text that can't be parsed may hold a password anywhere: it isn't repeated.
+    // A text that isn't what it should be may hold a password anywhere: no more than the host is repeated.
     let Ok(url) = Url::parse(text) else { return refuse("…", "it is no URL") };
+    let host = url.host_str().unwrap_or("…");
     if !url.username().is_empty() || url.password().is_some() {
-        return refuse(
-            url.host_str().unwrap_or("…"),
-            "the password goes into `password`, not into the address",
-        );
+        return refuse(host, "the password goes into `password`, not into the address");
     }
     if !matches!(url.scheme(), "http" | "https") {
-        return refuse(text, "it is neither http nor https");
+        return refuse(host, "it is neither http nor https");
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return refuse(text, "it has a query or a fragment");
+        return refuse(host, "it has a query or a fragment");
     }
     Ok(())
 }

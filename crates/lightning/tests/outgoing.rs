@@ -154,6 +154,21 @@ async fn a_failure_is_final_unless_the_wallet_refuses_to_pay_twice() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_failure_of_an_earlier_attempt_does_not_end_the_next() {
+    // The second order is lost on its way, and a lookup overtakes it: the wallet still tells of the first.
+    let lookups = [Say::Failed, Say::Failed, Say::Settled];
+    let wallet = LyingWallet::new(&[Say::Failed, Say::Error], &lookups).with(|facts| {
+        facts.refuses_paid_hash = true;
+    });
+    let intents = journal();
+    let outgoing = machine(&wallet, intents.clone());
+    assert_eq!(told(&outgoing.pay(request(1)).await.unwrap()), "failed: no route");
+    assert!(told(&outgoing.pay(request(1)).await.unwrap()).starts_with("unknown"));
+    assert_eq!(told(&outgoing.wait(hash(1)).await.unwrap().unwrap()), "settled, 7 msat");
+    assert_eq!((wallet.asked(), state(&intents, hash(1))), (2, "settled"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_should_not_be_paid_is_refused_before_anything_is_written() {
     #[track_caller]
     fn check(got: Result<Ended, OutgoingError>, want: &str) {

@@ -7,12 +7,12 @@ mod fakes;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
-use fakes::{FakeReceiver, LyingWallet, Made, NOW, Say, hash, invoice, preimage, request};
+use fakes::{FakeReceiver, LyingWallet, Made, NOW, Say, facts, hash, invoice, preimage, request};
 use farebox_lightning::{
-    Ask, Cursor, FeeControl, Health, Incoming, Outcome, Pay, Receive, ReceiveError,
+    Ask, Cursor, FeeControl, Health, Incoming, Outcome, Pay, PayRequest, Receive, ReceiveError,
     clock::{Clock, ManualClock},
     door::{self, DoorConfig},
-    outgoing::{Outgoing, OutgoingConfig, sqlite::SqliteIntents},
+    outgoing::{Intents as _, NewIntent, Outgoing, OutgoingConfig, sqlite::SqliteIntents},
     phoenixd::{ConnectError, Phoenixd, PhoenixdConfig, Secret},
 };
 use farebox_protocol::Msat;
@@ -183,6 +183,13 @@ async fn the_limited_password_creates_and_reads_but_does_not_pay() {
         (403, "this password creates invoices and reads; paying takes the full one\n")
     );
     assert_eq!(open.wallet.asked(), 0);
+
+    // What others have paid for isn't its to take, either.
+    assert_eq!(answer(open.post("/payinvoice", &[("invoice", invoice.as_str())])).await.0, 200);
+    let path = format!("/payments/outgoingbyhash/{}", hash(1));
+    assert_eq!(json(open.get(&path)).await["preimage"], *preimage(1).expose_hex());
+    let row = json(limited(open.client.get(open.url(&path)))).await;
+    assert_eq!((&row["isPaid"], row.get("preimage")), (&Value::Bool(true), None));
 }
 
 #[tokio::test]
@@ -314,6 +321,24 @@ async fn a_door_with_a_journal_on_disk_pays_no_hash_twice() {
 }
 
 #[tokio::test]
+async fn what_a_door_recorded_and_never_sent_is_not_under_way() {
+    // A door that died between the two leaves this; whoever asked it must not wait for ever.
+    let (wallet, clock) =
+        (LyingWallet::new(&[Say::Settled], &[Say::NotFound]), Arc::new(ManualClock::new(NOW)));
+    let intents = SqliteIntents::in_memory().unwrap();
+    let PayRequest { invoice, fee_max, .. } = request(1);
+    let amount = invoice.amount().unwrap();
+    intents.record(&NewIntent { invoice, amount, fee_max, wallet: facts().wallet }, NOW).unwrap();
+    let config = OutgoingConfig::default();
+    let outgoing = Outgoing::new(wallet, Arc::new(intents), Arc::clone(&clock) as _, config);
+    let (addr, _serving) = serve(FakeReceiver::new(), outgoing, clock).await;
+    let backend = connect(addr, "full").await.unwrap();
+    let told = Pay::lookup(&backend, hash(1)).await.unwrap();
+    assert!(matches!(told, Outcome::NotFound), "{told:?}");
+    assert!(matches!(backend.pay(request(1)).await.unwrap(), Outcome::Settled { .. }));
+}
+
+#[tokio::test]
 async fn the_backend_is_paid_through_the_door() {
     let open = open(&[], &[]).await;
     let backend = open.backend().await;
@@ -391,7 +416,13 @@ async fn a_wrong_password_or_address_is_named() {
     let open = open(&[], &[]).await;
     let error = connect(open.addr, "wrong").await.unwrap_err().to_string();
     assert!(error.contains("refuses the password"), "{error}");
-    for url in ["nonsense", "ftp://127.0.0.1", "http://:secret@127.0.0.1:9740", "http://127.0.0.1/?a=b"] {
+    for url in [
+        "nonsense",
+        "ftp://127.0.0.1",
+        "http://:secret@127.0.0.1:9740",
+        "http://127.0.0.1/?a=secret",
+        "phoenix:secret@127.0.0.1:9740",
+    ] {
         let config = PhoenixdConfig::new(url, Secret::new("full"));
         let error = Phoenixd::connect(config, Arc::new(ManualClock::new(NOW))).await.unwrap_err();
         assert!(matches!(error, ConnectError::Address { .. }), "{error}");

@@ -87,13 +87,24 @@ pub(super) async fn pay(
 }
 
 /// `GET /payments/outgoingbyhash/{hash}`
-pub(super) async fn lookup(State(door): State<Arc<Door>>, Path(hash): Path<String>) -> Response {
+///
+/// The limited password isn't shown the proof: with the token it belongs to, it is what has been bought.
+pub(super) async fn lookup(
+    State(door): State<Arc<Door>>,
+    Extension(access): Extension<Access>,
+    Path(hash): Path<String>,
+) -> Response {
+    let shown = |row: OutgoingPayment| {
+        let preimage = row.preimage.filter(|_| access == Access::Full);
+        Json(OutgoingPayment { preimage, ..row }).into_response()
+    };
     let Ok(hash) = hash.parse::<PaymentHash>() else {
         return refuse(StatusCode::BAD_REQUEST, "the payment hash is not 64 hexadecimal digits");
     };
     match door.outgoing.find(hash).await {
-        Ok(Some(row)) => return Json(from_row(&row)).into_response(),
-        Ok(None) => {}
+        // What is only recorded has not been sent, and if its process has died it never will be: not "under way".
+        Ok(Some(row)) if !matches!(row.state, Progress::Recorded) => return shown(from_row(&row)),
+        Ok(_) => {}
         Err(error) => return refuse(StatusCode::SERVICE_UNAVAILABLE, in_full(&error)),
     }
     // Paid past the door, or before its journal began.
@@ -112,7 +123,7 @@ pub(super) async fn lookup(State(door): State<Arc<Door>>, Path(hash): Path<Strin
         Ok(Outcome::NotFound) => return refuse(StatusCode::NOT_FOUND, "Not found"),
         Err(error) => return refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     };
-    Json(row).into_response()
+    shown(row)
 }
 
 /// `GET /getbalance`

@@ -12,7 +12,7 @@ pub(super) enum Verdict {
     Settled { preimage: Preimage, fee: Msat },
     /// Not paid, says the wallet that was asked to pay.
     Failed(Failure),
-    /// Nothing of it is known. Whether that proves anything, [`proves_unsent`] says.
+    /// Nothing is known of this attempt. Whether that proves anything, [`proves_unsent`] says.
     NotFound,
     /// The answer is no use, and may be none again.
     Empty(String),
@@ -25,7 +25,7 @@ impl Verdict {
     pub(super) fn reason(self) -> String {
         match self {
             Self::Open(reason) | Self::Empty(reason) => reason,
-            Self::NotFound => "the wallet does not know this payment, which proves nothing here".to_owned(),
+            Self::NotFound => "the wallet does not know this attempt, which proves nothing here".to_owned(),
             Self::Settled { .. } => "settled".to_owned(),
             Self::Failed(failure) => failure.reason,
         }
@@ -53,6 +53,8 @@ pub(super) fn looked_up(facts: &PayFacts, row: &Intent, answer: Result<Outcome, 
             "it was sent from wallet `{}`; wallet `{}` can't tell what became of it",
             row.wallet, facts.wallet
         )),
+        // An earlier attempt may be what has failed, and this one still be on its way to the wallet.
+        Ok(Outcome::Failed(_)) if row.attempt > 1 && !facts.proves_unsent => Verdict::NotFound,
         Ok(Outcome::Failed(reason)) => Verdict::Failed(Failure { reason, unsent: false }),
         Ok(Outcome::InFlight) => Verdict::Open("the payment is under way".to_owned()),
         Ok(Outcome::NotFound) => Verdict::NotFound,

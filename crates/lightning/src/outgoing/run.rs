@@ -263,7 +263,9 @@ impl Machine {
                     let now = self.journal(move |intents| intents.find(&hash)).await;
                     let ended = match now {
                         Ok(Some(row)) => Ended::from_row(&row),
-                        Ok(None) | Err(_) => Ended::NotPaid(failure),
+                        Ok(None) => Ended::NotPaid(failure),
+                        // Another writer may have had a proof.
+                        Err(error) => Ended::Unknown { reason: error.to_string() },
                     };
                     self.end(&hash, tell, Ok(ended));
                 }
