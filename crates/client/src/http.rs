@@ -233,6 +233,9 @@ impl Hop {
         if next.origin != self.origin {
             let private = [header::AUTHORIZATION, header::COOKIE, header::PROXY_AUTHORIZATION, header::HOST];
             private.iter().for_each(|name| _ = next.headers.remove(name));
+            // The other headers in which a token may travel.
+            let of_a_token = ["macaroon", "token", "grpc-metadata-macaroon"];
+            of_a_token.iter().for_each(|name| _ = next.headers.remove(*name));
         }
         Ok(Some(next))
     }

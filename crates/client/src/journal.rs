@@ -149,7 +149,10 @@ impl Journal {
 
     /// The payments of this journal, sent only while the lease under which the purchase was recorded holds.
     pub(crate) fn payments(&self) -> Result<SqliteIntents, IntentError> {
-        Ok(SqliteIntents::new(self.connection.clone())?.with_send_condition(Arc::new(may_send)))
+        let holder = Arc::clone(&self.holder);
+        let condition =
+            move |transaction: &Transaction<'_>, hash: &PaymentHash| may_send(transaction, hash, &holder);
+        Ok(SqliteIntents::new(self.connection.clone())?.with_send_condition(Arc::new(condition)))
     }
 
     /// Whether this very journal, and not another process or engine, is that holder.
@@ -325,12 +328,12 @@ pub(crate) fn new_intent(order: &Order, wallet: &WalletId) -> NewIntent {
     }
 }
 
-/// Whether a payment may be marked as sent: its purchase was recorded, or adopted, under the lease as it stands.
-fn may_send(transaction: &Transaction<'_>, hash: &PaymentHash) -> Result<(), IntentError> {
+/// Whether `holder` may mark a payment as sent: it recorded or adopted the purchase, under the lease as it stands.
+fn may_send(transaction: &Transaction<'_>, hash: &PaymentHash, holder: &Holder) -> Result<(), IntentError> {
     let holds: bool = transaction.query_row(
         "SELECT EXISTS (SELECT 1 FROM purchases p JOIN leases l USING (origin, service)
-         WHERE p.payment_hash = ?1 AND l.generation = p.generation AND l.holder IS NOT NULL)",
-        [hash.as_bytes()],
+         WHERE p.payment_hash = ?1 AND l.generation = p.generation AND p.holder = ?2 AND l.holder = ?2)",
+        params![hash.as_bytes(), holder.as_str()],
         |row| row.get(0),
     )?;
     if holds {

@@ -448,6 +448,66 @@ async fn a_person_may_write_off_what_nobody_knows() {
 }
 
 #[tokio::test]
+async fn what_the_wallet_is_being_asked_for_cannot_be_written_off() {
+    let world = World::new();
+    let shop = Shop::open(&world.net).await;
+    let mut wallet = WalletDouble::new(world.net.clone());
+    wallet.gate = tokio::sync::Semaphore::new(0);
+    let wallet = Arc::new(wallet);
+    let engine = world.engine_with(wallet.clone());
+    let url = shop.url("/");
+    let write_off = async {
+        while wallet.asked.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        let hash = engine.purchases().await.unwrap()[0].payment_hash;
+        let refused = engine.write_off(hash).await;
+        wallet.gate.add_permits(1);
+        refused
+    };
+    let (fetched, refused) = tokio::join!(engine.fetch(get(&url)), write_off);
+    assert_eq!(refused.unwrap_err().code(), "busy");
+    assert_eq!(told(fetched).await, "200 goods");
+}
+
+#[tokio::test]
+async fn an_earlier_payment_is_tried_again_within_the_limits_of_now() {
+    let world = World::new();
+    let shop = Shop::open(&world.net).await;
+    let lost = Arc::new(WalletDouble::new(world.net.clone()).in_mood(Mood::Lost));
+    let begun = world.engine_with(lost).fetch(get(&shop.url("/"))).await;
+    assert_eq!(told(begun).await, "payment_unknown unknown");
+    let raw = rusqlite::Connection::open(world.journal()).unwrap();
+    raw.execute("UPDATE purchases SET holder = 'an-earlier-boot/pid:[1]/1/1/1'", []).unwrap();
+
+    let wallet = world.wallet();
+    let limits = Limits { fee_max: Msat::ZERO, ..Limits::default() };
+    let config = EngineConfig { wallet: Some(wallet.clone()), limits, ..world.config() };
+    let again = Engine::open(config).unwrap().fetch(get(&shop.url("/"))).await;
+    assert_eq!(told(again).await, "200 goods");
+    assert_eq!((wallet.fee_max.load(Ordering::SeqCst), world.net.payments().len()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_failure_of_an_earlier_attempt_says_nothing_of_the_one_about_to_be_made() {
+    let world = World::new();
+    let shop = Shop::open(&world.net).await;
+    let lost = Arc::new(WalletDouble::new(world.net.clone()).in_mood(Mood::Lost));
+    let sleeper = world.engine_with(lost);
+    assert_eq!(told(sleeper.fetch(get(&shop.url("/"))).await).await, "payment_unknown unknown");
+    // It has tried twice, and lives; the wallet remembers only that the first attempt failed.
+    let raw = rusqlite::Connection::open(world.journal()).unwrap();
+    raw.execute("UPDATE outgoing_payments SET attempt = 2", []).unwrap();
+
+    let wallet = Arc::new(WalletDouble::new(world.net.clone()).in_mood(Mood::Forgetful));
+    assert_eq!(
+        told(world.engine_with(wallet.clone()).fetch(get(&shop.url("/"))).await).await,
+        "payment_unknown unknown"
+    );
+    assert_eq!(wallet.asked.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
 async fn a_request_that_is_dropped_does_not_stop_its_payment() {
     let world = World::new();
     let shop = Shop::open(&world.net).await;
@@ -605,15 +665,20 @@ mod redirects {
         let world = World::new();
         let engine = world.engine();
         let stranger = Shop::with(&world.net, |till, asked| {
-            assert!(!asked.headers.contains_key(header::AUTHORIZATION), "it went astray");
-            assert!(!asked.headers.contains_key(header::COOKIE), "it went astray");
+            for name in ["authorization", "cookie", "macaroon", "token", "grpc-metadata-macaroon"] {
+                assert!(!asked.headers.contains_key(name), "`{name}` went astray");
+            }
             till.serve("free")
         })
         .await;
         let to = stranger.url("/there");
         let guide = Shop::with(&world.net, move |_, _| redirect(302, &to)).await;
-        let request =
-            http::Request::get(guide.url("/")).header("authorization", "Bearer x").header("cookie", "a=b");
+        let request = http::Request::get(guide.url("/"))
+            .header("authorization", "Bearer x")
+            .header("cookie", "a=b")
+            .header("macaroon", "c")
+            .header("token", "d")
+            .header("grpc-metadata-macaroon", "e");
         assert_eq!(told(engine.fetch(request.body(Bytes::new()).unwrap()).await).await, "200 free");
     }
 

@@ -196,6 +196,9 @@ impl<'a> Buying<'a> {
                         Err(Fault::Journal(JournalError::LeaseLost)) => return Ok(Event::LeaseLost),
                         Err(fault) => return Err(fault),
                     }
+                    // The limits of this call hold, too, not only those of the one that began it.
+                    let fee_max = order.fee_max.min(self.shared.config.limits.fee_max);
+                    let order = Box::new(Order { fee_max, ..*order });
                     self.order = Some(order.clone());
                     // The payment was sent before: whatever keeps it from being sent again, it may still arrive.
                     return Ok(match self.pay(&order).await? {

@@ -45,6 +45,9 @@ impl Shared {
         if !begun.holder.is_gone() && !self.journal.is_own(&begun.holder) {
             return Err(Fault::Busy(Duration::ZERO));
         }
+        if self.outgoing.as_ref().is_some_and(|outgoing| outgoing.is_asking(&hash)) {
+            return Err(Fault::Busy(Duration::ZERO));
+        }
         let failure = Failure { reason: "written off by hand".to_owned(), unsent: false };
         Ok(matches!(self.close(row, failure).await?, Settled::Ended(Ended::NotPaid(_))))
     }
@@ -69,6 +72,11 @@ impl Shared {
         let Some(outgoing) = &self.outgoing else {
             return unknown("there is no wallet to ask".to_owned());
         };
+        // Read before anything is asked: what is concluded below is about this attempt, and is not written to a later one.
+        let row = self.payment(hash).await?;
+        let Some(begun) = self.journal(move |journal| journal.begun(&hash)).await? else {
+            return unknown("the journal doesn't know it".to_owned());
+        };
         // If a task of this process follows it, that task knows best.
         match time::timeout(self.config.patience, outgoing.wait(hash)).await {
             Ok(Ok(Some(ended @ (Ended::Settled(_) | Ended::NotPaid(_))))) => {
@@ -78,10 +86,6 @@ impl Shared {
             Ok(Err(error)) => return Err(JournalError::from(error).into()),
             Err(_) => return unknown("it is under way".to_owned()),
         }
-        let Some(begun) = self.journal(move |journal| journal.begun(&hash)).await? else {
-            return unknown("the journal doesn't know it".to_owned());
-        };
-        let row = self.payment(hash).await?;
         let facts = outgoing.facts();
         let same_wallet = facts.wallet == begun.wallet;
         let nobody_sends = begun.holder.is_gone() || self.journal.is_own(&begun.holder);
@@ -99,16 +103,17 @@ impl Shared {
             Ok(Ok(_)) if !same_wallet => {
                 unknown(format!("it was begun with wallet `{}`; use that one", begun.wallet))
             }
-            Ok(Ok(Outcome::Failed(reason))) => self.close(row, Failure { reason, unsent: false }).await,
-            Ok(Ok(Outcome::NotFound)) if !nobody_sends => {
-                unknown("another process may be about to send it".to_owned())
+            // An earlier attempt may be what has failed, and this one be about to be sent, or on its way to the wallet.
+            Ok(Ok(Outcome::Failed(reason))) if row.attempt <= 1 || (nobody_sends && facts.proves_unsent) => {
+                self.close(row, Failure { reason, unsent: false }).await
             }
+            Ok(Ok(_)) if !nobody_sends => unknown("another process may be about to send it".to_owned()),
             Ok(Ok(Outcome::NotFound)) if facts.proves_unsent => {
                 let reason = "the wallet has never sent it".to_owned();
                 self.close(row, Failure { reason, unsent: true }).await
             }
-            Ok(Ok(Outcome::NotFound)) => {
-                let reason = "the wallet doesn't know it, which proves nothing here".to_owned();
+            Ok(Ok(_)) => {
+                let reason = "the wallet doesn't know this attempt, which proves nothing here".to_owned();
                 if facts.refuses_paid_hash { Ok(Settled::PayAgain(reason)) } else { unknown(reason) }
             }
         }

@@ -70,13 +70,25 @@ pub(super) fn to_share(
 }
 
 /// The purchases of this scope that were paid and never honoured.
+///
+/// One that is over by its own words doesn't count, unless it was shown and refused: the server chooses how long its
+/// tokens last, and one that sells them too short must not be paid for each.
 pub(super) fn never_honoured(
     transaction: &Transaction<'_>,
     scope: &Scope,
     now: Timestamp,
 ) -> Result<Vec<PaymentHash>, JournalError> {
-    let alive = alive_in(transaction, scope, now)?;
-    Ok(alive.iter().filter(|pass| !pass.honoured).map(Pass::payment_hash).collect())
+    let mut statement = transaction.prepare_cached(
+        "SELECT p.payment_hash FROM purchases p JOIN outgoing_payments o USING (payment_hash)
+         WHERE o.state = 'settled' AND p.dead_at IS NULL AND p.honoured_at IS NULL
+               AND p.origin = ?1 AND p.service = ?2
+               AND (p.valid_until IS NULL OR p.valid_until > ?3
+                    OR EXISTS (SELECT 1 FROM answers a WHERE a.payment_hash = p.payment_hash))
+         ORDER BY p.id DESC",
+    )?;
+    let place = params![scope.origin.to_string(), scope.service, integer(now.secs())];
+    let hashes = statement.query_map(place, |row| row.get(0).map(PaymentHash::from_bytes))?;
+    Ok(hashes.collect::<Result<_, _>>()?)
 }
 
 /// The buyer has written these off.

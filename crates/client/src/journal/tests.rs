@@ -290,6 +290,32 @@ fn a_credential_that_is_over_by_its_own_words_is_not_shown() {
 }
 
 #[test]
+fn a_server_that_sells_its_tokens_too_short_is_not_paid_for_each() {
+    let journal = File::new().open();
+    buy(&journal, 1, &Order { valid_until: Some(later(10)), ..order(1, "a") });
+    journal.note(&Note::Refused(hash(1)), "/", NOW).unwrap();
+    let told = journal.reserve(&want("a"), later(11)).unwrap();
+    assert!(matches!(told, Reserved::Go(Reservation::NeverHonoured(_), Some(_))), "{told:?}");
+}
+
+#[test]
+fn what_a_sleeper_recorded_is_not_sent_by_it_under_the_lease_of_another() {
+    let file = File::new();
+    let (sleeper, waker) = (file.open(), file.open());
+    // Recorded, not sent, closed, and recorded once more: the row looks the same to both of them.
+    let first = lease(&sleeper, &want("a"), NOW).unwrap();
+    record(&sleeper, &order(1, "a"), &first).unwrap();
+    sleeper.release(&first).unwrap();
+    let slept = lease(&sleeper, &want("a"), NOW).unwrap();
+    record(&sleeper, &order(1, "a"), &slept).unwrap();
+    let taken = lease(&waker, &want("a"), later(61)).unwrap();
+    record(&waker, &order(1, "a"), &taken).unwrap();
+    let refused = mark_sent(&sleeper, &order(1, "a"));
+    assert!(matches!(refused, Err(IntentError::Forbidden(_))), "{refused:?}");
+    mark_sent(&waker, &order(1, "a")).unwrap();
+}
+
+#[test]
 fn another_origin_gets_nothing() {
     let journal = File::new().open();
     buy(&journal, 1, &order(1, "a"));

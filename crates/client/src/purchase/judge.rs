@@ -159,6 +159,16 @@ pub enum Refusal {
     /// Paying this invoice would not open this token.
     #[error("the token of `{0}` belongs to another invoice than the one beside it")]
     OtherInvoice(Origin),
+    /// The token is over before it is bought.
+    #[error("the token of `{origin}` ends at {valid_until}, now {now}; it would buy nothing")]
+    TokenOver {
+        /// Who sells it.
+        origin: Origin,
+        /// Its end, as it says itself.
+        valid_until: Timestamp,
+        /// The buyer's clock.
+        now: Timestamp,
+    },
     /// The journal knows this payment already.
     #[error("payment {0} has been made before; it is not made twice")]
     AlreadyPaid(PaymentHash),
@@ -186,6 +196,7 @@ impl Refusal {
             Self::WrongNetwork { .. } => "wrong_network",
             Self::InvoiceExpired { .. } => "invoice_expired",
             Self::OtherInvoice(_) => "other_invoice",
+            Self::TokenOver { .. } => "token_over",
             Self::AlreadyPaid(_) => "already_paid",
             Self::NoWallet { .. } => "no_wallet",
         }
@@ -242,6 +253,9 @@ fn judge_one(
     let token = challenge.macaroon().map_or_else(|_| TokenFacts::default(), |macaroon| facts_of(&macaroon));
     if token.payment_hash.is_some_and(|hash| hash != invoice.payment_hash()) {
         return Err(Refusal::OtherInvoice(asked.clone()));
+    }
+    if let Some(valid_until) = token.valid_until.filter(|end| *end <= now) {
+        return Err(Refusal::TokenOver { origin: asked.clone(), valid_until, now });
     }
     if let Some(wallet) = &rules.wallet
         && wallet.network != invoice.network()

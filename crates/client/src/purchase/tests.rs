@@ -226,6 +226,18 @@ fn an_invoice_that_leaves_no_time_is_not_paid() {
 }
 
 #[test]
+fn a_token_that_is_over_already_is_not_paid() {
+    let ends_at = |secs: u64| {
+        let caveats = ["services=svc:0".to_owned(), format!("svc_valid_until={secs}")];
+        let macaroon = draft().macaroon(&RootKey::from_bytes([3; 32]), &caveats);
+        let challenge = farebox_protocol::Challenge { macaroon, invoice: draft().invoice() };
+        answer(402, &challenge.header_values())
+    };
+    check_judged(rules(), ends_at(NOW.secs()), "send, stop: token_over");
+    check_judged(rules(), ends_at(NOW.secs() + 1), "send, reserve svc");
+}
+
+#[test]
 fn a_token_that_commits_to_another_invoice_is_not_paid() {
     let other = Draft::new(2, 100, NOW).invoice().to_string();
     let values: Vec<_> = header(&draft(), "svc")

@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::Write as _,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use farebox_lightning::{FeeControl, Outcome, Pay, PayError, PayFacts, PayRequest, WalletId};
@@ -27,6 +27,8 @@ pub(crate) enum Mood {
     Stranded,
     /// Loses the order on its way and never hears of it.
     Lost,
+    /// Pays at once, and until then says of every payment that it failed.
+    Forgetful,
 }
 
 /// The double.
@@ -37,6 +39,8 @@ pub(crate) struct WalletDouble {
     /// How many payments may begin; the rest wait. Closed never.
     pub(crate) gate: Semaphore,
     pub(crate) asked: AtomicUsize,
+    /// The fee limit, in msat, of the latest payment that it was asked for.
+    pub(crate) fee_max: AtomicU64,
     lookups: AtomicUsize,
 }
 
@@ -55,6 +59,7 @@ impl WalletDouble {
             mood: Mood::Prompt,
             gate: Semaphore::new(1_000),
             asked: AtomicUsize::new(0),
+            fee_max: AtomicU64::new(u64::MAX),
             lookups: AtomicUsize::new(0),
         }
     }
@@ -91,13 +96,14 @@ impl Pay for WalletDouble {
 
     fn pay(&self, request: PayRequest) -> BoxFuture<'_, Result<Outcome, PayError>> {
         async move {
+            self.fee_max.store(request.fee_max.get(), Ordering::SeqCst);
             self.asked.fetch_add(1, Ordering::SeqCst);
             let _permit = self.gate.acquire().await.unwrap();
             let hash = request.invoice.payment_hash();
             match self.mood {
                 Mood::Stranded => return Ok(Outcome::Failed("no route".to_owned())),
                 Mood::Lost => return Err(PayError::Unavailable("the line was cut".to_owned())),
-                Mood::Prompt | Mood::Slow | Mood::Mute => self.move_money(&hash),
+                Mood::Prompt | Mood::Slow | Mood::Mute | Mood::Forgetful => self.move_money(&hash),
             }
             match self.mood {
                 Mood::Slow => Ok(Outcome::InFlight),
@@ -112,7 +118,10 @@ impl Pay for WalletDouble {
         async move {
             let before = self.lookups.fetch_add(1, Ordering::SeqCst);
             if !self.net.path().join(format!("paid/{hash}")).exists() {
-                return Ok(Outcome::NotFound);
+                return Ok(match self.mood {
+                    Mood::Forgetful => Outcome::Failed("no route".to_owned()),
+                    _ => Outcome::NotFound,
+                });
             }
             if self.mood == Mood::Slow && before == 0 {
                 return Ok(Outcome::InFlight);
