@@ -185,6 +185,31 @@ async fn a_file_appears_only_when_it_is_complete() {
 }
 
 #[tokio::test]
+async fn a_file_that_cannot_be_written_is_found_out_before_anything_is_paid() {
+    let buyer = Buyer::new().await;
+    let shop = Shop::with(&buyer.world.net, sells("goods")).await;
+    for file in [buyer.path("no/such/directory"), buyer.path("")] {
+        let output = buyer.get(&["-o", file.to_str().unwrap(), &shop.url("/")]).await;
+        assert_eq!((exit(&output), error(&output)["code"].as_str()), (1, Some("output")), "{output:?}");
+    }
+    assert_eq!((buyer.payments(), shop.requests()), (0, 0));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_file_that_only_its_owner_may_read_stays_so_when_it_is_replaced() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let buyer = Buyer::new().await;
+    let shop = Shop::with(&buyer.world.net, sells("goods")).await;
+    let file = buyer.path("out.bin");
+    std::fs::write(&file, "old").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(exit(&buyer.get(&["-o", file.to_str().unwrap(), &shop.url("/")]).await), 0);
+    assert_eq!(std::fs::read(&file).unwrap(), b"goods");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[tokio::test]
 async fn a_price_above_the_limit_is_refused_in_words_a_program_can_read() {
     let buyer = Buyer::new().await;
     let shop = Shop::with(&buyer.world.net, sells("goods")).await;

@@ -199,6 +199,9 @@ async fn fetch(
     engine: &Engine,
     request: http::Request<bytes::Bytes>,
 ) -> Result<Exit, Failure> {
+    if let Some(path) = &args.output {
+        body::check_writable(path).map_err(|error| Failure::other("output", &format!("{error:#}")))?;
+    }
     let started = tokio::time::Instant::now();
     let fetched = engine.fetch(request).await?;
     let mut report = Report::of(&fetched);

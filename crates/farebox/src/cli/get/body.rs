@@ -46,27 +46,48 @@ pub(super) async fn take(response: reqwest::Response, place: Place<'_>, shown: b
     }
 }
 
+/// Finds out whether [`Place::File`] can be written, before anything is paid for what goes there.
+pub(super) fn check_writable(path: &Path) -> anyhow::Result<()> {
+    let unwritable = || format!("cannot write `{}`", path.display());
+    match fs::metadata(path) {
+        Ok(old) if old.is_dir() => Err(io::Error::from(ErrorKind::IsADirectory)).with_context(unwritable),
+        // A device or a pipe: opening it may wait for a reader, so it is left alone until there is something to write.
+        Ok(old) if !old.is_file() => Ok(()),
+        // The rename would replace a file that its owner has made read-only.
+        Ok(_) => fs::OpenOptions::new().write(true).open(path).map(drop).with_context(unwritable),
+        Err(_) => beside(path).map(drop).with_context(unwritable),
+    }
+}
+
 /// Writes to a file beside `path` and renames it, so that what stands at `path` is always complete.
 async fn to_file(response: reqwest::Response, path: &Path, shown: bool) -> anyhow::Result<Body> {
     let unwritable = || format!("cannot write `{}`", path.display());
-    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".farebox-get-");
-    // The mode that a plain new file would get; the umask is taken off by the system.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(directory.unwrap_or(Path::new("."))).with_context(unwritable)?;
+    let mut file = beside(path).with_context(unwritable)?;
     let body = copy(response, &mut file, shown).await?;
+    let old = fs::metadata(path).ok();
+    if let Some(old) = old.as_ref().filter(|old| old.is_file()) {
+        // A file that only its owner may read stays so.
+        file.as_file().set_permissions(old.permissions()).with_context(unwritable)?;
+    }
     file.as_file().sync_all().with_context(unwritable)?;
-    if let Ok(old) = fs::metadata(path)
-        && !old.is_file()
-    {
+    if old.is_some_and(|old| !old.is_file()) {
         // `/dev/null`, a pipe: written to, not replaced.
         fs::copy(file.path(), path).with_context(unwritable)?;
         return Ok(body);
     }
     file.persist(path).map_err(|error| error.error).with_context(unwritable)?;
     Ok(body)
+}
+
+/// A new file in the directory of `path`; it goes away unless it is kept.
+fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".farebox-get-");
+    // The mode that a plain new file would get; the umask is taken off by the system.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(directory.unwrap_or(Path::new(".")))
 }
 
 async fn copy(mut response: reqwest::Response, to: &mut impl Write, shown: bool) -> anyhow::Result<Body> {

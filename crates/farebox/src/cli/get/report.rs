@@ -312,7 +312,12 @@ pub(super) fn quote(quote: &Quote, output: OutputFlags) -> Result<Exit, Failure>
         (None, Some(refusal)) => format!("would not be paid: {refusal}"),
         (Some(offer), refusal) => {
             let service =
-                if offer.service.is_empty() { String::new() } else { format!(" for `{}`", offer.service) };
+                // The server's own words, and this may be a terminal.
+                if offer.service.is_empty() {
+                    String::new()
+                } else {
+                    format!(" for `{}`", offer.service.escape_debug())
+                };
             let verdict = match refusal {
                 Some(refusal) => format!("; would not be paid: {refusal}"),
                 None if quote.has_credential => {
