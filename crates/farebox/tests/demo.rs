@@ -86,6 +86,27 @@ async fn the_demo_stays_up_until_it_is_told_to_end() {
 }
 
 #[test]
+fn an_api_that_does_not_answer_is_named_before_anybody_pays() {
+    let temporary = tempfile::tempdir().unwrap();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("http://{nobody}");
+    let output = demo(temporary.path(), &["--once", "--upstream", &url]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains(&format!("nothing answers at `{url}`")), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_of_ones_own_is_sold() {
+    let upstream = farebox_tests::Upstream::start();
+    let temporary = tempfile::tempdir().unwrap();
+    let url = format!("http://{}", upstream.addr);
+    let output = demo(temporary.path(), &["--once", "--upstream", &url, "--price", "3sat"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && text.contains("pay 3 sat") && text.contains("served /"), "{text}");
+    assert_eq!(upstream.served(), 1);
+}
+
+#[test]
 fn a_price_that_cannot_be_sold_is_refused_before_anything_starts() {
     let temporary = tempfile::tempdir().unwrap();
     for (price, want) in [("10", "`10` is not an amount"), ("0sat", "has the price 0 sat")] {

@@ -10,9 +10,10 @@ mod tell;
 
 use std::{fmt, process::ExitCode};
 
+use anyhow::Context as _;
 use farebox_gateway::UpstreamUrl;
 use farebox_protocol::Msat;
-use tokio::time::Instant;
+use tokio::{net::TcpStream, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -30,7 +31,7 @@ Examples:
   farebox demo                                           sell the sample API, buy once, then stay up
   farebox demo --once                                    buy once, then exit
   farebox demo --upstream http://127.0.0.1:3000          sell your own API
-  farebox demo --once --json | jq -r .authorization      for programs")]
+  farebox demo --once --json | jq -r '.authorization // empty'")]
 pub(crate) struct Args {
     /// Exit after the story
     #[arg(long)]
@@ -58,12 +59,24 @@ async fn play(args: Args, tell: Teller) -> anyhow::Result<ExitCode> {
 }
 
 async fn perform(args: &Args, tell: &Teller, stop: &CancellationToken) -> anyhow::Result<()> {
+    if let Some(upstream) = &args.upstream {
+        reach(upstream).await?;
+    }
     tell.step(format_args!("start a chain, two Lightning nodes, an API and the gateway"));
     let stage = Stage::set(args, tell).await?;
     let outcome = tell_story(args, tell, stop, &stage).await;
     // Whatever happened, everything is taken down in order: LDK aborts the process if its runtime goes first.
     let struck = stage.strike().await;
     outcome.and(struck)
+}
+
+/// Makes sure that there is something to sell, before anybody pays for it.
+async fn reach(upstream: &UpstreamUrl) -> anyhow::Result<()> {
+    let host = upstream.authority().host().trim_start_matches('[').trim_end_matches(']');
+    TcpStream::connect((host, upstream.port())).await.with_context(|| {
+        format!("nothing answers at `{upstream}`; start your API first, or correct --upstream")
+    })?;
+    Ok(())
 }
 
 async fn tell_story(

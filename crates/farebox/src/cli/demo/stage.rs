@@ -135,7 +135,7 @@ impl Stage {
         let config = GatewayConfig {
             listen: vec![Listen { addr: free(GATEWAY_PORT, "the gateway", tell).await?, tls: None }],
             ops: Some(OpsConfig {
-                addr: free(OPS_PORT, "health and metrics", tell).await?,
+                addr: free(OPS_PORT, "the operations listener", tell).await?,
                 hosts: Vec::new(),
             }),
             services: vec![service(args, upstream.clone())?],

@@ -80,7 +80,7 @@ async fn pay(wallet: &Outgoing, invoice: &Invoice) -> Result<(Preimage, Msat)> {
     let request = PayRequest { invoice: invoice.clone(), fee_max: FEE_MAX, timeout: PAY_TIMEOUT };
     match wallet.pay(request).await? {
         Ended::Settled(paid) => Ok((paid.preimage, paid.fee)),
-        Ended::NotPaid(failure) => bail!("the payment failed: {failure:?}"),
+        Ended::NotPaid(failure) => bail!("the payment failed: {}", failure.reason),
         Ended::Unknown { reason } => {
             bail!("the payment did not arrive within {} s: {reason}", PAY_TIMEOUT.as_secs())
         }
