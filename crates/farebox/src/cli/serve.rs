@@ -7,7 +7,7 @@ mod phoenix;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
-use farebox_gateway::Gateway;
+use farebox_gateway::{Gateway, GatewayError};
 use farebox_lightning::{Receive, clock::SystemClock};
 use farebox_paywall::{
     Continuity, OpenError, Paywall,
@@ -245,7 +245,7 @@ async fn serve(config: Config, reader: Reader) -> anyhow::Result<ExitCode> {
     let paywall = Paywall::open(config.paywall, keyring, receive, Arc::new(store), Arc::new(SystemClock))
         .await
         .map_err(explained)?;
-    let gateway = Gateway::bind(config.gateway, Arc::clone(&paywall))?;
+    let gateway = Gateway::bind(config.gateway, Arc::clone(&paywall)).map_err(taken)?;
     reader.print(&Listening {
         event: "listening",
         listen: gateway.addrs(),
@@ -294,6 +294,15 @@ fn explained(error: OpenError) -> anyhow::Error {
         error.context("to give the sold tokens up, start once with --abandon-sold-tokens")
     } else {
         error
+    }
+}
+
+/// What the gateway can't know is where its addresses were given.
+fn taken(error: GatewayError) -> anyhow::Error {
+    match error {
+        GatewayError::Listen { message, error: Some(error) } => anyhow::Error::from(error)
+            .context(format!("{message}; choose another with --listen or --ops, or in the configuration")),
+        other => other.into(),
     }
 }
 

@@ -213,6 +213,56 @@ fn a_token_revoked_while_the_gateway_runs_opens_nothing_any_more() {
 }
 
 #[test]
+fn a_payment_hash_is_not_taken_for_an_identifier_hash() {
+    let directory = configured();
+    let running = Running::start(directory.path(), &["serve"]);
+    let credential = bought(directory.path());
+    let header = credential.header_value(Scheme::L402);
+    let asks = || get(running.addr(), "/forecast", &[("authorization", &header)]).status;
+    assert_eq!(asks(), 200);
+    // A gateway writes what it has in hand into its books before it ends.
+    assert_eq!(running.stop("TERM"), 0);
+
+    let identifier = credential.tokens[0].identifier().unwrap();
+    let (payment, right) = (identifier.payment_hash.to_string(), identifier.hash().to_string());
+    let revoke = |hash: &str| run(directory.path(), &["token", "revoke", hash], &[]);
+    let refused = revoke(&payment);
+    assert_eq!((refused.code, refused.stdout.as_str()), (1, ""));
+    assert!(refused.stderr.contains("is a payment hash") && refused.stderr.contains(&right), "{refused:?}");
+
+    let known = revoke(&right);
+    assert_eq!((known.code, known.stderr.as_str()), (0, ""));
+
+    // What was never presented is in no books, and may be in the wrong hands all the same.
+    let unknown = "ab".repeat(32);
+    let noted = revoke(&unknown);
+    assert_eq!(noted.code, 0, "{}", noted.stderr);
+    assert!(noted.stdout.contains(&unknown) && noted.stderr.contains("not the payment hash"), "{noted:?}");
+}
+
+#[test]
+fn revoking_in_a_state_directory_that_is_not_there_says_so() {
+    let directory = TempDir::new().unwrap();
+    let hash = "ab".repeat(32);
+    let ran = run(directory.path(), &["token", "revoke", &hash, "--state-dir", "nowhere"], &[]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("there is no state directory `nowhere`"), "{}", ran.stderr);
+}
+
+#[test]
+fn an_address_that_is_taken_is_told_with_how_to_choose_another() {
+    let directory = configured();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let file = directory.path().join("farebox.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    let listen = format!("listen: [{}]", taken.local_addr().unwrap());
+    fs::write(&file, text.replace("listen: [127.0.0.1:0]", &listen)).unwrap();
+    let ran = run(directory.path(), &["serve"], &[]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("choose another with --listen or --ops"), "{}", ran.stderr);
+}
+
+#[test]
 fn what_is_in_the_state_directory_is_for_its_owner_only() {
     use std::os::unix::fs::PermissionsExt as _;
     let directory = configured();

@@ -8,7 +8,7 @@
 use std::{fs::File, path::Path, sync::Arc};
 
 use farebox_lightning::{Cursor, Settlement};
-use farebox_protocol::{Fingerprint, PaymentHash, Timestamp};
+use farebox_protocol::{Fingerprint, IdentifierHash, PaymentHash, Timestamp};
 use futures_util::future::BoxFuture;
 use rusqlite::Connection;
 
@@ -65,6 +65,18 @@ impl Revoker {
     /// Revokes a token; running gateways notice within a second or so. Again is no error. Blocks on the disk.
     pub fn revoke(&self, revocation: &Revocation) -> Result<(), StoreError> {
         rows::revoke(&self.connection, revocation)
+    }
+
+    /// Whether a token with this identifier hash is in the books. One that was never presented is not, and can be
+    /// revoked all the same. Blocks on the disk.
+    pub fn knows_token(&self, hash: IdentifierHash) -> Result<bool, StoreError> {
+        rows::knows_token(&self.connection, hash)
+    }
+
+    /// The purchase with this payment hash: what a person may have given in place of an identifier hash. Blocks on the
+    /// disk.
+    pub fn purchase(&self, hash: PaymentHash) -> Result<Option<Purchase>, StoreError> {
+        rows::purchase(&self.connection, hash)
     }
 }
 

@@ -4,8 +4,11 @@ use std::{fmt, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use farebox_lightning::clock::{Clock as _, SystemClock};
-use farebox_paywall::store::{Revocation, sqlite::SqliteStore};
-use farebox_protocol::IdentifierHash;
+use farebox_paywall::store::{
+    Revocation,
+    sqlite::{Revoker, SqliteStore},
+};
+use farebox_protocol::{IdentifierHash, PaymentHash};
 use serde::Serialize;
 
 use super::{Given, text_of};
@@ -57,10 +60,15 @@ pub(crate) fn run(args: &Args, reader: Reader) -> anyhow::Result<ExitCode> {
             })?
         }
     };
+    anyhow::ensure!(
+        directory.is_dir(),
+        "there is no state directory `{}`; name the gateway's with --state-dir",
+        directory.display()
+    );
     let books = state::books(&directory);
     let store = SqliteStore::open_for_revocation(&books)?;
     let mut revoked = Vec::new();
-    for hash in hashes(&text_of(&args.token)?)? {
+    for hash in hashes(&text_of(&args.token)?, &store)? {
         store.revoke(&Revocation {
             identifier_hash: hash,
             at: SystemClock.now(),
@@ -75,12 +83,37 @@ pub(crate) fn run(args: &Args, reader: Reader) -> anyhow::Result<ExitCode> {
 }
 
 /// What to revoke: an identifier hash as it is, or the tokens themselves.
-fn hashes(text: &str) -> anyhow::Result<Vec<IdentifierHash>> {
+fn hashes(text: &str, store: &Revoker) -> anyhow::Result<Vec<IdentifierHash>> {
     if let Ok(hash) = text.parse() {
+        check_meant(hash, store)?;
         return Ok(vec![hash]);
     }
     let given =
         Given::read(text).context("neither an identifier hash (64 hexadecimal digits) nor a token")?;
     let hash = |token: &farebox_protocol::Macaroon| Ok(token.identifier()?.hash());
     given.tokens.iter().map(hash).collect()
+}
+
+/// A payment hash looks the same, and as an identifier hash it would revoke nothing.
+fn check_meant(hash: IdentifierHash, store: &Revoker) -> anyhow::Result<()> {
+    if store.knows_token(hash)? {
+        return Ok(());
+    }
+    let Some(purchase) = store.purchase(PaymentHash::from_bytes(*hash.as_bytes()))? else {
+        // Only tokens that were presented are in the books, and a leaked one may not have been yet.
+        eprintln!(
+            "note: the books know no token `{hash}` yet; it must be the identifier hash, not the payment hash"
+        );
+        return Ok(());
+    };
+    match purchase.sold {
+        Some(sold) => anyhow::bail!(
+            "`{hash}` is a payment hash, nothing was revoked; the identifier hash of its token is `{}`",
+            sold.identifier_hash
+        ),
+        None => anyhow::bail!(
+            "`{hash}` is a payment hash, nothing was revoked; give the token, or its identifier hash as \
+             `token inspect` shows it"
+        ),
+    }
 }

@@ -196,6 +196,11 @@ fn read_purchase(row: &Row<'_>) -> rusqlite::Result<Purchase> {
     })
 }
 
+pub(super) fn knows_token(books: &Connection, hash: IdentifierHash) -> Result<bool, StoreError> {
+    let mut one = books.prepare_cached("SELECT 1 FROM purchase WHERE identifier_hash = ?1")?;
+    Ok(one.exists([hash.as_bytes()])?)
+}
+
 pub(super) fn revoke(books: &Connection, revocation: &Revocation) -> Result<(), StoreError> {
     books.execute(
         "INSERT INTO revocation (identifier_hash, at, reason) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
