@@ -31,7 +31,8 @@ mod version;
 #[command(after_help = "\
 Examples:
   farebox demo
-  farebox serve --upstream http://127.0.0.1:3000 --price 10sat --network signet --esplora https://mempool.space/signet/api
+  farebox serve --upstream http://127.0.0.1:3000 --price 10sat --network signet \\
+      --esplora https://mempool.space/signet/api
   farebox check farebox.yaml
   farebox get https://api.example.com/weather
   farebox token inspect -

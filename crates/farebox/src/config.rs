@@ -142,7 +142,7 @@ pub(crate) fn check(path: &Path) -> Checked {
 
 fn open(path: &Path) -> Result<(String, Source), Problem> {
     let text = fs::read_to_string(path).map_err(|error| {
-        Problem::new("", format!("cannot read the configuration: {error}; name another with --config"))
+        Problem::new("", format!("cannot read the configuration: {error}; name another file"))
     })?;
     let source = Source::of(&text);
     Ok((text, source))

@@ -243,9 +243,28 @@ async fn no_pay_uses_what_has_been_bought_and_buys_nothing() {
     let shop = Shop::with(&buyer.world.net, sells("goods")).await;
     let output = buyer.get(&["--no-pay", &shop.url("/")]).await;
     assert_eq!((exit(&output), error(&output)["code"].as_str()), (7, Some("no_wallet")));
+    let message = error(&output)["message"].as_str().unwrap().to_owned();
+    assert!(message.starts_with("--no-pay: this costs ") && !message.contains("wallet"), "{message}");
     assert_eq!(buyer.payments(), 0);
     assert_eq!(exit(&buyer.get(&[&shop.url("/")]).await), 0);
     assert_eq!(buyer.get(&["--no-pay", &shop.url("/")]).await.stdout, b"goods");
+}
+
+#[tokio::test]
+async fn a_wrong_address_of_the_wallet_is_told_with_where_it_came_from() {
+    let buyer = Buyer::new().await;
+    let shop = Shop::with(&buyer.world.net, sells("goods")).await;
+    let url = shop.url("/");
+    let variable = |value| [("FAREBOX_WALLET_URL", value)];
+    for (arguments, variables, named) in [
+        (&[url.as_str()][..], &variable("nonsense")[..], "in FAREBOX_WALLET_URL: "),
+        (&["--wallet-url", "nonsense", &url], &variable("http://127.0.0.1:1"), "in --wallet-url: "),
+        (&[url.as_str()], &variable(""), "; name one with --wallet-url"),
+    ] {
+        let output = buyer.run(arguments, variables, b"").await;
+        assert_eq!(exit(&output), 7);
+        assert!(error(&output)["message"].as_str().unwrap().contains(named), "{output:?}");
+    }
 }
 
 #[tokio::test]

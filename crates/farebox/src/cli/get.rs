@@ -11,7 +11,7 @@ use farebox_client::{Engine, EngineConfig, FetchError, HttpConfig, Limits, Proxy
 use farebox_lightning::{
     Pay,
     clock::SystemClock,
-    phoenixd::{Phoenixd, PhoenixdConfig, Secret},
+    phoenixd::{ConnectError, Phoenixd, PhoenixdConfig, Secret},
 };
 use farebox_protocol::{Msat, PaymentHash};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
@@ -26,6 +26,8 @@ use report::{Exit, Failure, Report};
 
 /// How long to wait at the end for payments under way; what has not ended is in the journal.
 const CLOSE: Duration = Duration::from_secs(5);
+/// The variable that names the wallet where no flag does.
+const WALLET_URL: &str = "FAREBOX_WALLET_URL";
 
 /// Fetch a URL, and pay for it over Lightning if it asks for money
 #[derive(Debug, clap::Args)]
@@ -42,8 +44,10 @@ Examples:
   farebox get https://api.example.com/weather
   farebox get --dry-run https://api.example.com/weather
   farebox get -o film.mp4 --max-cost 5000sat https://media.example.com/film.mp4
-  farebox get -d @question.json -H 'content-type: application/json' https://api.example.com/ask
-  farebox get --wallet-url http://127.0.0.1:9740 --wallet-password-file password https://api.example.com/
+  farebox get -d @question.json -H 'content-type: application/json' \\
+      https://api.example.com/ask
+  farebox get --wallet-url http://127.0.0.1:9740 --wallet-password-file password \\
+      https://api.example.com/
   farebox get --resume")]
 pub(crate) struct Args {
     /// The address; without a scheme, https
@@ -109,7 +113,7 @@ struct Money {
 #[command(next_help_heading = "Wallet")]
 struct Wallet {
     /// A phoenixd, or the wallet door of `farebox node`
-    #[arg(long, value_name = "URL", env = "FAREBOX_WALLET_URL")]
+    #[arg(long, value_name = "URL", env = WALLET_URL)]
     wallet_url: Option<String>,
     /// The file with its password; or put the password into FAREBOX_WALLET_PASSWORD
     #[arg(long, value_name = "FILE", env = "FAREBOX_WALLET_PASSWORD_FILE")]
@@ -137,6 +141,19 @@ struct Network {
     idle_timeout: u64,
 }
 
+impl Wallet {
+    /// Where the wallet is, if there is one: an empty variable is as good as none, an empty flag is a mistake.
+    fn url(&self) -> Option<&str> {
+        self.wallet_url.as_deref().filter(|url| !url.is_empty() || self.origin() == "--wallet-url")
+    }
+
+    /// What named the address. Where flag and variable agree, either answer is right.
+    fn origin(&self) -> &'static str {
+        let variable = std::env::var(WALLET_URL).ok();
+        if variable.is_some() && variable == self.wallet_url { WALLET_URL } else { "--wallet-url" }
+    }
+}
+
 /// Carries the command out. Its failures have exit codes of their own, so they are told here.
 pub(crate) fn run(args: Args, output: OutputFlags) -> anyhow::Result<ExitCode> {
     let told = crate::runtime::block_on(async {
@@ -156,7 +173,7 @@ pub(crate) fn run(args: Args, output: OutputFlags) -> anyhow::Result<ExitCode> {
 }
 
 async fn work(args: &Args, output: OutputFlags) -> Result<Exit, Failure> {
-    let wallet = match (args.money.dry_run || args.money.no_pay, &args.wallet.wallet_url) {
+    let wallet = match (args.money.dry_run || args.money.no_pay, args.wallet.url()) {
         (false, Some(url)) => Some(connect(url, &args.wallet).await),
         _ => None,
     };
@@ -168,7 +185,7 @@ async fn work(args: &Args, output: OutputFlags) -> Result<Exit, Failure> {
     let engine = open(args, wallet).map_err(Failure::usage)?;
     let exit = told(args, output, &engine).await;
     engine.close(CLOSE).await;
-    exit.map_err(|failure| failure.because(no_wallet))
+    exit.map_err(|failure| if args.money.no_pay { failure } else { failure.because(no_wallet) })
 }
 
 async fn told(args: &Args, output: OutputFlags, engine: &Engine) -> Result<Exit, Failure> {
@@ -203,7 +220,8 @@ async fn fetch(
         body::check_writable(path).map_err(|error| Failure::other("output", &format!("{error:#}")))?;
     }
     let started = tokio::time::Instant::now();
-    let fetched = engine.fetch(request).await?;
+    let explained = if args.money.no_pay { Failure::unpaid } else { Failure::of };
+    let fetched = engine.fetch(request).await.map_err(|error| explained(&error))?;
     let mut report = Report::of(&fetched);
     if let Some(note) = report.note().filter(|_| !args.quiet && !output.is_json()) {
         eprintln!("{note}");
@@ -264,7 +282,14 @@ async fn connect(url: &str, wallet: &Wallet) -> anyhow::Result<Arc<dyn Pay>> {
             .context("the wallet needs a password: --wallet-password-file or FAREBOX_WALLET_PASSWORD")?,
     };
     let config = PhoenixdConfig::new(url, Secret::new(password.trim()));
-    Ok(Arc::new(Phoenixd::connect(config, Arc::new(SystemClock)).await?))
+    match Phoenixd::connect(config, Arc::new(SystemClock)).await {
+        Ok(wallet) => Ok(Arc::new(wallet)),
+        // Someone who has set no flag would look for it there.
+        Err(error @ ConnectError::Address { .. }) => {
+            Err(anyhow::Error::from(error).context(format!("in {}", wallet.origin())))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn certificates(path: &std::path::Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {

@@ -16,7 +16,8 @@ nodes on it, and never put back an old copy.
 
 Examples:
   farebox node --network signet --esplora https://mempool.space/signet/api
-  farebox node --network mainnet --bitcoind 127.0.0.1:8332 --bitcoind-user farebox --bitcoind-password-file rpc-password
+  farebox node --network mainnet --bitcoind 127.0.0.1:8332 \\
+      --bitcoind-user farebox --bitcoind-password-file rpc-password
   curl -u :$(cat farebox-node/http-password) http://127.0.0.1:9740/getbalance")]
 pub(crate) struct Args {
     /// The Bitcoin network: mainnet, testnet, signet or regtest
@@ -47,20 +48,16 @@ pub(crate) struct Args {
 /// Where blocks and transactions come from: exactly one.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "The chain (one of)")]
+#[command(group(clap::ArgGroup::new("source").required(true).args(["esplora", "electrum", "bitcoind"])))]
 struct Chain {
     /// An Esplora server; it learns the node's addresses
-    #[arg(long, value_name = "URL", required_unless_present_any = ["electrum", "bitcoind"])]
+    #[arg(long, value_name = "URL")]
     esplora: Option<String>,
     /// An Electrum server, like ssl://electrum.example.org:50002; it learns the node's addresses
-    #[arg(long, value_name = "URL", conflicts_with_all = ["esplora", "bitcoind"])]
+    #[arg(long, value_name = "URL")]
     electrum: Option<String>,
     /// The RPC interface of a Bitcoin Core of your own; nobody else learns anything
-    #[arg(
-        long,
-        value_name = "HOST:PORT",
-        conflicts_with = "esplora",
-        requires_all = ["bitcoind_user", "bitcoind_password_file"]
-    )]
+    #[arg(long, value_name = "HOST:PORT", requires_all = ["bitcoind_user", "bitcoind_password_file"])]
     bitcoind: Option<String>,
     /// Its RPC user
     #[arg(long, value_name = "USER", requires = "bitcoind")]

@@ -150,7 +150,7 @@ fn a_configuration_that_is_not_there_is_named() {
     let ran = run(directory(), &["serve", "--config", "nowhere.yaml"], &[]);
     assert_eq!(ran.code, 1);
     expect![[r#"
-        error: nowhere.yaml: cannot read the configuration: No such file or directory (os error 2); name another with --config
+        error: nowhere.yaml: cannot read the configuration: No such file or directory (os error 2); name another file
     "#]]
     .assert_eq(&ran.stderr);
 }

@@ -62,6 +62,10 @@ fn a_command_line_that_makes_no_sense_is_exit_code_2() {
         &["serve", "--price", "10"],
         &["serve", "--config", "x.yaml", "--upstream", "http://127.0.0.1:1"],
         &["token", "attenuate", "x"],
+        &["token", "attenuate", "x", "--expires", "0s"],
+        #[cfg(feature = "embedded")]
+        &["node", "--network", "regtest", "--esplora", "foo"],
+        &["node", "--network", "regtest"],
         &["check", "--json", "--human"],
     ] {
         let ran = farebox(args);

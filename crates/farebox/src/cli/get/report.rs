@@ -2,7 +2,9 @@
 
 use std::{fmt::Write as _, io::IsTerminal as _, path::Path, process::ExitCode, time::Duration};
 
-use farebox_client::{Fault, FetchError, Fetched, Money, PurchaseRow, Quote, Receipt, RequestError, Stop};
+use farebox_client::{
+    Fault, FetchError, Fetched, Money, PurchaseRow, Quote, Receipt, Refusal, RequestError, Stop,
+};
 use serde::Serialize;
 
 use super::body::Body;
@@ -128,6 +130,15 @@ impl Failure {
             retryable: limited || report.status >= 500,
             money: report.money.clone(),
         }
+    }
+
+    /// What `--no-pay` came to. That there is no wallet then is not what is wrong.
+    pub(super) fn unpaid(error: &FetchError) -> Self {
+        let mut failure = Self::of(error);
+        if let Fault::Purchase(Stop::Refused(Refusal::NoWallet { price })) = error.fault() {
+            failure.message = format!("--no-pay: this costs {price} and nothing bought before opens it");
+        }
+        failure
     }
 
     /// Adds why there was no wallet, where that is what was missing.

@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use farebox_lightning::{
     Health, Pay, Receive,
     clock::SystemClock,
+    config::{ChainSettings, ConfigProblem, EmbeddedSettings, LightningConfig},
     door::{self, DoorConfig},
     embedded::{ChainSource, EmbeddedConfig, EmbeddedNode, Seed, Storage},
     outgoing::{Outgoing, OutgoingConfig, sqlite::SqliteIntents},
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use super::{Args, Chain};
-use crate::{logging, output::Reader, runtime, state};
+use crate::{cli::Usage, logging, output::Reader, runtime, state};
 
 /// How often the chain is asked what is new.
 const SYNC_EVERY: Duration = Duration::from_secs(30);
@@ -63,6 +64,7 @@ impl fmt::Display for Listening {
 }
 
 pub(crate) fn run(args: Args, reader: Reader) -> anyhow::Result<ExitCode> {
+    args.check()?;
     logging::start("info")?;
     runtime::block_on(serve(args, reader))
 }
@@ -182,6 +184,38 @@ fn check_private(path: &Path) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+impl Args {
+    /// Holds the flags against what a configuration file must keep to, too: a node would try a wrong address for ever.
+    fn check(&self) -> Result<(), Usage> {
+        let chain = match (&self.chain.esplora, &self.chain.electrum) {
+            (Some(url), _) => Some(ChainSettings::Esplora(url.clone())),
+            (_, Some(url)) => Some(ChainSettings::Electrum(url.clone())),
+            _ => None,
+        };
+        let settings = EmbeddedSettings {
+            network: self.network,
+            // A Bitcoin Core has no address to judge, and this one passes.
+            chain: chain.unwrap_or_else(|| ChainSettings::Esplora("http://bitcoind.invalid".to_owned())),
+            dir: None,
+            seed_file: None,
+            listen: self.peer_listen,
+            alias: self.alias.clone(),
+            rapid_gossip: self.rapid_gossip.clone(),
+        };
+        LightningConfig::Embedded(settings).check().map_err(|problem| {
+            Usage(match problem {
+                ConfigProblem::Scheme { key, value, expected } => {
+                    format!("--{key}: `{value}` doesn't begin with one of {expected}")
+                }
+                ConfigProblem::PortZero => {
+                    "--peer-listen: peers must know the port, so it can't be 0; usually it is 9735".to_owned()
+                }
+                other => other.to_string(),
+            })
+        })
+    }
 }
 
 impl Chain {

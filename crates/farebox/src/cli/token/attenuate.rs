@@ -88,6 +88,11 @@ impl Args {
             caveats.push(format!("farebox_path={path}"));
         }
         if let Some(span) = self.expires {
+            // Caveats count whole seconds.
+            if span.0.as_secs() == 0 {
+                let hint = "`--expires` must be at least 1s; a token that is over opens nothing";
+                return Err(Usage(hint.to_owned()).into());
+            }
             caveats.push(format!("farebox_valid_until={}", now.saturating_add(span.0).secs()));
         }
         if !self.clients.is_empty() {
