@@ -18,7 +18,7 @@ use http::{
 };
 use zeroize::Zeroizing;
 
-use crate::{Macaroon, MacaroonError, Preimage, Scheme};
+use crate::{CAVEATS_MAX, Macaroon, MacaroonError, Preimage, Scheme};
 use segments::{Segment, segments};
 
 /// The most tokens that one request may present; it bounds the work before anything is verified.
@@ -67,8 +67,8 @@ pub enum CredentialError {
     /// A token can't be read.
     #[error("the credential's token cannot be read: {0}")]
     Token(#[source] MacaroonError),
-    /// More tokens than [`TOKENS_MAX`].
-    #[error("the request presents more than {TOKENS_MAX} tokens")]
+    /// More tokens than [`TOKENS_MAX`], or more caveats in all of them than one token may have ([`CAVEATS_MAX`]).
+    #[error("the request presents more than {TOKENS_MAX} tokens, or more than {CAVEATS_MAX} caveats in all")]
     TooManyTokens,
 }
 
@@ -209,6 +209,7 @@ struct Reading {
     credentials: Vec<Credential>,
     error: Option<CredentialError>,
     tokens: usize,
+    caveats: usize,
 }
 
 impl Reading {
@@ -216,14 +217,20 @@ impl Reading {
         self.credentials.is_empty() && self.error.is_none()
     }
 
+    /// Each caveat costs an HMAC for every live secret, so what one token may cost is all that a request may.
+    fn is_too_much(&self) -> bool {
+        self.tokens > TOKENS_MAX || self.caveats > CAVEATS_MAX
+    }
+
     fn add(&mut self, read: Result<Credential, CredentialError>) {
         match read {
             // Refused in any case; comparing each of thousands with all before it would take seconds.
-            _ if self.tokens > TOKENS_MAX => {}
+            _ if self.is_too_much() => {}
             // Clients that follow aperture send the same credential as LSAT and as L402.
             Ok(credential) if self.credentials.iter().any(|earlier| earlier.is(&credential)) => {}
             Ok(credential) => {
                 self.tokens += credential.tokens.len();
+                self.caveats += credential.tokens.iter().map(|token| token.caveats().len()).sum::<usize>();
                 self.credentials.push(credential);
             }
             Err(error) => self.error = self.error.or(Some(error)),
@@ -232,7 +239,7 @@ impl Reading {
 
     fn finish(self) -> Presented {
         match self.error {
-            _ if self.tokens > TOKENS_MAX => Presented::Malformed(CredentialError::TooManyTokens),
+            _ if self.is_too_much() => Presented::Malformed(CredentialError::TooManyTokens),
             _ if !self.credentials.is_empty() => Presented::Credentials(self.credentials),
             Some(error) => Presented::Malformed(error),
             None => Presented::Nothing,

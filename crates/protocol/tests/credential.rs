@@ -148,3 +148,30 @@ fn thousands_of_tokens_in_one_value_are_too_many() {
     let read = Presented::read(&headers);
     assert!(matches!(read, Presented::Malformed(CredentialError::TooManyTokens)), "{read:?}");
 }
+
+/// Every caveat is an HMAC for each live secret: what one token may cost is all that a request may.
+#[test]
+fn a_request_may_present_as_many_caveats_as_one_token() {
+    let read = |counts: &[u8]| {
+        let token = |count: u8| {
+            // V2: version, identifier of one byte, then `count` caveats of one byte each, then an empty signature.
+            let mut bytes = vec![2, 2, 1, count, 0];
+            (0..count).for_each(|_| bytes.extend([2, 1, b'a', 0]));
+            bytes.extend([0, 6, 32]);
+            bytes.extend([0; 32]);
+            Macaroon::from_bytes(&bytes).unwrap().to_base64()
+        };
+        let tokens: Vec<_> = counts.iter().map(|count| token(*count)).collect();
+        let mut headers = HeaderMap::new();
+        let value = format!("L402 {}:{}", tokens.join(","), "00".repeat(32));
+        headers.insert("authorization", HeaderValue::from_str(&value).unwrap());
+        Presented::read(&headers)
+    };
+    for counts in [&[64][..], &[32, 31, 1]] {
+        assert!(matches!(read(counts), Presented::Credentials(_)), "{counts:?}");
+    }
+    for counts in [&[64, 1][..], &[40, 41]] {
+        let read = read(counts);
+        assert!(matches!(read, Presented::Malformed(CredentialError::TooManyTokens)), "{counts:?}: {read:?}");
+    }
+}
