@@ -17,8 +17,9 @@ mod upstream;
 mod worker;
 
 pub use config::{
-    ForwardCredential, GatewayConfig, Limits, Listen, OpsConfig, ServiceRoute, Timeouts, TlsFiles,
-    UpstreamConfig, UpstreamScheme, UpstreamTls, UpstreamUrl, UrlError,
+    Certificate, ClientCertificates, ClientLists, ForwardCredential, GatewayConfig, HealthCheck, Limits,
+    Listen, OpsConfig, Rewrite, ServiceRoute, Timeouts, Tls, TlsFiles, TlsVersion, UpstreamConfig,
+    UpstreamHost, UpstreamScheme, UpstreamTls, UpstreamUrl, UrlError,
 };
 pub use cors::Cors;
 pub use gateway::{Gateway, GatewayError, Reload};

@@ -33,6 +33,7 @@ use hyper::body::{Body as _, Incoming};
 pub(crate) use self::body::{Body, RequestBody};
 use self::{access::Account, body::Streamed, failure::Failure, forwarded::Client, patience::Patience};
 use crate::{
+    config::UpstreamHost,
     cors::is_preflight,
     listen::InFlight,
     services::Route,
@@ -205,8 +206,11 @@ async fn admit(
 
     // What the upstream gets.
     let patience = Patience::new(&route, &body, &parts.headers, manner.is_grpc, account.started());
-    let preserved =
-        (route.upstream.config().preserve_host && !host.value.is_empty()).then(|| host.value.clone());
+    let preserved = match &route.upstream.config().host {
+        UpstreamHost::Asked => Some(&host.value).filter(|host| !host.is_empty()).cloned(),
+        UpstreamHost::Named(name) => HeaderValue::from_str(name.as_str()).ok(),
+        UpstreamHost::Own => None,
+    };
     dress(&mut parts.headers, &route, &pass, &client, peer, host.value);
     let mut request = Request::new(RequestBody::new(body, &route, patience.upload()));
     *request.method_mut() = mem::take(&mut parts.method);

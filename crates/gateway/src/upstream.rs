@@ -79,7 +79,7 @@ pub(crate) struct Outgoing {
 
 impl Upstream {
     pub(crate) fn new(config: &UpstreamConfig, workers: usize) -> Result<Self, UpstreamError> {
-        let authority = config.url.authority().clone();
+        let authority = config.urls[0].authority().clone();
         let host = HeaderValue::from_str(authority.as_str())
             .map_err(|_| UpstreamError::Name(authority.to_string()))?;
         Ok(Self {
@@ -186,7 +186,7 @@ impl Upstream {
                 let preserved =
                     outgoing.host.as_ref().and_then(|host| Authority::try_from(host.as_bytes()).ok());
                 let mut parts = std::mem::take(request.uri_mut()).into_parts();
-                parts.scheme = Some(match self.config.url.scheme() {
+                parts.scheme = Some(match self.config.urls[0].scheme() {
                     UpstreamScheme::Https => Scheme::HTTPS,
                     UpstreamScheme::Http | UpstreamScheme::H2c => Scheme::HTTP,
                 });

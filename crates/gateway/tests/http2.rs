@@ -17,7 +17,7 @@ use std::{
 
 use axum::body::Body;
 use bytes::Bytes;
-use farebox_gateway::{GatewayConfig, Listen, TlsFiles, UpstreamTls};
+use farebox_gateway::{GatewayConfig, Listen, Tls, TlsFiles, UpstreamTls};
 use futures_util::stream;
 use http::{Request, Response};
 use http_body_util::{BodyExt, combinators::BoxBody};
@@ -108,7 +108,10 @@ async fn tls_upstream(certificate: &Certificate, alpn: &[&[u8]]) -> (SocketAddr,
 }
 
 fn with_tls(config: GatewayConfig, certificate: &Certificate) -> GatewayConfig {
-    let listen = vec![Listen { addr: "127.0.0.1:0".parse().unwrap(), tls: Some(certificate.files()) }];
+    let listen = vec![Listen {
+        tls: Some(Tls::new(farebox_gateway::Certificate::Files(certificate.files()))),
+        ..Listen::new("127.0.0.1:0".parse().unwrap())
+    }];
     GatewayConfig { listen, ..config }
 }
 
@@ -183,7 +186,7 @@ async fn an_upstream_behind_tls_is_verified_and_spoken_to_in_its_version() {
         }
         // The right authority, but for another name.
         route.upstream.tls = UpstreamTls::CaFile(certificate.files().cert);
-        route.upstream.url = format!("https://127.0.0.2:{}", addr.port()).parse().unwrap();
+        route.upstream.urls = vec![format!("https://127.0.0.2:{}", addr.port()).parse().unwrap()];
         rig.reload.services(vec![route]).unwrap();
         assert_eq!(get(rig.addr, "/", &[]).await.status(), 502);
     }

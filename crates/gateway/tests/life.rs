@@ -7,7 +7,7 @@ mod support;
 use std::{sync::Arc, time::Duration};
 
 use axum::{Router, extract::State, routing};
-use farebox_gateway::{Gateway, GatewayConfig, GatewayError};
+use farebox_gateway::{Certificate, Gateway, GatewayConfig, GatewayError, Listen, Tls, TlsFiles};
 use http_body_util::BodyExt;
 use support::{
     Rig, ask, free, get, http1, http2,
@@ -306,12 +306,13 @@ async fn the_operations_listener_serves_three_things_to_those_who_name_it_rightl
 
 #[tokio::test]
 async fn a_configuration_that_cannot_work_stops_the_start() {
-    let missing = farebox_gateway::Listen {
+    let missing = Listen {
         addr: "127.0.0.1:0".parse().unwrap(),
-        tls: Some(farebox_gateway::TlsFiles {
+        tls: Some(Tls::new(Certificate::Files(TlsFiles {
             cert: "/nonexistent/cert.pem".into(),
             key: "/nonexistent/key.pem".into(),
-        }),
+        }))),
+        proxy_protocol: false,
     };
     let mut ca = free("api", "https://localhost");
     ca.upstream.tls = farebox_gateway::UpstreamTls::CaFile("/nonexistent/ca.pem".into());
@@ -330,7 +331,7 @@ async fn a_configuration_that_cannot_work_stops_the_start() {
         "there is no address to listen on; name at least one under `listen`"
     );
     assert!(bind(GatewayConfig { listen: vec![missing], ..config() }).contains("/nonexistent/cert.pem"));
-    let taken = farebox_gateway::Listen { addr: rig.addr, tls: None };
+    let taken = Listen::new(rig.addr);
     assert_eq!(
         bind(GatewayConfig { listen: vec![taken], ..config() }),
         format!("cannot listen on `{}`", rig.addr)

@@ -8,7 +8,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, extract::State, response::IntoResponse, routing};
 use bytes::Bytes;
-use farebox_gateway::{Cors, ForwardCredential};
+use farebox_gateway::{Cors, ForwardCredential, UpstreamHost};
 use farebox_protocol::{Macaroon, RootKey, Scheme};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
@@ -161,11 +161,11 @@ async fn a_trusted_proxy_speaks_for_the_client() {
 async fn the_host_that_was_asked_for_is_kept_where_that_is_wanted() {
     let upstream = Upstream::echo().await;
     let mut route = free("weather", &upstream.url());
-    route.upstream.preserve_host = true;
+    route.upstream.host = UpstreamHost::Asked;
     let rig = Rig::new(vec![route.clone()]).await;
     assert_eq!(values(&received(&rig, &[]).await, "host"), ["localhost"]);
     // Over HTTP/2 it is in the target, and there is no `Host`.
-    route.upstream.url = upstream.h2c().parse().unwrap();
+    route.upstream.urls = vec![upstream.h2c().parse().unwrap()];
     rig.reload.services(vec![route]).unwrap();
     let told: Value = serde_json::from_slice(get(rig.addr, "/x", &[]).await.body()).unwrap();
     assert_eq!(told["version"], "HTTP/2.0");

@@ -30,7 +30,7 @@ pub use keyring::{KeyState, Keyring};
 pub use path::{PathError, normalise};
 pub use paywall::{Health, OpenError, Paywall};
 pub use respond::CODE_HEADER;
-pub use service::{Auth, FreePath, FreePathError, Service, ServiceError};
+pub use service::{Auth, LimitBy, PathPattern, PathPatternError, RateLimit, Service, ServiceError};
 
 #[cfg(test)]
 mod testing;

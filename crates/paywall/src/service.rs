@@ -3,11 +3,11 @@
 //! No upstream is named here; where a request goes is the front door's business. A service is plain data and part of
 //! the snapshot that a request keeps from beginning to end.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, num::NonZeroU32, str::FromStr};
 
 use farebox_protocol::{Msat, Offer, ServiceName};
 
-use crate::{path::normalise, price};
+use crate::{Rate, path::normalise, price};
 
 /// One priced service.
 #[derive(Clone, Debug)]
@@ -23,7 +23,34 @@ pub struct Service {
     /// Whether a token is needed at all.
     pub auth: Auth,
     /// Paths that cost nothing.
-    pub free_paths: Vec<FreePath>,
+    pub free_paths: Vec<PathPattern>,
+    /// How fast it may be used. A request must keep within every one that is for it.
+    pub rate_limits: Vec<RateLimit>,
+}
+
+/// How fast a service, or a part of it, may be used. Asked after payment: a request that is refused has not been charged
+/// for, and none is refused for want of a payment first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Whose requests are counted together.
+    pub by: LimitBy,
+    /// How many requests, in which time.
+    pub rate: Rate,
+    /// How many may come at once after a pause; as many as `rate` counts, unless given.
+    pub burst: Option<NonZeroU32>,
+    /// The paths that it is for; all, if there are none.
+    pub paths: Vec<PathPattern>,
+}
+
+/// Whose requests a limit counts together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LimitBy {
+    /// Everybody's.
+    Service,
+    /// Those with one token; without a token (free paths), those of one client.
+    Token,
+    /// Those of one client: one IPv4 address, or one IPv6 /64.
+    Client,
 }
 
 /// Whether a service asks for a token. There is no third value that might fall open.
@@ -36,18 +63,18 @@ pub enum Auth {
     Off,
 }
 
-/// Paths that cost nothing: exactly one (`/health`), or everything below one (`/docs/*`).
+/// Paths: exactly one (`/health`), or everything below one (`/docs/*`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FreePath {
+pub struct PathPattern {
     /// The whole path, or with its final slash when everything below is meant.
     path: String,
     below: bool,
 }
 
-/// Why a text names no free path.
+/// Why a text is no pattern of paths.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum FreePathError {
+pub enum PathPatternError {
     /// The text isn't in the normal form on which decisions are made, so it would never match.
     #[error("`{path}` would never match: write it in normal form, `{normal}`")]
     NotNormal {
@@ -81,7 +108,7 @@ pub enum ServiceError {
 impl Service {
     /// A service that asks for a token everywhere and sells it for `price`.
     pub fn new(name: ServiceName, price: Msat, offer: Offer) -> Self {
-        Self { name, price, offer, tier: 0, auth: Auth::On, free_paths: Vec::new() }
+        Self { name, price, offer, tier: 0, auth: Auth::On, free_paths: Vec::new(), rate_limits: Vec::new() }
     }
 
     /// Whether it can be sold as it stands; ask at start-up.
@@ -100,28 +127,28 @@ impl Service {
     }
 }
 
-impl FreePath {
+impl PathPattern {
     /// Whether this path (normalised) is one of them.
     pub fn matches(&self, path: &str) -> bool {
         if self.below { path.starts_with(&self.path) } else { path == self.path }
     }
 }
 
-impl FromStr for FreePath {
-    type Err = FreePathError;
+impl FromStr for PathPattern {
+    type Err = PathPatternError;
 
-    fn from_str(text: &str) -> Result<Self, FreePathError> {
+    fn from_str(text: &str) -> Result<Self, PathPatternError> {
         let (path, below) = match text.strip_suffix('*') {
             Some(stem) if stem.ends_with('/') => (stem, true),
             _ => (text, false),
         };
         if path.contains('*') {
-            return Err(FreePathError::Star(text.to_owned()));
+            return Err(PathPatternError::Star(text.to_owned()));
         }
-        let normal = normalise(path).map_err(|_| FreePathError::NotAPath(text.to_owned()))?;
+        let normal = normalise(path).map_err(|_| PathPatternError::NotAPath(text.to_owned()))?;
         if normal != path {
             let star = if below { "*" } else { "" };
-            return Err(FreePathError::NotNormal {
+            return Err(PathPatternError::NotNormal {
                 path: text.to_owned(),
                 normal: format!("{normal}{star}"),
             });
@@ -130,7 +157,7 @@ impl FromStr for FreePath {
     }
 }
 
-impl fmt::Display for FreePath {
+impl fmt::Display for PathPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.path, if self.below { "*" } else { "" })
     }
@@ -142,7 +169,7 @@ mod tests {
 
     #[track_caller]
     fn check(free: &str, path: &str, want: bool) {
-        let free: FreePath = free.parse().unwrap();
+        let free: PathPattern = free.parse().unwrap();
         assert_eq!(free.matches(path), want, "{free} {path}");
     }
 
@@ -168,7 +195,7 @@ mod tests {
             ("/a*", "`/a*` has a star in the middle; only a final `/*` is understood"),
             ("/*/a", "`/*/a` has a star in the middle; only a final `/*` is understood"),
         ] {
-            assert_eq!(text.parse::<FreePath>().unwrap_err().to_string(), want);
+            assert_eq!(text.parse::<PathPattern>().unwrap_err().to_string(), want);
         }
     }
 

@@ -319,7 +319,7 @@ fn offered(route: &farebox_gateway::ServiceRoute) -> Offered {
     let is_free = service.auth == farebox_paywall::Auth::Off;
     Offered {
         name: service.name.to_string(),
-        upstream: route.upstream.url.to_string(),
+        upstream: route.upstream.urls[0].to_string(),
         price_msat: (!is_free).then(|| service.price.get()),
         price: if is_free {
             "free".to_owned()

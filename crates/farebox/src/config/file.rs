@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use farebox_gateway::{HostPattern, PathPrefix, UpstreamUrl};
 use farebox_lightning::config::LightningConfig;
-use farebox_paywall::FreePath;
+use farebox_paywall::PathPattern;
 use farebox_protocol::{Msat, Network, ServiceName};
 use http::Method;
 use serde::{Deserialize, Deserializer};
@@ -205,7 +205,7 @@ pub(crate) struct Service {
     /// Paths that are free although the service isn't: exactly one (`/health`), or all below one (`/docs/*`).
     /// Default: none.
     #[serde(default)]
-    pub(crate) free_paths: Vec<Written<FreePath>>,
+    pub(crate) free_paths: Vec<Written<PathPattern>>,
     /// Which web pages of other origins may use it: `any`, `off`, `upstream` (the upstream decides, and its preflights are
     /// free), or `origins: [https://app.example.com]`. Default: `any`; a payment opens the service, not an origin.
     #[serde(default)]

@@ -12,7 +12,8 @@ use std::{
 };
 
 use farebox_gateway::{
-    Gateway, GatewayConfig, HostPattern, Limits, Listen, OpsConfig, ServicesError, Timeouts, TlsFiles,
+    Certificate, Gateway, GatewayConfig, HostPattern, Limits, Listen, OpsConfig, ServicesError, Timeouts,
+    Tls, TlsFiles,
 };
 use farebox_paywall::{PaywallConfig, Rate, ServiceError};
 
@@ -74,6 +75,7 @@ pub(crate) fn judge(file: File, base: &Path, rigour: Rigour) -> Judged {
         limits: limits(&file.limits, &mut findings),
         timeouts: timeouts(&file.limits, &mut findings),
         services: services(file.services, &mut findings),
+        ..GatewayConfig::default()
     };
     let Findings { problems, notes, .. } = findings;
     let config = Config {
@@ -226,11 +228,13 @@ fn listen(entries: &[file::Listen], findings: &mut Findings<'_>) -> Vec<Listen> 
         if entry.addr.port() != 0 && !seen.insert(entry.addr) {
             findings.problem(&key, format!("`{}` is listed twice; remove one", entry.addr));
         }
-        let tls = entry.tls.as_ref().map(|tls| TlsFiles {
-            cert: findings.readable(&format!("{key}.tls.cert"), &tls.cert),
-            key: findings.readable(&format!("{key}.tls.key"), &tls.key),
+        let tls = entry.tls.as_ref().map(|tls| {
+            Tls::new(Certificate::Files(TlsFiles {
+                cert: findings.readable(&format!("{key}.tls.cert"), &tls.cert),
+                key: findings.readable(&format!("{key}.tls.key"), &tls.key),
+            }))
         });
-        listen.push(Listen { addr: entry.addr, tls });
+        listen.push(Listen { tls, ..Listen::new(entry.addr) });
     }
     listen
 }

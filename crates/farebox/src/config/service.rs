@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use farebox_gateway::{
-    Cors, ForwardCredential, Matcher, ServiceRoute, UpstreamConfig, UpstreamScheme, UpstreamTls,
+    Cors, ForwardCredential, Matcher, ServiceRoute, UpstreamConfig, UpstreamHost, UpstreamScheme, UpstreamTls,
 };
 use farebox_paywall::{Auth, Service};
 use farebox_protocol::{Msat, Offer};
@@ -259,7 +259,7 @@ fn upstream(key: &str, upstream: file::UpstreamMap, findings: &mut Findings<'_>)
         };
     UpstreamConfig {
         tls,
-        preserve_host: upstream.preserve_host,
+        host: if upstream.preserve_host { UpstreamHost::Asked } else { UpstreamHost::Own },
         connect_timeout: findings.positive(&format!("{key}.connect-timeout"), upstream.connect_timeout),
         head_timeout: wait("answer-timeout", upstream.answer_timeout.0, findings),
         idle_timeout: wait("idle-timeout", upstream.idle_timeout.0, findings),

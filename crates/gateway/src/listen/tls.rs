@@ -6,11 +6,13 @@ use rustls::{ServerConfig, crypto::ring};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::TlsFiles;
+use crate::config::{Certificate, Tls};
 
 /// Why a certificate can't be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
+    #[error("there is no certificate")]
+    None,
     /// A file can't be read as what it should be.
     #[error("cannot read `{}`: {error}; it should be a PEM file with {expected}", .path.display())]
     File {
@@ -32,7 +34,10 @@ pub(crate) enum TlsError {
 }
 
 /// Reads certificate and key.
-pub(super) fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
+pub(super) fn acceptor(tls: &Tls) -> Result<TlsAcceptor, TlsError> {
+    let Some(Certificate::Files(files)) = tls.certificates.first() else {
+        return Err(TlsError::None);
+    };
     let chain = CertificateDer::pem_file_iter(&files.cert)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| error.to_string())

@@ -97,7 +97,7 @@ impl Account {
         route.metrics.upstream_failed(self.code);
         tracing::warn!(
             service = %route.config.service.name,
-            upstream = %route.config.upstream.url,
+            upstream = %route.config.upstream.urls[0],
             code = self.code,
             cause = %Causes(failure),
             "an upstream failed",

@@ -57,7 +57,7 @@ pub(super) enum Begun {
 
 impl Connector {
     pub(super) fn new(config: &UpstreamConfig) -> Result<Self, UpstreamError> {
-        let url = &config.url;
+        let url = &config.urls[0];
         let host = url.authority().host();
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned();
         let tls = match url.scheme() {
@@ -178,7 +178,7 @@ fn client_config(config: &UpstreamConfig) -> Result<ClientConfig, UpstreamError>
         }
         UpstreamTls::InsecureSkipVerify => {
             tracing::warn!(
-                upstream = %config.url,
+                upstream = %config.urls[0],
                 "the certificate of this upstream is NOT verified: anyone in between can read and change everything",
             );
             builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))

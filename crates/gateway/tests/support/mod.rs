@@ -63,7 +63,7 @@ pub fn free(name: &str, upstream: &str) -> ServiceRoute {
 pub fn config(services: Vec<ServiceRoute>) -> GatewayConfig {
     let any = "127.0.0.1:0".parse().unwrap();
     GatewayConfig {
-        listen: vec![Listen { addr: any, tls: None }],
+        listen: vec![Listen::new(any)],
         ops: Some(OpsConfig { addr: any, hosts: Vec::new() }),
         workers: 2,
         services,

@@ -133,7 +133,7 @@ impl Stage {
         let node = Arc::clone(&net.seller) as Arc<dyn Receive>;
         let paywall = paywall(dir.path(), node, clock).await?;
         let config = GatewayConfig {
-            listen: vec![Listen { addr: free(GATEWAY_PORT, "the gateway", tell).await?, tls: None }],
+            listen: vec![Listen::new(free(GATEWAY_PORT, "the gateway", tell).await?)],
             ops: Some(OpsConfig {
                 addr: free(OPS_PORT, "the operations listener", tell).await?,
                 hosts: Vec::new(),

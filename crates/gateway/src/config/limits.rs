@@ -1,0 +1,62 @@
+//! Bounds on what clients can take up: in size, in number and in time.
+
+use std::time::Duration;
+
+/// Bounds on size and number: what one stranger, or all together, can take up.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections open at once; beyond it, new ones wait in the listener's queue. Default 10,000.
+    pub connections_max: usize,
+    /// Connections open at once from one client: one IPv4 address, or one IPv6 /64. Trusted proxies have no such limit.
+    /// Beyond it, new ones are closed at once. Default 1,000.
+    pub connections_per_client_max: usize,
+    /// Bytes of request line and headers. Default 32 KiB.
+    pub header_bytes_max: u32,
+    /// Header lines in an HTTP/1.1 request. Default 100.
+    pub header_count_max: usize,
+    /// HTTP/2 requests in flight on one connection. Default 128.
+    pub http2_streams_max: u32,
+    /// HTTP/2 requests that a client may reset before we have looked at them (rapid reset). Default 20.
+    pub http2_pending_resets_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 10_000,
+            connections_per_client_max: 1_000,
+            header_bytes_max: 32 * 1024,
+            header_count_max: 100,
+            http2_streams_max: 128,
+            http2_pending_resets_max: 20,
+        }
+    }
+}
+
+/// Bounds on time towards clients. None of them limits how long a request may take in all.
+#[derive(Clone, Debug)]
+pub struct Timeouts {
+    /// From accepting a connection to the end of the TLS handshake. Default 10 s.
+    pub handshake: Duration,
+    /// From the first byte of a request to the end of its headers; also for the first bytes of a connection.
+    /// Default 15 s.
+    pub headers: Duration,
+    /// How long a connection without a request is kept. Default 75 s.
+    pub keep_alive: Duration,
+    /// How long a client may take nothing of an answer that is waiting for it. Default 60 s.
+    pub write_stall: Duration,
+    /// How long requests in flight may take to finish once the gateway was told to stop. Default 30 s.
+    pub drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            headers: Duration::from_secs(15),
+            keep_alive: Duration::from_secs(75),
+            write_stall: Duration::from_secs(60),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
