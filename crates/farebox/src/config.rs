@@ -18,10 +18,12 @@ mod expand;
 pub(crate) mod file;
 mod judge;
 mod lightning;
+mod listen;
 pub(crate) mod problem;
 mod read;
 mod service;
 mod source;
+mod upstream;
 pub(crate) mod value;
 
 use expand::{Mention, Variables};

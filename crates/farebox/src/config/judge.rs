@@ -6,24 +6,21 @@
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fs, io, mem,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use farebox_gateway::{
-    Certificate, Gateway, GatewayConfig, HostPattern, Limits, Listen, OpsConfig, ServicesError, Timeouts,
-    Tls, TlsFiles,
-};
+use farebox_gateway::{Gateway, GatewayConfig, ServicesError};
 use farebox_paywall::{PaywallConfig, Rate, ServiceError};
 
 use super::{
     Config,
-    file::{self, File, Ops, SecretFrom, UnknownCaveats},
-    lightning,
+    file::{self, File, SecretFrom, UnknownCaveats},
+    lightning, listen,
     problem::Problem,
     service,
-    value::{Addresses, PerTime, Span, Written},
+    value::{PerTime, Span, Written},
 };
 
 /// How much has to be there.
@@ -61,21 +58,21 @@ const INVOICE_EXPIRY_MAX: Duration = Duration::from_secs(86_400);
 const MINT_SECRETS_MAX: usize = 3;
 
 /// Judges the file, with its relative paths seen from `base`.
-pub(crate) fn judge(file: File, base: &Path, rigour: Rigour) -> Judged {
+pub(crate) fn judge(mut file: File, base: &Path, rigour: Rigour) -> Judged {
     let mut findings = Findings { base, rigour, problems: Vec::new(), notes: Vec::new() };
     let state_dir = findings.path(&file.state_dir);
     let paywall = paywall(&file, &mut findings);
-    let mint_secrets = mint_secrets(file.mint_secrets, &mut findings);
+    let mint_secrets = mint_secrets(mem::take(&mut file.mint_secrets), &mut findings);
     lightning::judge(&file.lightning, file.network.0, &mut findings);
     let gateway = GatewayConfig {
-        listen: listen(&file.listen, &mut findings),
-        ops: ops(file.ops, &file.listen, &mut findings),
+        listen: listen::listen(&file, &mut findings),
+        ops: listen::ops(file.ops, &file.listen, &mut findings),
         workers: file.limits.workers,
-        trusted_proxies: trusted_proxies(&file.trusted_proxies, &mut findings),
-        limits: limits(&file.limits, &mut findings),
-        timeouts: timeouts(&file.limits, &mut findings),
+        trusted_proxies: listen::trusted_proxies(&file.trusted_proxies, &mut findings),
+        clients: listen::clients("clients", &file.clients, &mut findings),
+        limits: listen::limits(&file.limits, &mut findings),
+        timeouts: listen::timeouts(&file.limits, &mut findings),
         services: services(file.services, &mut findings),
-        ..GatewayConfig::default()
     };
     let Findings { problems, notes, .. } = findings;
     let config = Config {
@@ -174,7 +171,7 @@ fn paywall(file: &File, findings: &mut Findings<'_>) -> PaywallConfig {
     }
 }
 
-fn rate(PerTime { count, per }: PerTime) -> Rate {
+pub(super) fn rate(PerTime { count, per }: PerTime) -> Rate {
     Rate { count, per }
 }
 
@@ -215,97 +212,6 @@ fn mint_secrets(
         located.push(entry);
     }
     located
-}
-
-fn listen(entries: &[file::Listen], findings: &mut Findings<'_>) -> Vec<Listen> {
-    if entries.is_empty() {
-        findings.problem("listen", "nobody can connect; write at least one address, like `127.0.0.1:8402`");
-    }
-    let mut seen = BTreeSet::new();
-    let mut listen = Vec::new();
-    for (at, entry) in entries.iter().enumerate() {
-        let key = format!("listen[{at}]");
-        if entry.addr.port() != 0 && !seen.insert(entry.addr) {
-            findings.problem(&key, format!("`{}` is listed twice; remove one", entry.addr));
-        }
-        let tls = entry.tls.as_ref().map(|tls| {
-            Tls::new(Certificate::Files(TlsFiles {
-                cert: findings.readable(&format!("{key}.tls.cert"), &tls.cert),
-                key: findings.readable(&format!("{key}.tls.key"), &tls.key),
-            }))
-        });
-        listen.push(Listen { tls, ..Listen::new(entry.addr) });
-    }
-    listen
-}
-
-fn ops(ops: Ops, listen: &[file::Listen], findings: &mut Findings<'_>) -> Option<OpsConfig> {
-    let Ops::At(ops) = ops else { return None };
-    let addr = ops.addr.0.0;
-    let clash = listen.iter().position(|entry| addr.port() != 0 && entry.addr == addr);
-    if let Some(at) = clash {
-        let message =
-            format!("`{addr}` is where health and metrics are (`ops`); choose another, or move those");
-        findings.problem(format!("listen[{at}]"), message);
-    }
-    for (at, host) in ops.hosts.iter().enumerate() {
-        if host.contains('*') || host.ends_with('.') || host.parse::<HostPattern>().is_err() {
-            let message =
-                format!("`{host}` is not a host; write a name without port, such as `ops.example.com`");
-            findings.problem(format!("ops.hosts[{at}]"), message);
-        }
-    }
-    Some(OpsConfig { addr, hosts: ops.hosts })
-}
-
-fn trusted_proxies(proxies: &[Written<Addresses>], findings: &mut Findings<'_>) -> Vec<ipnet::IpNet> {
-    for (at, proxy) in proxies.iter().enumerate() {
-        if proxy.0.0.prefix_len() == 0 {
-            findings.problem(
-                format!("trusted-proxies[{at}]"),
-                format!(
-                    "`{}` is everybody, who could then call themselves any client; name your proxies",
-                    proxy.0.0
-                ),
-            );
-        }
-    }
-    proxies.iter().map(|proxy| proxy.0.0).collect()
-}
-
-fn limits(limits: &file::Limits, findings: &mut Findings<'_>) -> Limits {
-    let counted = [
-        ("limits.connections", limits.connections),
-        ("limits.header-lines", limits.header_lines),
-        ("limits.http2-streams", limits.http2_streams as usize),
-    ];
-    for (key, count) in counted {
-        if count == 0 {
-            findings.problem(key, "0 lets nobody in; write a number above it");
-        }
-    }
-    // Below 8 KiB an honest token may not fit; above 1 MiB, it is memory that strangers decide about.
-    let bytes = limits.header_size.0.0;
-    if !(8 << 10..=1 << 20).contains(&bytes) {
-        findings.problem("limits.header-size", format!("{bytes} bytes is out of bounds; write 8KiB to 1MiB"));
-    }
-    Limits {
-        connections_max: limits.connections,
-        header_bytes_max: u32::try_from(bytes).unwrap_or(u32::MAX),
-        header_count_max: limits.header_lines,
-        http2_streams_max: limits.http2_streams,
-        ..Limits::default()
-    }
-}
-
-fn timeouts(limits: &file::Limits, findings: &mut Findings<'_>) -> Timeouts {
-    Timeouts {
-        handshake: findings.positive("limits.handshake", limits.handshake),
-        headers: findings.positive("limits.headers", limits.headers),
-        keep_alive: findings.positive("limits.keep-alive", limits.keep_alive),
-        write_stall: findings.positive("limits.write-stall", limits.write_stall),
-        drain: limits.drain.0.0,
-    }
 }
 
 fn services(services: Vec<file::Service>, findings: &mut Findings<'_>) -> Vec<farebox_gateway::ServiceRoute> {

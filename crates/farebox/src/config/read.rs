@@ -64,6 +64,9 @@ fn explain(error: &Error, expanded: &str, source: &Source, variables: &Variables
         }
         Error::SerdeInvalidType { expected, .. } | Error::SerdeInvalidValue { expected, .. } => {
             let found = written().map_or("something else".to_owned(), |written| format!("`{written}`"));
+            // What serde says of Rust's own types means nothing to who writes the file.
+            let expected =
+                if expected.starts_with("a nonzero") { "a whole number above zero" } else { expected };
             problem(format!("found {found}; write {expected}"))
         }
         Error::InvalidScalar { ty, .. } => problem(format!("not a whole number in the range of {ty}")),

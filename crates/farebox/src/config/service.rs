@@ -1,17 +1,16 @@
 //! One service of the configuration: judged, and made into a route.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
-use farebox_gateway::{
-    Cors, ForwardCredential, Matcher, ServiceRoute, UpstreamConfig, UpstreamHost, UpstreamScheme, UpstreamTls,
-};
-use farebox_paywall::{Auth, Service};
+use farebox_gateway::{Cors, ForwardCredential, Matcher, Rewrite, ServiceRoute};
+use farebox_paywall::{Auth, LimitBy, RateLimit, Service};
 use farebox_protocol::{Msat, Offer};
 use http::{HeaderName, HeaderValue, header};
 
 use super::{
     file::{self, HeaderText},
-    judge::{Findings, is_sellable},
+    judge::{Findings, is_sellable, rate},
+    listen, upstream,
 };
 
 /// Headers that belong to a connection or to the message's form; one set by hand would contradict the message.
@@ -42,7 +41,10 @@ pub(super) fn route(key: &str, service: file::Service, findings: &mut Findings<'
         },
         headers,
         request_bytes_max: service.body_limit.map(|size| size.0.0),
-        ..ServiceRoute::new(sold, upstream(&format!("{key}.upstream"), service.upstream.0, findings))
+        rewrite: rewrite(key, service.rewrite.as_ref(), findings),
+        clients: listen::clients(&format!("{key}.clients"), &service.clients, findings),
+        upgrades: service.upgrades,
+        ..ServiceRoute::new(sold, upstream::config(&format!("{key}.upstream"), service.upstream.0, findings))
     }
 }
 
@@ -66,6 +68,7 @@ fn sold(key: &str, service: &file::Service, findings: &mut Findings<'_>) -> Serv
     let sold = Service {
         auth,
         free_paths: service.free_paths.iter().map(|path| path.0.clone()).collect(),
+        rate_limits: rate_limits(key, service, findings),
         ..Service::new(service.name.0.clone(), price, offer)
     };
     match (auth, service.price) {
@@ -85,6 +88,52 @@ fn sold(key: &str, service: &file::Service, findings: &mut Findings<'_>) -> Serv
         }
     }
     sold
+}
+
+fn rate_limits(key: &str, service: &file::Service, findings: &mut Findings<'_>) -> Vec<RateLimit> {
+    let mut limits: Vec<RateLimit> = Vec::new();
+    for (at, limit) in service.rate_limits.iter().enumerate() {
+        let limit = RateLimit {
+            by: match limit.by {
+                file::LimitBy::Token => LimitBy::Token,
+                file::LimitBy::Client => LimitBy::Client,
+                file::LimitBy::Service => LimitBy::Service,
+            },
+            rate: rate(limit.rate.0),
+            burst: limit.burst,
+            paths: limit.paths.iter().map(|path| path.0.clone()).collect(),
+        };
+        let key = format!("{key}.rate-limits[{at}]");
+        let prefixes: Vec<String> = service.paths.iter().map(|path| path.0.to_string()).collect();
+        for (at, path) in limit.paths.iter().enumerate() {
+            if !prefixes.is_empty() && !prefixes.iter().any(|prefix| touches(prefix, &path.to_string())) {
+                let own = prefixes.join(", ");
+                findings.problem(
+                    format!("{key}.paths[{at}]"),
+                    format!("`{path}` lies outside the service's own paths ({own}) and would never match"),
+                );
+            }
+        }
+        if limits.contains(&limit) {
+            findings.problem(&key, "this limit is listed twice; remove one");
+        }
+        limits.push(limit);
+    }
+    limits
+}
+
+fn rewrite(key: &str, rewrite: Option<&file::Rewrite>, findings: &mut Findings<'_>) -> Rewrite {
+    let Some(rewrite) = rewrite else { return Rewrite::default() };
+    if rewrite.strip_prefix.is_none() && rewrite.add_prefix.is_none() {
+        findings.problem(
+            format!("{key}.rewrite"),
+            "nothing is rewritten; write `strip-prefix`, `add-prefix` or both, or remove the key",
+        );
+    }
+    Rewrite {
+        strip_prefix: rewrite.strip_prefix.as_ref().map(|prefix| prefix.0.clone()),
+        add_prefix: rewrite.add_prefix.as_ref().map(|prefix| prefix.0.clone()),
+    }
 }
 
 fn matcher(key: &str, service: &file::Service, findings: &mut Findings<'_>) -> Matcher {
@@ -224,45 +273,4 @@ fn cors(key: &str, cors: file::Cors, findings: &mut Findings<'_>) -> Cors {
         }
     }
     Cors::Origins(values)
-}
-
-fn upstream(key: &str, upstream: file::UpstreamMap, findings: &mut Findings<'_>) -> UpstreamConfig {
-    let url = upstream.url.0;
-    if upstream.tls != file::UpstreamTls::WebRoots && url.scheme() != UpstreamScheme::Https {
-        findings.problem(
-            format!("{key}.tls"),
-            format!(
-                "`{url}` is reached without TLS, so this would have no effect; write `https://`, or remove it"
-            ),
-        );
-    }
-    let tls = match &upstream.tls {
-        file::UpstreamTls::WebRoots => UpstreamTls::WebRoots,
-        file::UpstreamTls::Ca(path) => UpstreamTls::CaFile(findings.readable(&format!("{key}.tls.ca"), path)),
-        file::UpstreamTls::InsecureSkipVerify => {
-            findings.note(
-                format!("{key}.tls"),
-                format!("anyone on the way to `{url}` can read and change everything"),
-            );
-            UpstreamTls::InsecureSkipVerify
-        }
-    };
-    let wait =
-        |name: &str, patience: super::value::Patience, findings: &mut Findings<'_>| -> Option<Duration> {
-            if patience.limit() == Some(Duration::ZERO) {
-                findings.problem(
-                    format!("{key}.{name}"),
-                    "no time at all would fail every request; write `never` or a longer one",
-                );
-            }
-            patience.limit()
-        };
-    UpstreamConfig {
-        tls,
-        host: if upstream.preserve_host { UpstreamHost::Asked } else { UpstreamHost::Own },
-        connect_timeout: findings.positive(&format!("{key}.connect-timeout"), upstream.connect_timeout),
-        head_timeout: wait("answer-timeout", upstream.answer_timeout.0, findings),
-        idle_timeout: wait("idle-timeout", upstream.idle_timeout.0, findings),
-        ..UpstreamConfig::new(url)
-    }
 }

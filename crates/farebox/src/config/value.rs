@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de};
 
 /// A value that is written as a text, read by its own `FromStr`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Written<T>(pub(crate) T);
 
 impl<'de, T> Deserialize<'de> for Written<T>
@@ -92,6 +92,40 @@ where
     }
 
     deserializer.deserialize_any(Either { expecting, of_text, of_map, reads: PhantomData })
+}
+
+/// What is usually one, written alone, or a list of several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OneOrMore<T>(pub(crate) Vec<T>);
+
+impl<'de, T: FromStr + Deserialize<'de>> Deserialize<'de> for OneOrMore<T>
+where
+    T::Err: fmt::Display,
+{
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader<T>(PhantomData<T>);
+
+        impl<'de, T: FromStr + Deserialize<'de>> de::Visitor<'de> for Reader<T>
+        where
+            T::Err: fmt::Display,
+        {
+            type Value = OneOrMore<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text, or a list of texts")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<OneOrMore<T>, E> {
+                text.parse().map(|one| OneOrMore(vec![one])).map_err(E::custom)
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<OneOrMore<T>, A::Error> {
+                some(de::value::SeqAccessDeserializer::new(list)).map(OneOrMore)
+            }
+        }
+
+        deserializer.deserialize_any(Reader(PhantomData))
+    }
 }
 
 /// An IP address and a port.

@@ -118,7 +118,7 @@ services:
     hosts: [\"${S}\"]
     upstream:
       url: ${T}
-      preserve-host: ${U}
+      host: ${U}
       idle-timeout: ${V}
     auth: ${W}
 ";

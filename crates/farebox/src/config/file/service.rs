@@ -1,0 +1,190 @@
+//! `services`: what is sold, to whom, and how fast.
+
+use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf};
+
+use farebox_gateway::{HostPattern, PathPrefix};
+use farebox_paywall::PathPattern;
+use farebox_protocol::{Msat, ServiceName};
+use http::Method;
+use serde::{Deserialize, Deserializer};
+
+use super::{Clients, Upstream};
+use crate::config::value::{PerTime, Size, Span, Written, present, some, text_or_map};
+
+/// One service: what it matches, where it leads, what it costs.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct Service {
+    /// The name, written into every token that is sold: letters, digits, `.`, `_` and `-`. Renaming a service ends the
+    /// tokens sold under its old name.
+    pub(crate) name: Written<ServiceName>,
+    /// The hosts it answers to, without port: `api.example.com`, `*.example.com`. Default: every host.
+    #[serde(default, deserialize_with = "some")]
+    pub(crate) hosts: Vec<Written<HostPattern>>,
+    /// The paths it covers, each with everything below it: `/v1`. Default: every path.
+    #[serde(default, deserialize_with = "some")]
+    pub(crate) paths: Vec<Written<PathPrefix>>,
+    /// The methods it covers; `GET` brings `HEAD` with it. Default: every method.
+    #[serde(default, deserialize_with = "some")]
+    pub(crate) methods: Vec<Written<Method>>,
+    /// The API behind it: an address (`http://`, `https://` or `h2c://`, host and port), or a mapping with more about it.
+    pub(crate) upstream: Upstream,
+    /// How the path changes on the way to the upstream. What is matched, decided and paid for is the path that was asked for.
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) rewrite: Option<Rewrite>,
+    /// What one payment costs: `10sat`, `1500msat`. Needed unless `auth` is `off`.
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) price: Option<Written<Msat>>,
+    /// What one payment buys: `forever`, or `duration: 1h`, counted from when its invoice can no longer be paid.
+    /// Default: `forever`.
+    #[serde(default)]
+    pub(crate) offer: Offer,
+    /// `on`: only who has paid comes in. `off`: everybody does, for nothing. Default: `on`.
+    #[serde(default)]
+    pub(crate) auth: Auth,
+    /// Paths that are free although the service isn't: exactly one (`/health`), or all below one (`/docs/*`).
+    /// Default: none.
+    #[serde(default)]
+    pub(crate) free_paths: Vec<Written<PathPattern>>,
+    /// Which web pages of other origins may use it: `any`, `off`, `upstream` (the upstream decides, and its preflights are
+    /// free), or `origins: [https://app.example.com]`. Default: `any`; a payment opens the service, not an origin.
+    #[serde(default)]
+    pub(crate) cors: Cors,
+    /// Whether the upstream gets to see the buyer's credential: `off`, or as `l402` or `lsat`. Only for an upstream that
+    /// must check it again: whoever sees it can use it. Default: `off`.
+    #[serde(default)]
+    pub(crate) forward_credential: ForwardCredential,
+    /// Headers that every request to the upstream carries, such as its API key; a buyer can neither remove nor change
+    /// them. A value is a text, or `file: PATH` to read it from a file. Default: none.
+    #[serde(default)]
+    pub(crate) headers: BTreeMap<String, HeaderText>,
+    /// Who may use it, paid or not, besides what `clients` at the top says.
+    #[serde(default)]
+    pub(crate) clients: Clients,
+    /// How fast it may be used. A request must keep within every limit that is for it; one that doesn't is answered 429, and
+    /// nobody is charged for it. Default: as fast as it goes.
+    #[serde(default, deserialize_with = "some")]
+    pub(crate) rate_limits: Vec<RateLimit>,
+    /// `true` lets a client change to another protocol, such as WebSocket, on a connection that is paid for like any other
+    /// request; `false` answers 501. Default: `true`.
+    #[serde(default = "yes")]
+    pub(crate) upgrades: bool,
+    /// The largest request body. Default: any, since bodies are streamed and never held.
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) body_limit: Option<Written<Size>>,
+}
+
+/// What one payment buys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Offer {
+    #[default]
+    Forever,
+    Duration(Written<Span>),
+}
+
+/// How the path changes on the way to the upstream. Links in answers are not changed.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct Rewrite {
+    /// Taken from the front of the path: with `/weather`, `/weather/today` becomes `/today`. Default: nothing.
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) strip_prefix: Option<Written<PathPrefix>>,
+    /// Put in front of what is left: with `/v2`, `/today` becomes `/v2/today`. Default: nothing.
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) add_prefix: Option<Written<PathPrefix>>,
+}
+
+/// How fast a service, or a part of it, may be used.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct RateLimit {
+    /// Whose requests are counted together: those of each `token`, of each `client` address (an IPv6 address counts with its
+    /// /64), or all of the `service`. Without a token, on free paths, `token` counts by client.
+    pub(crate) by: LimitBy,
+    /// How many requests in which time: `10/s`, `1000/h`.
+    pub(crate) rate: Written<PerTime>,
+    /// How many may come at once after a pause. Default: as many as `rate` counts.
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) burst: Option<NonZeroU32>,
+    /// The paths it is for, written like `free-paths`. Default: all of the service.
+    #[serde(default, deserialize_with = "some")]
+    pub(crate) paths: Vec<Written<PathPattern>>,
+}
+
+/// Whose requests are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum LimitBy {
+    Token,
+    Client,
+    Service,
+}
+
+/// Whether a service has to be paid for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Auth {
+    #[default]
+    On,
+    Off,
+}
+
+/// Which web pages of other origins may use a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Cors {
+    #[default]
+    Any,
+    Off,
+    Upstream,
+    Origins(Vec<String>),
+}
+
+/// Whether the upstream sees the credential, and under which scheme.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ForwardCredential {
+    #[default]
+    Off,
+    L402,
+    Lsat,
+}
+
+/// The value of a header towards the upstream. May well be somebody's API key: never show it.
+pub(crate) enum HeaderText {
+    Here(String),
+    File(PathBuf),
+}
+
+impl std::fmt::Debug for HeaderText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Here(_) => f.write_str("Here(..)"),
+            Self::File(path) => write!(f, "File({})", path.display()),
+        }
+    }
+}
+
+/// A header's value kept in a file of its own.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct InFile {
+    /// The file. A line break at its end is dropped.
+    file: PathBuf,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+impl<'de> Deserialize<'de> for HeaderText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text_or_map(
+            deserializer,
+            "a text (in quotes, if it looks like a number or a truth value) or `file: PATH`",
+            |text| Ok(Self::Here(text.to_owned())),
+            |map: InFile| Self::File(map.file),
+        )
+    }
+}
