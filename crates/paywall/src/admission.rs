@@ -47,7 +47,7 @@ pub struct Pass {
     pub token_index: Option<usize>,
     /// The service that was asked for.
     pub service: ServiceName,
-    /// [`Code::Pass`] or [`Code::Free`].
+    /// [`Code::Pass`] or [`Code::Free`]; [`Code::Preflight`] where a browser only asks what it may send.
     pub code: Code,
 }
 
@@ -64,6 +64,13 @@ pub struct Answer {
     pub code: Code,
     /// How long to wait before asking again, where that helps; also in the headers.
     pub retry_after: Option<Duration>,
+}
+
+impl Pass {
+    /// For a preflight that is not ours to answer. It says nothing of what may be had.
+    pub fn preflight(service: ServiceName) -> Self {
+        Self { token_id: None, payment_hash: None, token_index: None, service, code: Code::Preflight }
+    }
 }
 
 impl Admission {

@@ -59,6 +59,8 @@ pub enum Code {
     ClientMintLimit,
     /// All clients together have asked for too many invoices.
     TotalMintLimit,
+    /// The service is used faster than it may be.
+    RateLimited,
     /// The node can't make an invoice just now.
     NodeUnavailable,
     /// The node didn't make an invoice in time.
@@ -77,7 +79,7 @@ pub enum Code {
 
 impl Code {
     /// All of them, for documentation and for registering metrics.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::Pass,
         Self::Free,
         Self::PaymentRequired,
@@ -103,6 +105,7 @@ impl Code {
         Self::PreimageWrong,
         Self::ClientMintLimit,
         Self::TotalMintLimit,
+        Self::RateLimited,
         Self::NodeUnavailable,
         Self::NodeTimeout,
         Self::NodeWrong,
@@ -140,6 +143,7 @@ impl Code {
             Self::PreimageWrong => "preimage_wrong",
             Self::ClientMintLimit => "client_mint_limit",
             Self::TotalMintLimit => "total_mint_limit",
+            Self::RateLimited => "rate_limited",
             Self::NodeUnavailable => "node_unavailable",
             Self::NodeTimeout => "node_timeout",
             Self::NodeWrong => "node_wrong",
@@ -203,6 +207,7 @@ impl Code {
                 "too many unpaid invoices asked for from this address: wait, or pay one of them"
             }
             Self::TotalMintLimit => "too many unpaid invoices are being asked for: wait",
+            Self::RateLimited => "too many requests in a short time: wait; there is nothing to pay",
             Self::NodeUnavailable => {
                 "no invoice can be made just now; tokens already paid for keep working: retry"
             }

@@ -23,8 +23,11 @@ pub struct PaywallConfig {
     pub mint_per_client: Rate,
     /// How many challenges all clients together may ask for.
     pub mint_total: Rate,
-    /// How many clients are counted apart from each other; beyond, new ones share one budget. 24 bytes each.
+    /// How many clients are counted apart from each other; beyond, new ones share one budget. 16 bytes each.
     pub mint_clients_max: usize,
+    /// How many tokens, and how many clients, rate limits count apart from each other; beyond, new ones share one budget for
+    /// each limit. 16 bytes each, taken only where a service has a limit.
+    pub rate_subjects_max: usize,
     /// How many first presentations may wait to be written. What doesn't fit is written at the next presentation.
     pub presentations_queued_max: usize,
     /// How often revocations are read from the store.
@@ -36,7 +39,7 @@ pub struct PaywallConfig {
 }
 
 /// So many per period, which is also the largest burst.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rate {
     /// How many.
     pub count: NonZeroU32,
@@ -67,6 +70,7 @@ impl PaywallConfig {
             mint_per_client: Rate::per_minute(const { NonZeroU32::new(60).expect("above zero") }),
             mint_total: Rate::per_second(const { NonZeroU32::new(100).expect("above zero") }),
             mint_clients_max: 65_536,
+            rate_subjects_max: 65_536,
             presentations_queued_max: 4_096,
             revocation_poll: Duration::from_secs(1),
             retry_after: Duration::from_secs(5),

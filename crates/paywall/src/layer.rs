@@ -67,8 +67,11 @@ impl PaywallLayer {
             Ok(path) if same_but_for_hex_case(&path, raw) => path,
             Ok(_) | Err(_) => return Err(respond::path_refused(&parts.method, &parts.headers, grpc)),
         };
-        if is_preflight(parts) && !self.service.is_free(&path) {
-            return Err(respond::preflight(&parts.headers));
+        if is_preflight(parts) {
+            // Where nothing has to be paid, it is the inner service's to answer; no limit counts it.
+            let is_free = self.service.is_free(&path);
+            let pass = is_free.then(|| Pass::preflight(self.service.name.clone()));
+            return pass.ok_or_else(|| respond::preflight(&parts.headers));
         }
         let client = (self.client)(parts).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let request = Request {

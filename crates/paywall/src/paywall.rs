@@ -18,7 +18,7 @@ use crate::{
     Admission, Code, Keyring, Pass, PaywallConfig, Request,
     books::Books,
     decide::{Decision, Grant, Key, Vouched, Voucher, decide},
-    limit::MintBudget,
+    limit::{MintBudget, RateLimits, Who},
     mint::{CLOCK_SKEW_MAX, Mint},
     respond::{Audience, Refusal, may_mint},
     store::{Presentation, Purchase, Revocation, RevocationCursor, Store, StoreError},
@@ -40,6 +40,7 @@ pub struct Paywall {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     budget: MintBudget,
+    rates: RateLimits,
     mint: Mint,
     minting: Trouble,
     books: Books,
@@ -100,6 +101,9 @@ pub struct Health {
     pub presentations_dropped: u64,
     /// Revoked tokens.
     pub revoked_tokens: usize,
+    /// Requests counted in a budget shared by all who came too late, since more tokens or clients were limited at once than
+    /// `rate_subjects_max`.
+    pub rate_limits_overflowed: u64,
 }
 
 impl Paywall {
@@ -126,6 +130,7 @@ impl Paywall {
             time::timeout(patience, opened).await.map_err(|_| OpenError::StoreTimedOut(patience))??;
         Ok(Arc::new(Self {
             budget: MintBudget::new(&config),
+            rates: RateLimits::new(config.rate_subjects_max),
             mint: Mint::new(),
             minting: Trouble::new("making challenges"),
             books: Books::new(Arc::clone(&store), Arc::clone(&node), &config),
@@ -185,30 +190,27 @@ impl Paywall {
         }
     }
 
+    /// Carries out that a request may pass, unless it comes too fast: the last question, and one that only refuses.
     fn forward(&self, request: &Request<'_>, examined: &Examined, grant: Grant, now: Timestamp) -> Admission {
-        let service = request.service.name.clone();
-        let index = match grant {
-            Grant::Free => {
-                return Admission::Pass(Pass {
-                    token_id: None,
-                    payment_hash: None,
-                    token_index: None,
-                    service,
-                    code: Code::Free,
-                });
-            }
-            Grant::Paid(index) => index,
+        let paid = match grant {
+            Grant::Free => None,
+            Grant::Paid(index) => Some((index, examined.token(index).identifier)),
         };
-        let identifier = examined.token(index).identifier;
-        let hash = identifier.payment_hash;
-        let sold = || examined.sold(index, request.service);
-        self.books.note(&hash, || sold().map(|sold| Presentation { hash, sold, at: now }));
+        let who = Who { token: paid.map(|(_, identifier)| identifier.token_id), client: request.client };
+        if let Err(wait) = self.rates.take(request.service, request.path, who) {
+            return self.refuse(request, Code::RateLimited, Some(wait));
+        }
+        if let Some((index, identifier)) = paid {
+            let hash = identifier.payment_hash;
+            let sold = || examined.sold(index, request.service);
+            self.books.note(&hash, || sold().map(|sold| Presentation { hash, sold, at: now }));
+        }
         Admission::Pass(Pass {
-            token_id: Some(identifier.token_id),
-            payment_hash: Some(hash),
-            token_index: Some(index),
-            service,
-            code: Code::Pass,
+            token_id: who.token,
+            payment_hash: paid.map(|(_, identifier)| identifier.payment_hash),
+            token_index: paid.map(|(index, _)| index),
+            service: request.service.name.clone(),
+            code: if paid.is_some() { Code::Pass } else { Code::Free },
         })
     }
 
@@ -325,6 +327,7 @@ impl Paywall {
             presentations_booked: counts.presented.load(Ordering::Relaxed),
             presentations_dropped: counts.dropped.load(Ordering::Relaxed),
             revoked_tokens: self.revoked.hashes.load().len(),
+            rate_limits_overflowed: self.rates.overflowed(),
         }
     }
 

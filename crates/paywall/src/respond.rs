@@ -66,7 +66,7 @@ pub(crate) fn status(code: Code) -> StatusCode {
         | Code::TermsMissing
         | Code::SecretWithdrawn => StatusCode::PAYMENT_REQUIRED,
         Code::PreimageWrong => StatusCode::UNAUTHORIZED,
-        Code::ClientMintLimit | Code::TotalMintLimit => StatusCode::TOO_MANY_REQUESTS,
+        Code::ClientMintLimit | Code::TotalMintLimit | Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         Code::NodeUnavailable
         | Code::NodeTimeout
         | Code::NodeWrong

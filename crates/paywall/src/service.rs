@@ -30,7 +30,7 @@ pub struct Service {
 
 /// How fast a service, or a part of it, may be used. Asked after payment: a request that is refused has not been charged
 /// for, and none is refused for want of a payment first.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RateLimit {
     /// Whose requests are counted together.
     pub by: LimitBy,
@@ -64,7 +64,7 @@ pub enum Auth {
 }
 
 /// Paths: exactly one (`/health`), or everything below one (`/docs/*`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PathPattern {
     /// The whole path, or with its final slash when everything below is meant.
     path: String,
@@ -124,6 +124,13 @@ impl Service {
     /// Whether this path (normalised) costs nothing.
     pub fn is_free(&self, path: &str) -> bool {
         self.auth == Auth::Off || self.free_paths.iter().any(|free| free.matches(path))
+    }
+}
+
+impl RateLimit {
+    /// Whether it is for this path (normalised).
+    pub(crate) fn is_for(&self, path: &str) -> bool {
+        self.paths.is_empty() || self.paths.iter().any(|paths| paths.matches(path))
     }
 }
 

@@ -1,3 +1,5 @@
+use std::num::NonZeroU32;
+
 use farebox_lightning::Receive;
 use farebox_protocol::Msat;
 use http::{HeaderMap, HeaderValue, Method, Request as HttpRequest, StatusCode, header};
@@ -6,7 +8,7 @@ use tower::{Layer, ServiceExt};
 
 use super::*;
 use crate::{
-    Code,
+    Auth, Code, LimitBy, Rate, RateLimit,
     testing::{Shop, credential},
 };
 
@@ -94,6 +96,30 @@ async fn options_never_mints() {
     let (status, ..) = call(app(&shop), Method::OPTIONS, "/free", preflight()).await;
     assert_eq!(status, StatusCode::OK, "what is free is the app's own business");
     assert!(shop.node.asked.lock().is_empty());
+}
+
+#[tokio::test]
+async fn the_layer_limits_what_passes_but_counts_no_preflight() {
+    let shop = Shop::open().await;
+    let rate = Rate::per_minute(NonZeroU32::new(2).unwrap());
+    let limit = RateLimit { by: LimitBy::Client, rate, burst: None, paths: Vec::new() };
+    let service = Service { auth: Auth::Off, rate_limits: vec![limit], ..shop.service.clone() };
+    let app = axum::Router::new()
+        .route("/{*rest}", axum::routing::any(|| async { "hello" }))
+        .layer(PaywallLayer::new(Arc::clone(&shop.paywall), service));
+    let preflight =
+        HeaderMap::from_iter([(header::ACCESS_CONTROL_REQUEST_METHOD, HeaderValue::from_static("GET"))]);
+    for _ in 0..5 {
+        let (status, ..) = call(app.clone(), Method::OPTIONS, "/x", preflight.clone()).await;
+        assert_eq!(status, StatusCode::OK);
+    }
+    for (want, method) in
+        [(200, Method::GET), (200, Method::HEAD), (429, Method::OPTIONS), (429, Method::GET)]
+    {
+        let (status, headers, _) = call(app.clone(), method, "/x", HeaderMap::new()).await;
+        assert_eq!(status, want);
+        assert_eq!(headers.contains_key(header::RETRY_AFTER), want == 429);
+    }
 }
 
 #[tokio::test]

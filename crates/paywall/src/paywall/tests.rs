@@ -13,6 +13,8 @@ use crate::{
     testing::{Fault, Mood, START, Shop, answer, config, credential, read_challenge, secret, weather},
 };
 
+mod rate_tests;
+
 #[track_caller]
 fn check(admission: &Admission, want: Code) {
     assert_eq!(admission.code(), want, "{admission:?}");

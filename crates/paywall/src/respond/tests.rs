@@ -198,6 +198,7 @@ fn every_code_has_its_status_in_both_worlds() {
         401 13 preimage_wrong
         429 8 client_mint_limit
         429 8 total_mint_limit
+        429 8 rate_limited
         503 14 node_unavailable
         503 14 node_timeout
         503 14 node_wrong
