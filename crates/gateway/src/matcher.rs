@@ -4,7 +4,7 @@
 //! here lower-case, without port and trailing dot, paths normalised by `farebox_paywall::normalise`: this module never sees
 //! two spellings of one thing.
 
-use std::{borrow::Cow, fmt, str::FromStr};
+use std::{borrow::Cow, fmt, net::Ipv6Addr, str::FromStr};
 
 use farebox_paywall::normalise;
 use http::Method;
@@ -42,6 +42,11 @@ pub enum MatcherError {
         "`{0}` is not a host; write a name or address without port, such as `api.example.com` or `*.example.com`"
     )]
     Host(String),
+    /// A name in letters that no request ever carries.
+    #[error(
+        "`{0}` has letters beyond ASCII, and no client sends such a name; write it as clients do, in its `xn--` form"
+    )]
+    Unicode(String),
     /// Not a path in the form in which paths are compared.
     #[error(
         "`{0}` is not a path prefix; write it in plain form from `/` on, without `..`, `//`, `;`, needless encoding, query or wildcard"
@@ -109,14 +114,18 @@ impl FromStr for HostPattern {
             Some(name) => (name, true),
             None => (lower, false),
         };
-        let is_address = name.starts_with('[')
-            && name.ends_with(']')
-            && name[1..name.len() - 1].parse::<std::net::Ipv6Addr>().is_ok();
+        if !text.is_ascii() {
+            return Err(MatcherError::Unicode(text.to_owned()));
+        }
+        let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+        if let Some(address) = address.and_then(|name| name.parse::<Ipv6Addr>().ok()).filter(|_| !wildcard) {
+            return Ok(Self { text: format!("[{address}]"), wildcard });
+        }
         let is_name = name.split('.').all(|label| {
             !label.is_empty()
                 && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
         });
-        if !(is_name || (is_address && !wildcard)) {
+        if !is_name {
             return Err(MatcherError::Host(text.to_owned()));
         }
         let text = if wildcard { format!(".{name}") } else { name.to_owned() };
@@ -131,9 +140,24 @@ impl fmt::Display for HostPattern {
 }
 
 impl PathPrefix {
-    fn matches(&self, path: &str) -> bool {
-        let Some(rest) = path.strip_prefix(self.0.as_str()) else { return false };
-        rest.is_empty() || rest.starts_with('/') || self.0.ends_with('/')
+    pub(crate) fn matches(&self, path: &str) -> bool {
+        self.strip(path).is_some()
+    }
+
+    /// What follows this prefix in a path (normalised): nothing, or the rest from its slash on. What follows `/` is the
+    /// whole path.
+    pub(crate) fn strip<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let rest = path.strip_prefix(self.stem())?;
+        (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What can be put in front of a path: for `/`, nothing.
+    pub(crate) fn stem(&self) -> &str {
+        if self.0 == "/" { "" } else { &self.0 }
     }
 }
 
@@ -210,6 +234,9 @@ mod tests {
         check_host("*.example.com", "example.com", false);
         check_host("*.example.com", "badexample.com", false);
         check_host("[::1]", "[::1]", true);
+        check_host("[0:0:0:0:0:0:0:1]", "[::1]", true);
+        check_host("[2001:DB8:0::1]", "[2001:db8::1]", true);
+        check_host("XN--bcher-kva.example", "xn--bcher-kva.example", true);
     }
 
     #[test]
@@ -227,6 +254,8 @@ mod tests {
         for text in ["", "*", "*.", "host:80", "a..b", "https://host", "a b", "*.*.com", "[x]"] {
             assert_eq!(text.parse::<HostPattern>(), Err(MatcherError::Host(text.to_owned())));
         }
+        let name = "*.bücher.example".to_owned();
+        assert_eq!(name.parse::<HostPattern>(), Err(MatcherError::Unicode(name)));
         for text in ["", "v1", "/a/../b", "/a//b", "/a?b", "/a/*", "/%61", "/a%2Fb", "/a;b", "/%40me"] {
             assert_eq!(text.parse::<PathPrefix>(), Err(MatcherError::Path(text.to_owned())));
         }

@@ -16,6 +16,7 @@ pub(crate) mod failure;
 mod forwarded;
 mod headers;
 mod patience;
+mod rewrite;
 mod target;
 
 use std::{convert::Infallible, mem, net::IpAddr, panic::AssertUnwindSafe, pin::pin, sync::Arc};
@@ -31,7 +32,9 @@ use http::{
 use hyper::body::{Body as _, Incoming};
 
 pub(crate) use self::body::{Body, RequestBody};
-use self::{access::Account, body::Streamed, failure::Failure, forwarded::Client, patience::Patience};
+use self::{
+    access::Account, body::Streamed, failure::Failure, forwarded::Client, patience::Patience, rewrite::Way,
+};
 use crate::{
     config::UpstreamHost,
     cors::is_preflight,
@@ -128,7 +131,7 @@ async fn handle(
     account: &mut Account,
     worker: &Worker,
 ) -> Result<Response<Body>, Own> {
-    let (route, patience, outgoing) = admit(parts, body, manner, peer, account, worker).await?;
+    let (route, patience, outgoing, way) = admit(parts, body, manner, peer, account, worker).await?;
     let sending = pin!(route.upstream.send(worker, outgoing));
     let (answer, lease) = patience.head(sending).await?;
 
@@ -138,6 +141,7 @@ async fn handle(
         return Err(Failure::Upstream(SendError::Switched).into());
     }
     headers::strip_hop_by_hop(&mut head.headers);
+    rewrite::back(&way, &route.config.rewrite, route.upstream.config(), &mut head.headers);
     route.config.cors.open_forwarded(manner.origin.as_ref(), &mut head.headers);
     let body = if account.is_preflight() {
         // Browsers read its headers only, and an upstream that makes no difference of methods would give its goods away.
@@ -161,7 +165,7 @@ async fn admit(
     peer: &Peer,
     account: &mut Account,
     worker: &Worker,
-) -> Result<(Arc<Route>, Patience, Outgoing), Own> {
+) -> Result<(Arc<Route>, Patience, Outgoing, Way), Own> {
     let shared = &worker.shared;
 
     // What is asked for: one host, one path, one way to read them.
@@ -211,12 +215,13 @@ async fn admit(
         UpstreamHost::Named(name) => HeaderValue::from_str(name.as_str()).ok(),
         UpstreamHost::Own => None,
     };
+    let (target, way) = rewrite::forth(&route.config.rewrite, target, &host.value)?;
     dress(&mut parts.headers, &route, &pass, &client, peer, host.value);
     let mut request = Request::new(RequestBody::new(body, &route, patience.upload()));
     *request.method_mut() = mem::take(&mut parts.method);
     *request.uri_mut() = Uri::from(target);
     *request.headers_mut() = mem::take(&mut parts.headers);
-    Ok((route, patience, Outgoing { request, host: preserved }))
+    Ok((route, patience, Outgoing { request, host: preserved }, way))
 }
 
 /// Requests that could only fail later, and should not be paid for first.

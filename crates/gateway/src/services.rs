@@ -15,7 +15,7 @@ use http::{
 
 use crate::{
     config::ServiceRoute,
-    matcher::read_loosely,
+    matcher::{PathPrefix, read_loosely},
     metrics::{Metrics, ServiceMetrics},
     upstream::{Upstream, UpstreamError},
 };
@@ -63,6 +63,16 @@ pub enum ServicesError {
         service: ServiceName,
         /// Which header.
         header: HeaderName,
+    },
+    /// It takes a prefix off its paths that none of them begins with.
+    #[error(
+        "service `{service}` strips `{prefix}`, which none of its path prefixes begins with or leads to; correct one of them"
+    )]
+    Strip {
+        /// Which service.
+        service: ServiceName,
+        /// What it strips.
+        prefix: PathPrefix,
     },
     /// Its upstream can't be set up.
     #[error("service `{service}`: {error}")]
@@ -132,11 +142,20 @@ fn judge(configured: &[ServiceRoute]) -> Result<(), ServicesError> {
         if let Some((header, _)) = route.headers.iter().find(|(header, _)| is_reserved(header)) {
             return Err(ServicesError::Header { service: name.clone(), header: header.clone() });
         }
+        if let Some(prefix) = route.rewrite.strip_prefix.as_ref().filter(|prefix| !touches(prefix, route)) {
+            return Err(ServicesError::Strip { service: name.clone(), prefix: prefix.clone() });
+        }
         if let Some((requests, by)) = first_hidden(route, &configured[..at]) {
             return Err(ServicesError::Unreachable { service: name.clone(), requests, by });
         }
     }
     Ok(())
+}
+
+/// Whether any path of a route can begin with this prefix.
+fn touches(prefix: &PathPrefix, route: &ServiceRoute) -> bool {
+    let ours = &route.matcher.path_prefixes;
+    ours.is_empty() || ours.iter().any(|own| prefix.matches(own.as_str()) || own.matches(prefix.as_str()))
 }
 
 /// Headers that frame a message or name the buyer.
@@ -261,6 +280,22 @@ mod tests {
             vec![service],
             "service `api` sets the header `host`, which is not the operator's to set; leave it out",
         );
+    }
+
+    #[test]
+    fn a_prefix_that_no_path_begins_with_is_not_stripped_in_vain() {
+        let with = |prefixes: &[&str]| {
+            let mut service = route("api", &[], prefixes, &[]);
+            service.rewrite.strip_prefix = Some("/v1".parse().unwrap());
+            service
+        };
+        check_error(
+            vec![with(&["/v2", "/v10"])],
+            "service `api` strips `/v1`, which none of its path prefixes begins with or leads to; correct one of them",
+        );
+        for fine in [&[][..], &["/"], &["/v1"], &["/v1/users", "/v2"], &["/v2", "/v1"]] {
+            assert!(services(vec![with(fine)]).is_ok(), "{fine:?}");
+        }
     }
 
     #[test]

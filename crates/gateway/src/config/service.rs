@@ -65,11 +65,17 @@ pub enum ForwardCredential {
     Lsat,
 }
 
-/// How the path that the upstream sees differs from the path that was asked for, decided on and paid for.
+/// How the path that the upstream sees differs from the path that was asked for, decided on and paid for. The query stays
+/// as it is.
+///
+/// `Location` and `Content-Location` are read back where they are a path, or name the upstream's own origin or the one that
+/// was asked for. The `Path` of cookies, and links in bodies, are left: an upstream that makes such should know the
+/// prefix under which it stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rewrite {
-    /// Taken from the front of the path, where it stands there by whole segments. Default: nothing.
+    /// Taken from the front of the path, where it stands there by whole segments: `/v1` makes `/v1/users` into `/users`,
+    /// `/v1` into `/`, and leaves `/v10`. A path that doesn't begin with it passes without. Default: nothing.
     pub strip_prefix: Option<PathPrefix>,
-    /// Put in front of what is left. Default: nothing.
+    /// Put in front of what is left: `/api` makes `/users` into `/api/users` and `/` into `/api/`. Default: nothing.
     pub add_prefix: Option<PathPrefix>,
 }

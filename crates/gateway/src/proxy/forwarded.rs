@@ -1,7 +1,11 @@
 //! Who the client is, and how the upstream is told.
 //!
 //! Only proxies that the configuration names are believed, and of what they say only the part that they can know: the
-//! list is read from its end, up to the first address that isn't one of them.
+//! list is read from its end, up to the first address that isn't one of them. `X-Forwarded-For` is read, or `Forwarded`
+//! (RFC 7239) where there is none. Where both are there and don't agree, `X-Forwarded-For` is the one that proxies write
+//! and the other most likely the client's own: a proxy that writes only `Forwarded` must remove it.
+//!
+//! Nothing here depends on the scheme or host that a proxy says it was asked for; the upstream is told of both.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -27,18 +31,73 @@ pub(super) fn client(peer: &Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Cli
     if !is_trusted(&peer.ip) {
         return Client { ip: peer.ip, is_vouched_for: false };
     }
-    let mut ip = peer.ip;
-    for line in headers.get_all(FOR).iter().rev() {
-        for said in line.as_bytes().rsplit(|byte| *byte == b',') {
-            // Whatever stands before something unreadable wasn't vouched for by anybody we know.
-            let Some(address) = address(said) else { return Client { ip, is_vouched_for: true } };
-            ip = address;
-            if !is_trusted(&ip) {
-                return Client { ip, is_vouched_for: true };
+    let mut walk = Walk { ip: peer.ip, is_trusted };
+    if headers.contains_key(FOR) {
+        let lines = headers.get_all(FOR).iter().rev();
+        walk.back(lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')).map(address));
+    } else {
+        walk.back(headers.get_all(FORWARDED).iter().rev().flat_map(said_by));
+    }
+    Client { ip: walk.ip, is_vouched_for: true }
+}
+
+/// The way back from the connection's other end towards the client.
+struct Walk<F> {
+    ip: IpAddr,
+    is_trusted: F,
+}
+
+impl<F: Fn(&IpAddr) -> bool> Walk<F> {
+    /// Goes on as far as each hop is one that may say who was before it. Whatever stands before something unreadable
+    /// (`unknown`, `_hidden`) wasn't vouched for by anybody we know.
+    fn back(&mut self, hops: impl Iterator<Item = Option<IpAddr>>) {
+        for hop in hops {
+            let Some(ip) = hop else { return };
+            self.ip = ip;
+            if !(self.is_trusted)(&ip) {
+                return;
             }
         }
     }
-    Client { ip, is_vouched_for: true }
+}
+
+/// The addresses in a line of `Forwarded`, the nearest first, with none for each element that doesn't tell one. A line that
+/// isn't well formed tells none at all.
+fn said_by(line: &HeaderValue) -> impl Iterator<Item = Option<IpAddr>> + use<> {
+    let read = line.to_str().ok().and_then(elements).unwrap_or_else(|| vec![None]);
+    read.into_iter().rev()
+}
+
+/// RFC 7239, section 4: `for=1.2.3.4;proto=https, for="[2001:db8::1]:443"`.
+fn elements(line: &str) -> Option<Vec<Option<IpAddr>>> {
+    let mut hops = Vec::new();
+    let mut rest = line.trim();
+    let mut hop = None;
+    let mut names_for = 0;
+    while !rest.is_empty() {
+        let (name, after) = rest.split_once('=')?;
+        let (value, after) = match after.strip_prefix('"') {
+            // No address has anything in it that would be escaped.
+            Some(quoted) => quoted.split_once('"').filter(|(value, _)| !value.contains('\\'))?,
+            None => after.split_at(after.find([';', ',', ' ', '\t', '"']).unwrap_or(after.len())),
+        };
+        if name.trim().eq_ignore_ascii_case("for") {
+            hop = address(value.as_bytes());
+            names_for += 1;
+        }
+        rest = after.trim_start();
+        let ends = rest.is_empty() || rest.starts_with(',');
+        if !ends && !rest.starts_with(';') {
+            return None;
+        }
+        if ends {
+            // Who says two says neither.
+            hops.push(hop.take().filter(|_| names_for == 1));
+            names_for = 0;
+        }
+        rest = rest.get(1..).unwrap_or_default().trim_start();
+    }
+    Some(hops)
 }
 
 fn address(said: &[u8]) -> Option<IpAddr> {
@@ -57,12 +116,20 @@ pub(super) fn set(headers: &mut HeaderMap, client: &Client, peer: &Peer, host: H
         }
         _ => forwarded(&client.ip, &client.ip.to_string(), &host, proto),
     };
+    if client.ip != peer.ip && !headers.contains_key(FOR) {
+        // It was `Forwarded` that told, which not every upstream reads.
+        headers.insert(FOR, text_of(&client.ip));
+    }
     append(headers, FORWARDED, ours);
     append(headers, FOR, peer.text.clone());
     headers.entry(PROTO).or_insert(HeaderValue::from_static(proto));
     if !host.is_empty() {
         headers.entry(HOST).or_insert(host);
     }
+}
+
+fn text_of(ip: &IpAddr) -> HeaderValue {
+    HeaderValue::try_from(ip.to_string()).expect("an address is digits, dots and colons")
 }
 
 /// RFC 7239: an IPv6 address stands in brackets and quotes, a host with its port in quotes.
@@ -131,6 +198,69 @@ mod tests {
         check("::1", &["[2001:db8::1]:443"], "2001:db8::1");
         check("::1", &["[2001:db8::1]"], "2001:db8::1");
         check("::1", &["::ffff:1.2.3.4"], "1.2.3.4");
+    }
+
+    #[track_caller]
+    fn check_both(lines: &[(HeaderName, &'static str)], want: &str) {
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        let got = client(&peer("10.0.0.1"), &headers(lines), &trusted);
+        assert_eq!(got.ip.to_string(), want, "{lines:?}");
+    }
+
+    #[test]
+    fn forwarded_is_read_where_nothing_else_is_said() {
+        for (said, want) in [
+            ("for=1.2.3.4", "1.2.3.4"),
+            ("For=1.2.3.4:5678;proto=https;by=203.0.113.43", "1.2.3.4"),
+            ("proto=https ; for=\"1.2.3.4:99\"", "1.2.3.4"),
+            ("for=\"[2001:db8::1]:4711\"", "2001:db8::1"),
+            ("for=\"[::ffff:1.2.3.4]\"", "1.2.3.4"),
+            ("for=6.6.6.6, for=1.2.3.4", "1.2.3.4"),
+            ("for=6.6.6.6, for=1.2.3.4,for=10.0.0.2", "1.2.3.4"),
+            ("for=10.0.0.3, for=10.0.0.2", "10.0.0.3"),
+            ("host=\"a,b;for=6.6.6.6\";for=1.2.3.4", "1.2.3.4"),
+        ] {
+            check_both(&[(FORWARDED, said)], want);
+        }
+        check_both(&[(FORWARDED, "for=6.6.6.6"), (FORWARDED, "for=1.2.3.4")], "1.2.3.4");
+        check_both(&[(FORWARDED, "for=1.2.3.4"), (FORWARDED, "for=10.0.0.2")], "1.2.3.4");
+    }
+
+    #[test]
+    fn what_is_hidden_or_unreadable_ends_the_walk() {
+        for said in [
+            "for=1.2.3.4, for=unknown, for=10.0.0.2",
+            "for=1.2.3.4, for=_hidden, for=10.0.0.2",
+            "for=1.2.3.4, for=\"_gazonk\", for=10.0.0.2",
+            "for=1.2.3.4, proto=https, for=10.0.0.2",
+            "for=1.2.3.4, for=6.6.6.6;for=7.7.7.7, for=10.0.0.2",
+        ] {
+            check_both(&[(FORWARDED, said)], "10.0.0.2");
+        }
+        for said in
+            ["for", "for=\"1.2.3.4", "for=1.2.3.4 x", "\"for=1.2.3.4\"", ", for=1.2.3.4 for=2.2.2.2", ""]
+        {
+            check_both(&[(FORWARDED, said)], "10.0.0.1");
+        }
+        check_both(&[(FOR, "1.2.3.4, unknown, 10.0.0.2")], "10.0.0.2");
+        check_both(&[(FOR, "1.2.3.4, _hidden")], "10.0.0.1");
+    }
+
+    #[test]
+    fn of_two_stories_the_one_that_proxies_write_counts() {
+        check_both(&[(FOR, "1.2.3.4"), (FORWARDED, "for=1.2.3.4")], "1.2.3.4");
+        check_both(&[(FOR, "1.2.3.4"), (FORWARDED, "for=6.6.6.6")], "1.2.3.4");
+        check_both(&[(FOR, "garbage"), (FORWARDED, "for=6.6.6.6")], "10.0.0.1");
+        check_both(&[(FOR, ""), (FORWARDED, "for=6.6.6.6")], "10.0.0.1");
+    }
+
+    #[test]
+    fn what_only_forwarded_told_is_told_in_both_ways() {
+        let mut sent = headers(&[(FORWARDED, "for=1.2.3.4")]);
+        let who = Client { ip: "1.2.3.4".parse().unwrap(), is_vouched_for: true };
+        set(&mut sent, &who, &peer("10.0.0.1"), HeaderValue::from_static("a"));
+        assert_eq!(sent[FOR], "1.2.3.4, 10.0.0.1");
+        assert_eq!(sent[FORWARDED], "for=1.2.3.4, for=10.0.0.1;host=\"a\";proto=https");
     }
 
     #[test]

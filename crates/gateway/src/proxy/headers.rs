@@ -90,17 +90,41 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap, ours: &[(HeaderName, Head
     }
 }
 
-/// Removes what a client says in the name of a proxy before us, in every spelling that an upstream may take for it: CGI
-/// and its descendants don't tell `_` from `-`. What a trusted proxy says is left.
+/// What makes frameworks serve another method, path or host than the one that was asked for, decided on and paid for.
+/// Nobody may say it, trusted proxies included: they don't write these, they pass on what a client wrote. A client that
+/// means PUT can say PUT here.
+const OVERRIDES: [&str; 12] = [
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    "x-original-method",
+    "x-forwarded-method",
+    "x-original-url",
+    "x-original-uri",
+    "x-rewrite-url",
+    "x-forwarded-uri",
+    "x-forwarded-path",
+    "x-original-host",
+    "x-http-host-override",
+];
+
+/// Where upstreams look for the client's address, besides `Forwarded` and `X-Forwarded-*`.
+const ADDRESSES: [&str; 5] =
+    ["x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "cf-connecting-ip"];
+
+/// Removes overrides, and what a client says in the name of a proxy before us, in every spelling that an upstream may
+/// take for it: CGI and its descendants don't tell `_` from `-`. Of the latter, what a trusted proxy says is left.
 pub(super) fn strip_spoofed(headers: &mut HeaderMap, is_vouched_for: bool) {
     let is_spoofed = |name: &&HeaderName| {
         let text = name.as_str();
+        if !matches!(text.as_bytes().first(), Some(b'x' | b'f' | b't' | b'c')) {
+            return false;
+        }
         let has_underscore = text.as_bytes().contains(&b'_');
         let text = if has_underscore { &text.replace('_', "-") } else { text };
-        let is_forwarding = text.starts_with("x-forwarded-")
-            // The last two make some servers serve another path than the one that was decided on.
-            || matches!(text, "forwarded" | "x-real-ip" | "x-original-url" | "x-rewrite-url");
-        is_forwarding && (!is_vouched_for || has_underscore)
+        let is_forwarding =
+            text == "forwarded" || text.starts_with("x-forwarded-") || ADDRESSES.contains(&text);
+        (is_forwarding && (!is_vouched_for || has_underscore)) || OVERRIDES.contains(&text)
     };
     // Most requests have none, and then nothing is allocated.
     let spoofed: Vec<HeaderName> = headers.keys().filter(is_spoofed).cloned().collect();
@@ -146,7 +170,7 @@ pub(super) fn credential_for(
     Some(value)
 }
 
-fn lists(value: &HeaderValue, wanted: &str) -> bool {
+pub(super) fn lists(value: &HeaderValue, wanted: &str) -> bool {
     value
         .as_bytes()
         .split(|byte| *byte == b',')
@@ -204,5 +228,83 @@ mod tests {
         let mut left = names(&sent);
         left.sort_unstable();
         assert_eq!(left, ["forwarded", "x-forwarded-for", "x-real-ip", "x_harmless"]);
+    }
+
+    #[test]
+    fn nobody_turns_a_request_into_another_one() {
+        for name in OVERRIDES {
+            for name in [name.to_owned(), name.replace('-', "_")] {
+                for is_vouched_for in [false, true] {
+                    let mut sent = headers(&[("accept", "*/*")]);
+                    sent.insert(
+                        HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                        HeaderValue::from_static("PUT"),
+                    );
+                    strip_spoofed(&mut sent, is_vouched_for);
+                    assert_eq!(names(&sent), ["accept"], "{name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_spelling_of_a_clients_address_is_a_proxys_to_say() {
+        for name in ADDRESSES.into_iter().chain(["forwarded", "x-forwarded-prefix", "x-forwarded-port"]) {
+            let sent = |vouched: bool| {
+                let mut sent = headers(&[]);
+                sent.insert(HeaderName::from_static(name), HeaderValue::from_static("6.6.6.6"));
+                strip_spoofed(&mut sent, vouched);
+                sent.len()
+            };
+            assert_eq!((sent(false), sent(true)), (0, 1), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_client_cannot_have_a_proxys_or_the_operators_word_removed_by_naming_it_in_connection() {
+        // What is named goes, whoever said it; what is ours is said afterwards.
+        let mut sent = headers(&[
+            ("connection", "close, x-forwarded-for, farebox-service, cookie, content-length, host, te"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("cookie", "a=b"),
+            ("te", "trailers;q=0.5"),
+        ]);
+        strip_hop_by_hop(&mut sent);
+        assert_eq!(sent.len(), 0, "{sent:?}");
+    }
+
+    #[test]
+    fn only_trailers_are_asked_for_again() {
+        for (said, want) in
+            [("trailers", true), ("Trailers, deflate;q=0.5", true), ("gzip", false), ("", false)]
+        {
+            let mut sent = headers(&[("te", said)]);
+            strip_hop_by_hop(&mut sent);
+            assert_eq!(sent.get(TE).map(HeaderValue::as_bytes), want.then_some(&b"trailers"[..]), "{said}");
+        }
+    }
+
+    #[test]
+    fn what_is_neither_framing_nor_forged_passes_untouched() {
+        let mut sent = headers(&[
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
+            ("set-cookie", "a=1"),
+            ("set-cookie", "b=2"),
+            ("x-empty", ""),
+            ("content-length", "0"),
+            ("max-forwards", "3"),
+            ("via", "1.1 cache"),
+            ("date", "Thu, 01 Jan 1970 00:00:00 GMT"),
+            ("server", "app"),
+            ("trailer", "x-sum"),
+            ("range", "bytes=0-1"),
+            ("if-range", "\"e\""),
+        ]);
+        sent.insert("x-bytes", HeaderValue::from_bytes(b"caf\xe9\xff").unwrap());
+        let before = sent.clone();
+        strip_hop_by_hop(&mut sent);
+        strip_spoofed(&mut sent, false);
+        assert_eq!(sent, before);
     }
 }
