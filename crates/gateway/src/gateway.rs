@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use farebox_paywall::Paywall;
 use ipnet::IpNet;
 use tokio::{
-    sync::Semaphore,
+    sync::{Notify, Semaphore},
     task::{JoinSet, spawn_blocking},
     time::{Duration, interval},
 };
@@ -18,6 +18,7 @@ use crate::{
     metrics::Metrics,
     ops::Ops,
     services::{Services, ServicesError},
+    upstream::health,
     worker,
 };
 
@@ -42,6 +43,8 @@ pub struct Reload {
 /// What all workers share.
 pub(crate) struct Shared {
     pub(crate) services: ArcSwap<Services>,
+    /// Told after each change of them.
+    pub(crate) services_changed: Notify,
     pub(crate) paywall: Arc<Paywall>,
     pub(crate) metrics: Metrics,
     pub(crate) config: Settings,
@@ -109,7 +112,7 @@ impl Gateway {
         let cores = || thread::available_parallelism().map_or(1, NonZero::get);
         let workers = if config.workers == 0 { cores() } else { config.workers };
         let metrics = Metrics::new();
-        let services = Services::new(config.services, &metrics, workers)?;
+        let services = Services::new(config.services, &metrics, workers, Vec::new())?;
         let listeners = config.listen.iter().map(Listener::bind).collect::<Result<_, _>>()?;
         let ops = config.ops.map(Ops::bind).transpose()?;
         let settings = Settings {
@@ -117,13 +120,13 @@ impl Gateway {
             timeouts: config.timeouts,
             trusted_proxies: config.trusted_proxies,
         };
-        let shared = Shared { services: ArcSwap::from_pointee(services), paywall, metrics, config: settings };
+        let shared = Shared { services: ArcSwap::from_pointee(services), services_changed: Notify::new(), paywall, metrics, config: settings };
         Ok(Self { listeners, ops, workers, shared: Arc::new(shared) })
     }
 
     /// Judges services as [`Gateway::bind`] does, without touching anything outside but the files that they name.
     pub fn check(services: &[ServiceRoute]) -> Result<(), ServicesError> {
-        Services::new(services.to_vec(), &Metrics::new(), 1).map(drop)
+        Services::new(services.to_vec(), &Metrics::new(), 1, Vec::new()).map(drop)
     }
 
     /// The addresses listened on, in the order of the configuration, with the ports that the system chose.
@@ -157,6 +160,10 @@ impl Gateway {
 
         let mut background = JoinSet::new();
         background.spawn(settle(shared.clone()));
+        background.spawn(check_upstreams(shared.clone()));
+        for tls in listeners.iter().filter_map(Listener::tls) {
+            background.spawn(tls.clone().keep_current());
+        }
         if let Some(ops) = ops {
             background.spawn(ops.serve(shared.clone(), draining.clone()));
         }
@@ -185,11 +192,13 @@ impl Gateway {
 }
 
 impl Reload {
-    /// Serves other services from the next request on. Requests in flight keep those that they began with. On an error
-    /// nothing changes.
+    /// Serves other services from the next request on. Requests in flight keep those that they began with, and upstreams
+    /// that have not changed their connections. On an error nothing changes.
     pub fn services(&self, services: Vec<ServiceRoute>) -> Result<(), ServicesError> {
-        let services = Services::new(services, &self.shared.metrics, self.workers)?;
+        let known = self.shared.services.load().upstreams();
+        let services = Services::new(services, &self.shared.metrics, self.workers, known)?;
         self.shared.services.store(Arc::new(services));
+        self.shared.services_changed.notify_one();
         Ok(())
     }
 }
@@ -200,6 +209,10 @@ async fn settle(shared: Arc<Shared>) {
         tick.tick().await;
         shared.metrics.settle();
     }
+}
+
+async fn check_upstreams(shared: Arc<Shared>) {
+    health::watch(&shared.services, &shared.services_changed).await;
 }
 
 /// Waits for the workers. How many connections they had to cut.

@@ -21,9 +21,8 @@ use tokio::{
     sync::{Semaphore, mpsc},
     time::{Duration, sleep},
 };
-use tokio_rustls::TlsAcceptor;
 
-pub(crate) use self::{activity::InFlight, tls::TlsError};
+pub(crate) use self::{activity::InFlight, tls::{Terminator, TlsError}};
 use crate::{config::Listen, worker::Accepted};
 
 /// How many connections the system queues for us before clients have to knock again.
@@ -34,7 +33,7 @@ const EXHAUSTED_WAIT: Duration = Duration::from_millis(50);
 /// A bound socket.
 pub(crate) struct Listener {
     socket: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Terminator>>,
     addr: SocketAddr,
 }
 
@@ -56,7 +55,7 @@ pub(crate) fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
 
 impl Listener {
     pub(crate) fn bind(listen: &Listen) -> Result<Self, ListenError> {
-        let tls = listen.tls.as_ref().map(tls::acceptor).transpose()?;
+        let tls = listen.tls.as_ref().map(|tls| Terminator::new(listen.addr, tls)).transpose()?;
         let failed = |error| ListenError::Bind { addr: listen.addr, error };
         let socket = bind(listen.addr).map_err(failed)?;
         let addr = socket.local_addr().map_err(failed)?;
@@ -67,6 +66,11 @@ impl Listener {
         self.addr
     }
 
+    /// Its TLS, if it speaks it, so that somebody keeps it current.
+    pub(crate) const fn tls(&self) -> Option<&Arc<Terminator>> {
+        self.tls.as_ref()
+    }
+
     /// Accepts until dropped.
     pub(crate) async fn accept(&self, hands: &Hands) {
         loop {
@@ -75,7 +79,8 @@ impl Listener {
             let accepted = self.socket.accept().await.and_then(|(socket, peer)| {
                 // Without it small messages wait for acknowledgements. A socket that refuses the option still works.
                 let _ = socket.set_nodelay(true);
-                Ok(Accepted { socket: socket.into_std()?, peer, tls: self.tls.clone(), permit })
+                let tls = self.tls.as_ref().map(|tls| tls.acceptor());
+                Ok(Accepted { socket: socket.into_std()?, peer, tls, permit })
             });
             match accepted {
                 Ok(accepted) => hands.give(accepted).await,

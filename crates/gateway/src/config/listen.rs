@@ -1,6 +1,6 @@
 //! Where clients connect: addresses, certificates, and who may connect at all.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 
@@ -33,6 +33,9 @@ pub struct Tls {
     pub clients: ClientCertificates,
     /// The oldest version that is spoken. Default: TLS 1.2.
     pub oldest: TlsVersion,
+    /// How often to look whether files have changed. Those that have are read again; if they can't be used, what was read
+    /// before stays. Default 5 s.
+    pub reread: Duration,
 }
 
 impl Tls {
@@ -42,6 +45,7 @@ impl Tls {
             certificates: vec![certificate],
             clients: ClientCertificates::default(),
             oldest: TlsVersion::default(),
+            reread: Duration::from_secs(5),
         }
     }
 }
