@@ -7,12 +7,18 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't be set up has failed, and where is what matters")]
 #![expect(clippy::missing_panics_doc, reason = "all of this panics when a test can't be set up")]
 
+mod authority;
+mod bare;
 mod net;
+mod peers;
 mod program;
 mod seller;
 mod upstream;
 
+pub use authority::Authority;
+pub use bare::bare_hyper;
 pub use net::{Door, Lightning, net};
+pub use peers::peers;
 pub use program::Program;
 pub use seller::{Challenge, Seller, ask_with, until_selling};
 pub use upstream::Upstream;

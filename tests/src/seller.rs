@@ -1,14 +1,22 @@
 //! A gateway as a real process, in front of an [`Upstream`], paid through the wallet door of the network's seller.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
+use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
 
 use farebox_lightning::sim::{Net, NetConfig, NetStorage};
 use farebox_protocol::{Invoice, OfferedChallenge, Preimage, Scheme};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use reqwest::header;
 use tempfile::TempDir;
 
 use crate::{Program, Upstream, net};
+
+/// One listener, wherever the system has a port.
+const ANY_PORT: &str = "[\"127.0.0.1:0\"]";
+/// Everything for 10 sat.
+const ONE_SERVICE: &str = "  - name: api
+    upstream: http://UPSTREAM
+    price: 10sat
+";
 
 /// A seller's machine: configuration, state and upstream. The gateway on it can be started, killed and started again.
 pub struct Seller {
@@ -35,9 +43,15 @@ impl Seller {
     /// A seller with the program at `farebox` who sells everything for 10 sat and is paid through the door of the
     /// network's seller; `extra` is added to the configuration.
     pub fn new(farebox: &str, extra: &str) -> Self {
+        Self::with_services(farebox, ANY_PORT, &format!("{ONE_SERVICE}{extra}"))
+    }
+
+    /// The same with these listeners and these services, and whatever stands behind them, as they are written in the
+    /// configuration. `UPSTREAM` stands for the address of the seller's [`Upstream`].
+    pub fn with_services(farebox: &str, listen: &str, services: &str) -> Self {
         let lightning =
             format!("phoenixd: {{ url: {}, password: {{ file: DIR/password }} }}", net().seller.url);
-        let seller = Self::with_lightning(farebox, &lightning, extra);
+        let seller = Self::with_lightning(farebox, &lightning, listen, services);
         let password = seller.dir.path().join("password");
         fs::write(&password, &net().seller.password).unwrap();
         fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
@@ -57,29 +71,27 @@ impl Seller {
             net.seller_addr,
             net.esplora_url(),
         );
-        let mut seller = Self::with_lightning(farebox, &lightning, extra);
+        let mut seller =
+            Self::with_lightning(farebox, &lightning, ANY_PORT, &format!("{ONE_SERVICE}{extra}"));
         seller.home = Some(home);
         (seller, net)
     }
 
-    fn with_lightning(farebox: &str, lightning: &str, extra: &str) -> Self {
+    fn with_lightning(farebox: &str, lightning: &str, listen: &str, services: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let upstream = Upstream::start();
         let lightning = lightning.replace("DIR", &dir.path().display().to_string());
+        let services = services.replace("UPSTREAM", &upstream.addr.to_string());
         let config = format!(
             "network: regtest
-listen: [\"127.0.0.1:0\"]
+listen: {listen}
 ops: 127.0.0.1:0
 state-dir: {dir}/state
 lightning:
   {lightning}
 services:
-  - name: api
-    upstream: http://{upstream}
-    price: 10sat
-{extra}",
+{services}",
             dir = dir.path().display(),
-            upstream = upstream.addr,
         );
         fs::write(dir.path().join("farebox.yaml"), config).unwrap();
         Self { upstream, dir, farebox: farebox.into(), home: None }
@@ -92,6 +104,12 @@ services:
 
     /// Starts the gateway: the process and its address, like `http://127.0.0.1:40000`.
     pub fn serve(&self) -> (Program, String) {
+        let (program, addrs) = self.serve_all();
+        (program, format!("http://{}", addrs[0]))
+    }
+
+    /// Starts the gateway: the process and the addresses of all its listeners.
+    pub fn serve_all(&self) -> (Program, Vec<SocketAddr>) {
         let config = self.dir.path().join("farebox.yaml");
         let mut program = Program::start(
             Command::new(&self.farebox)
@@ -100,8 +118,8 @@ services:
                 .env("FAREBOX_LOG", "warn"),
         );
         let listening = program.event();
-        let addr = listening["listen"][0].as_str().unwrap_or_else(|| panic!("no address in {listening}"));
-        (program, format!("http://{addr}"))
+        let addrs = serde_json::from_value(listening["listen"].clone());
+        (program, addrs.unwrap_or_else(|error| panic!("no addresses in {listening}: {error}")))
     }
 }
 
@@ -109,14 +127,18 @@ impl Challenge {
     /// Asks for `url` without paying.
     pub async fn ask(url: &str) -> Self {
         let response = reqwest::get(url).await.unwrap();
-        let status = response.status();
-        let lines: Vec<String> = response
-            .headers()
+        let (status, headers) = (response.status(), response.headers().clone());
+        assert_eq!(status, StatusCode::PAYMENT_REQUIRED, "{}", response.text().await.unwrap());
+        Self::read(&headers)
+    }
+
+    /// What stands in the headers of an answer.
+    pub fn read(headers: &HeaderMap) -> Self {
+        let lines: Vec<String> = headers
             .get_all(header::WWW_AUTHENTICATE)
             .iter()
             .map(|value| value.to_str().unwrap().to_owned())
             .collect();
-        assert_eq!(status, StatusCode::PAYMENT_REQUIRED, "{}", response.text().await.unwrap());
         let offered = OfferedChallenge::read_all(lines.iter().map(String::as_bytes));
         let offered = offered.into_iter().find(|offered| offered.scheme == Scheme::L402).unwrap();
         let invoice = offered.invoice.unwrap().parse().unwrap();

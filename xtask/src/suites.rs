@@ -59,11 +59,23 @@ const PROOFS: &[Suite] = &[
 ];
 
 // Without `-p`: the features, and so the builds, are then those of `cargo test`.
-const LIVE: &[Suite] = &[Suite {
-    name: "demo",
-    shows: "plain curl and `farebox get` buy from the running demo, which stays on loopback (needs curl, strace)",
-    steps: &[cargo(&["cargo", "test", "--test", "live_demo", "--", "--ignored", "--nocapture"])],
-}];
+const LIVE: &[Suite] = &[
+    Suite {
+        name: "demo",
+        shows: "plain curl and `farebox get` buy from the running demo, which stays on loopback (needs curl, strace)",
+        steps: &[cargo(&["cargo", "test", "--test", "live_demo", "--", "--ignored", "--nocapture"])],
+    },
+    Suite {
+        name: "grpc",
+        shows: "every standard call of grpc-go's interoperability client passes, paid, in clear text and by TLS (needs Go)",
+        steps: &[cargo(&["cargo", "test", "--test", "live_grpc", "--", "--ignored", "--nocapture"])],
+    },
+    Suite {
+        name: "h2",
+        shows: "h2spec finds nothing in the gateway that it does not find in bare hyper, or that is not listed (needs Go)",
+        steps: &[cargo(&["cargo", "test", "--test", "live_h2", "--", "--ignored", "--nocapture"])],
+    },
+];
 
 /// Runs the proof called `name`, or lists them all.
 pub(crate) fn prove(name: Option<&str>) -> Result<()> {
