@@ -15,7 +15,7 @@ use ipnet::IpNet;
 pub use self::{
     limits::{Limits, Timeouts},
     listen::{Certificate, ClientCertificates, ClientLists, Listen, Tls, TlsFiles, TlsVersion},
-    service::{ForwardCredential, Rewrite, ServiceRoute},
+    service::{ForwardCredential, Note, Rewrite, ServiceRoute},
     upstream::{
         HealthCheck, UpstreamConfig, UpstreamHost, UpstreamScheme, UpstreamTls, UpstreamUrl, UrlError,
     },

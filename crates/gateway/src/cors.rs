@@ -1,7 +1,7 @@
 //! What a browser lets pages of other origins do with a service: ask it, and read its answers, the 402 included.
 //!
-//! Preflights are answered here, before the paywall, and mint nothing. Every answer carries at most one
-//! `Access-Control-Allow-Origin`, whatever the upstream sent: browsers refuse two.
+//! Preflights are answered here, before the paywall, and mint nothing. Every answer, the gateway's own errors included,
+//! carries at most one `Access-Control-Allow-Origin`, whatever the upstream sent: browsers refuse two.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode,
@@ -21,7 +21,12 @@ pub enum Cors {
     /// gateway. Not for a service without payment that relies on being reachable by few.
     #[default]
     Any,
-    /// Pages of these origins (`https://app.example.com`) and no other.
+    /// Any page, with cookies and all: the origin that asks is named and may use the visitor's credentials, which browsers
+    /// grant to no `*`. Whatever a visitor is logged in to at this service, every page that they open can use in their
+    /// name. Only for services that know nobody by cookies or client certificates.
+    Reflect,
+    /// Pages of these origins (`https://app.example.com`) and no other, and from the internet into a private network too,
+    /// where browsers ask for that (Private Network Access).
     Origins(Vec<HeaderValue>),
     /// No page of another origin; what the upstream says about it is removed.
     Off,
@@ -35,6 +40,10 @@ const EXPOSED: HeaderValue =
     HeaderValue::from_static("WWW-Authenticate, Retry-After, Farebox-Code, Grpc-Status, Grpc-Message");
 const ANYONE: HeaderValue = HeaderValue::from_static("*");
 const PREFLIGHT_SECS: HeaderValue = HeaderValue::from_static("600");
+const TRUE: HeaderValue = HeaderValue::from_static("true");
+const ASKS_FOR_PRIVATE_NETWORK: HeaderName =
+    HeaderName::from_static("access-control-request-private-network");
+const ALLOWS_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
 
 /// Whether a browser asks for leave on behalf of a page, before the request proper.
 pub(crate) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
@@ -57,6 +66,13 @@ impl Cors {
         let Some(origin) = self.allowed(asked.get(ORIGIN)) else { return response };
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(ACCESS_CONTROL_MAX_AGE, PREFLIGHT_SECS);
+        if *self == Self::Reflect {
+            headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
+        }
+        // A page that nobody named is not let into a network because nothing was said of it.
+        if matches!(self, Self::Origins(_)) && asked.contains_key(ASKS_FOR_PRIVATE_NETWORK) {
+            headers.insert(ALLOWS_PRIVATE_NETWORK, TRUE);
+        }
         let echoed = [
             (ACCESS_CONTROL_REQUEST_METHOD, ACCESS_CONTROL_ALLOW_METHODS),
             (ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_ALLOW_HEADERS),
@@ -85,7 +101,7 @@ impl Cors {
     pub(crate) fn open_forwarded(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
         match self {
             Self::Upstream => return,
-            Self::Origins(_) => {
+            Self::Origins(_) | Self::Reflect => {
                 headers.append(VARY, HeaderValue::from_name(ORIGIN));
             }
             Self::Any | Self::Off => {}
@@ -94,6 +110,9 @@ impl Cors {
         match self.allowed(origin) {
             Some(allowed) => {
                 headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
+                if *self == Self::Reflect {
+                    headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
+                }
                 merge(headers, ACCESS_CONTROL_EXPOSE_HEADERS, &EXPOSED);
             }
             None => {
@@ -111,6 +130,7 @@ impl Cors {
     fn allowed(&self, origin: Option<&HeaderValue>) -> Option<HeaderValue> {
         match self {
             Self::Any | Self::Upstream => Some(ANYONE),
+            Self::Reflect => origin.cloned(),
             Self::Origins(allowed) => origin.filter(|origin| allowed.contains(origin)).cloned(),
             Self::Off => None,
         }
@@ -174,6 +194,51 @@ mod tests {
     }
 
     #[test]
+    fn whoever_asks_is_named_and_may_bring_cookies_where_that_is_wanted() {
+        let origin = HeaderValue::from_static("https://any.example");
+        let theirs = [("access-control-allow-origin", "*"), ("access-control-allow-credentials", "false")];
+        for open in [Cors::open_own, Cors::open_forwarded] {
+            let mut answer = headers(&theirs);
+            open(&Cors::Reflect, Some(&origin), &mut answer);
+            assert_eq!(answer[ACCESS_CONTROL_ALLOW_ORIGIN], origin);
+            assert_eq!(answer[ACCESS_CONTROL_ALLOW_CREDENTIALS], "true");
+            assert_eq!(answer[VARY], "origin");
+            // What nobody's page asked for is nobody's to read, and a cache must know.
+            let mut answer = headers(&theirs);
+            open(&Cors::Reflect, None, &mut answer);
+            assert!(!answer.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN));
+            assert!(!answer.contains_key(ACCESS_CONTROL_ALLOW_CREDENTIALS));
+            assert_eq!(answer[VARY], "origin");
+        }
+        // No other policy lets cookies in, whatever the upstream says.
+        for cors in [Cors::Any, listed(), Cors::Off] {
+            let mut answer = headers(&[("access-control-allow-credentials", "true")]);
+            cors.open_forwarded(Some(&HeaderValue::from_static("https://app.example.com")), &mut answer);
+            assert!(!answer.contains_key(ACCESS_CONTROL_ALLOW_CREDENTIALS), "{cors:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_page_that_was_named_is_let_into_a_private_network() {
+        let asked = headers(&[
+            ("origin", "https://app.example.com"),
+            ("access-control-request-method", "GET"),
+            ("access-control-request-private-network", "true"),
+        ]);
+        for (cors, want) in [(listed(), true), (Cors::Any, false), (Cors::Reflect, false), (Cors::Off, false)]
+        {
+            let answer = cors.preflight(&asked);
+            assert_eq!(answer.headers().contains_key(ALLOWS_PRIVATE_NETWORK), want, "{cors:?}");
+        }
+        let elsewhere = headers(&[
+            ("origin", "https://evil.example"),
+            ("access-control-request-method", "GET"),
+            ("access-control-request-private-network", "true"),
+        ]);
+        assert!(!listed().preflight(&elsewhere).headers().contains_key(ALLOWS_PRIVATE_NETWORK));
+    }
+
+    #[test]
     fn the_upstreams_own_policy_passes_untouched() {
         let sent = headers(&[("access-control-allow-origin", "https://one.example")]);
         let mut answer = sent.clone();
@@ -189,7 +254,7 @@ mod tests {
             ("access-control-request-headers", "authorization"),
         ]);
         assert!(is_preflight(&Method::OPTIONS, &asked));
-        for cors in [Cors::Any, listed()] {
+        for cors in [Cors::Any, Cors::Reflect, listed()] {
             let answer = cors.preflight(&asked);
             assert_eq!(answer.status(), StatusCode::NO_CONTENT);
             assert_eq!(answer.headers()[ACCESS_CONTROL_ALLOW_METHODS], "PUT");

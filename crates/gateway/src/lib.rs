@@ -18,7 +18,7 @@ mod worker;
 
 pub use config::{
     Certificate, ClientCertificates, ClientLists, ForwardCredential, GatewayConfig, HealthCheck, Limits,
-    Listen, OpsConfig, Rewrite, ServiceRoute, Timeouts, Tls, TlsFiles, TlsVersion, UpstreamConfig,
+    Listen, Note, OpsConfig, Rewrite, ServiceRoute, Timeouts, Tls, TlsFiles, TlsVersion, UpstreamConfig,
     UpstreamHost, UpstreamScheme, UpstreamTls, UpstreamUrl, UrlError,
 };
 pub use cors::Cors;

@@ -4,10 +4,14 @@
 //! here lower-case, without port and trailing dot, paths normalised by `farebox_paywall::normalise`: this module never sees
 //! two spellings of one thing.
 
-use std::{borrow::Cow, fmt, net::Ipv6Addr, str::FromStr};
+mod loose;
+
+use std::{fmt, net::Ipv6Addr, str::FromStr};
 
 use farebox_paywall::normalise;
 use http::Method;
+
+pub(crate) use self::loose::{Loose, is_odd};
 
 /// Which requests are for a service. An empty list stands for "any".
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,6 +66,14 @@ impl Matcher {
             && self.allows(method)
     }
 
+    /// The same where letters of paths may be small or capital.
+    pub(crate) fn matches_folded(&self, host: &str, path: &str, method: &Method) -> bool {
+        (self.hosts.is_empty() || self.hosts.iter().any(|pattern| pattern.matches(host)))
+            && (self.path_prefixes.is_empty()
+                || self.path_prefixes.iter().any(|prefix| begins_folded(path, prefix.stem())))
+            && self.allows(method)
+    }
+
     /// Whether every request that fits `host`, `prefix` and `method` (`None` for "any") is for this service.
     pub(crate) fn covers(
         &self,
@@ -84,6 +96,13 @@ impl Matcher {
             || self.methods.contains(method)
             || (method == Method::HEAD && self.methods.contains(&Method::GET))
     }
+}
+
+/// Whether a path begins with these whole segments, in small letters or capitals.
+pub(crate) fn begins_folded(path: &str, stem: &str) -> bool {
+    let (path, length) = (path.as_bytes(), stem.len());
+    path.get(..length).is_some_and(|front| front.eq_ignore_ascii_case(stem.as_bytes()))
+        && path.get(length).is_none_or(|next| *next == b'/')
 }
 
 impl HostPattern {
@@ -171,7 +190,7 @@ impl FromStr for PathPrefix {
         let normal = normalise(trimmed).map_err(|_| refused())?;
         // A star is a legal character in a path, and never what somebody who writes one here means. What servers read in
         // two ways divides nothing.
-        let is_loose = read_loosely(trimmed).is_some_and(|loose| loose != trimmed);
+        let is_loose = Loose::read(trimmed) != Loose::Same;
         if normal != trimmed || trimmed.contains('*') || is_loose {
             return Err(refused());
         }
@@ -183,32 +202,6 @@ impl fmt::Display for PathPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-/// A path (normalised) as it is read by servers that decode the characters which may stand bare and drop parameters; none
-/// if there is nothing in it to read so.
-pub(crate) fn read_loosely(path: &str) -> Option<String> {
-    const ENCODED: [(&str, &str); 13] = [
-        ("%21", "!"),
-        ("%24", "$"),
-        ("%26", "&"),
-        ("%27", "'"),
-        ("%28", "("),
-        ("%29", ")"),
-        ("%2A", "*"),
-        ("%2B", "+"),
-        ("%2C", ","),
-        ("%3A", ":"),
-        ("%3B", ";"),
-        ("%3D", "="),
-        ("%40", "@"),
-    ];
-    if !path.contains(['%', ';']) {
-        return None;
-    }
-    let decoded = ENCODED.iter().fold(path.to_owned(), |path, (encoded, bare)| path.replace(encoded, bare));
-    let names: Vec<&str> = decoded.split('/').map(|name| name.split(';').next().unwrap_or(name)).collect();
-    normalise(&names.join("/")).ok().map(Cow::into_owned)
 }
 
 #[cfg(test)]

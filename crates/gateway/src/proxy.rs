@@ -37,7 +37,7 @@ use self::{
 };
 use crate::{
     config::UpstreamHost,
-    cors::is_preflight,
+    cors::{Cors, is_preflight},
     listen::InFlight,
     services::Route,
     upstream::{Outgoing, SendError},
@@ -117,9 +117,9 @@ fn answer_ourselves(own: Own, manner: &Manner, account: &mut Account) -> Respons
             failure.response(manner.is_grpc)
         }
     };
-    if let Some(route) = account.route() {
-        route.config.cors.open_own(manner.origin.as_ref(), response.headers_mut());
-    }
+    // What is nobody's is no secret, and a page may know why it was refused.
+    let cors = account.route().map_or(&Cors::Any, |route| &route.config.cors);
+    cors.open_own(manner.origin.as_ref(), response.headers_mut());
     response
 }
 

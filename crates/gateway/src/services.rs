@@ -15,7 +15,7 @@ use http::{
 
 use crate::{
     config::ServiceRoute,
-    matcher::{PathPrefix, read_loosely},
+    matcher::{Loose, PathPrefix, begins_folded, is_odd},
     metrics::{Metrics, ServiceMetrics},
     upstream::{Upstream, UpstreamError},
 };
@@ -23,6 +23,9 @@ use crate::{
 /// All services, in the order in which they are tried.
 pub(crate) struct Services {
     routes: Vec<Arc<Route>>,
+    /// Whether an upstream that doesn't tell capitals from small letters could be asked for more than was decided on. Where
+    /// what is configured differs by nothing else, the upstream does tell them apart.
+    is_folded: bool,
 }
 
 /// One service and all that is needed to serve it.
@@ -92,6 +95,7 @@ impl Services {
         workers: usize,
     ) -> Result<Self, ServicesError> {
         judge(&configured)?;
+        let is_folded = !is_one_outcome(&configured) && !tells_letters_apart(&configured);
         let route = |config: ServiceRoute| -> Result<_, ServicesError> {
             let name = &config.service.name;
             let upstream = Upstream::new(&config.upstream, workers)
@@ -99,7 +103,8 @@ impl Services {
             let metrics = metrics.service(name.as_str());
             Ok(Arc::new(Route { config, upstream, metrics }))
         };
-        Ok(Self { routes: configured.into_iter().map(route).collect::<Result<_, _>>()? })
+        let routes = configured.into_iter().map(route).collect::<Result<_, _>>()?;
+        Ok(Self { routes, is_folded })
     }
 
     /// The service that a request is for. `host` is normalised (empty if the request has none), and so is `path`.
@@ -107,8 +112,8 @@ impl Services {
         self.routes.iter().find(|route| route.config.matcher.matches(host, path, method))
     }
 
-    /// The same, unless the path belongs to another service for a server that decodes what stands encoded without need,
-    /// and drops parameters (`/paid;x`): which of the two is asked for, and paid for, would be a guess.
+    /// The same, unless a server that reads paths less strictly than we do would take this one for something dearer, or for
+    /// something that isn't served: which of the two is asked for, and paid for, would be a guess.
     pub(crate) fn find_clearly(
         &self,
         host: &str,
@@ -116,9 +121,29 @@ impl Services {
         method: &Method,
     ) -> Result<Option<Arc<Route>>, PathError> {
         let Some(found) = self.find(host, path, method) else { return Ok(None) };
-        let other = read_loosely(path).and_then(|path| self.find(host, &path, method));
-        if other.is_some_and(|other| !Arc::ptr_eq(other, found)) {
-            return Err(PathError::TwoServices);
+        let is_odd = is_odd(path);
+        let is_folded = self.is_folded && path.bytes().any(|byte| byte.is_ascii_uppercase());
+        if is_odd || is_folded {
+            let other = match if is_odd { Loose::read(path) } else { Loose::Same } {
+                Loose::Same => None,
+                Loose::Other(other) => Some(other),
+                Loose::Climbs => return Err(PathError::TwoServices),
+            };
+            let is_free = found.config.service.is_free(path);
+            let is_dearer = |route: Option<&Arc<Route>>, costs: &dyn Fn(&Route) -> bool| {
+                route.is_none_or(|route| (is_free || !Arc::ptr_eq(route, found)) && costs(route))
+            };
+            if let Some(path) = &other
+                && is_dearer(self.find(host, path, method), &|route| !route.config.service.is_free(path))
+            {
+                return Err(PathError::TwoServices);
+            }
+            let path = other.as_deref().unwrap_or(path);
+            let matches = |route: &&Arc<Route>| route.config.matcher.matches_folded(host, path, method);
+            if is_folded && is_dearer(self.routes.iter().find(matches), &|route| !route.is_free_folded(path))
+            {
+                return Err(PathError::TwoServices);
+            }
         }
         Ok(Some(found.clone()))
     }
@@ -129,6 +154,42 @@ impl Services {
             route.upstream.prune(worker);
         }
     }
+}
+
+impl Route {
+    /// Whether a path costs nothing where letters may be small or capital.
+    fn is_free_folded(&self, path: &str) -> bool {
+        self.config.service.is_free(path)
+            || self.config.service.free_paths.iter().any(|free| {
+                let free = free.to_string();
+                match free.strip_suffix("/*") {
+                    Some(stem) => begins_folded(path, stem),
+                    None => path.eq_ignore_ascii_case(&free),
+                }
+            })
+    }
+}
+
+/// Whether every path has the same price.
+fn is_one_outcome(configured: &[ServiceRoute]) -> bool {
+    match configured {
+        [only] => {
+            let service = &only.service;
+            only.matcher.path_prefixes.is_empty()
+                && (service.free_paths.is_empty() || service.auth == farebox_paywall::Auth::Off)
+        }
+        all => all.iter().all(|route| route.service.auth == farebox_paywall::Auth::Off),
+    }
+}
+
+/// Whether one configured path is another's, or its beginning, but for capitals.
+fn tells_letters_apart(configured: &[ServiceRoute]) -> bool {
+    let prefixes = configured.iter().flat_map(|route| &route.matcher.path_prefixes);
+    let free = configured.iter().flat_map(|route| &route.service.free_paths).map(ToString::to_string);
+    let stem = |text: String| text.trim_end_matches('*').trim_end_matches('/').to_owned();
+    let texts: Vec<String> = prefixes.map(|prefix| prefix.stem().to_owned()).chain(free.map(stem)).collect();
+    let differ = |(a, b): (&String, &String)| begins_folded(a, b) && !a.starts_with(b.as_str());
+    texts.iter().flat_map(|a| texts.iter().map(move |b| (a, b))).any(differ)
 }
 
 fn judge(configured: &[ServiceRoute]) -> Result<(), ServicesError> {
@@ -280,6 +341,53 @@ mod tests {
             vec![service],
             "service `api` sets the header `host`, which is not the operator's to set; leave it out",
         );
+    }
+
+    fn is_clear(services: &Services, path: &str) -> bool {
+        services.find_clearly("", path, &Method::GET).is_ok()
+    }
+
+    fn with_free(mut route: ServiceRoute, free: &[&str]) -> ServiceRoute {
+        route.service.free_paths = free.iter().map(|free| free.parse().unwrap()).collect();
+        route
+    }
+
+    #[test]
+    fn a_path_that_a_careless_server_takes_for_something_dearer_is_refused() {
+        let off = |mut route: ServiceRoute| {
+            route.service.auth = farebox_paywall::Auth::Off;
+            route
+        };
+        let two =
+            services(vec![route("dear", &[], &["/dear"], &[]), off(route("rest", &[], &[], &[]))]).unwrap();
+        let free = services(vec![with_free(route("all", &[], &[], &[]), &["/free/*", "/health"])]).unwrap();
+        for path in ["/DEAR/x", "/Dear", "/dear.", "/%2564ear", "/x/%252e%252e/dear", "/DEAR%3Bx"] {
+            assert!(!is_clear(&two, path), "{path}");
+        }
+        for path in ["/dear/X", "/x/DEAR", "/DEARLY", "/a%20b", "/x;y", "/dear/x;y", "/x."] {
+            assert!(is_clear(&two, path), "{path}");
+        }
+        for path in ["/free/%252e%252e/x", "/free/..%252fx", "/x/%252e%252e/y"] {
+            assert!(!is_clear(&free, path), "{path}");
+        }
+        for path in ["/free/X", "/FREE/x", "/health;x", "/free%252Fx", "/free/a;b"] {
+            assert!(is_clear(&free, path), "{path}");
+        }
+        // A part of the upstream is all that is served.
+        let part = services(vec![off(route("part", &[], &["/part"], &[]))]).unwrap();
+        assert!(!is_clear(&part, "/part/..%252fx"));
+        assert!(is_clear(&part, "/part/X;y"));
+    }
+
+    #[test]
+    fn where_letters_are_told_apart_capitals_are_another_path() {
+        let services = services(vec![
+            route("upper", &[], &["/Users"], &[]),
+            route("lower", &[], &["/users/admin"], &[]),
+        ])
+        .unwrap();
+        assert!(is_clear(&services, "/Users/x"));
+        assert!(is_clear(&services, "/users/admin/X"));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What is served: one priced upstream, and what happens to a request on its way there.
 
+use std::fmt;
+
 use http::{HeaderName, HeaderValue};
 
 use super::{ClientLists, UpstreamConfig};
@@ -17,7 +19,7 @@ pub struct ServiceRoute {
     pub matcher: Matcher,
     /// Where they go.
     pub upstream: UpstreamConfig,
-    /// What browsers on other origins may read.
+    /// What browsers on other origins may do and read.
     pub cors: Cors,
     /// Whether the upstream gets to see the buyer's credential. By default it doesn't.
     pub forward_credential: ForwardCredential,
@@ -53,6 +55,55 @@ impl ServiceRoute {
     }
 }
 
+/// Something in a service that is allowed and may not be what was meant. Worth a line at start-up and in `farebox check`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Note {
+    /// It has a price, and `auth` is off: nobody is ever asked for it.
+    PriceWithoutAuth,
+    /// It has a price, and every path is free.
+    EverythingFree,
+    /// It answers preflights itself: they reach its handlers unpaid.
+    UnpaidPreflights,
+    /// Any page may use its visitors' cookies.
+    CookiesForAnyPage,
+}
+
+impl ServiceRoute {
+    /// What should be said of it.
+    pub fn notes(&self) -> Vec<Note> {
+        let service = &self.service;
+        let is_off = service.auth == farebox_paywall::Auth::Off;
+        // Everything is below `/`, and so nothing else that is free matters.
+        let is_all_free = service.free_paths.iter().any(|free| free.to_string() == "/*");
+        let has_price = service.price > farebox_protocol::Msat::ZERO;
+        [
+            (is_off && has_price, Note::PriceWithoutAuth),
+            (!is_off && is_all_free, Note::EverythingFree),
+            (self.cors == Cors::Upstream && !is_off && !is_all_free, Note::UnpaidPreflights),
+            (self.cors == Cors::Reflect, Note::CookiesForAnyPage),
+        ]
+        .into_iter()
+        .filter_map(|(is_so, note)| is_so.then_some(note))
+        .collect()
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PriceWithoutAuth => "it has a price that nobody is asked for, since `auth` is off",
+            Self::EverythingFree => "all of its paths are free (`/*`), so that nobody is asked for its price",
+            Self::UnpaidPreflights => {
+                "its upstream answers preflights, which are not paid for: an `OPTIONS` handler there must do nothing dear"
+            }
+            Self::CookiesForAnyPage => {
+                "any web page may use it with its visitors' cookies, in their name"
+            }
+        })
+    }
+}
+
 /// Whether, and under which scheme, the upstream sees the buyer's credential: as exactly one `Authorization` line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ForwardCredential {
@@ -78,4 +129,39 @@ pub struct Rewrite {
     pub strip_prefix: Option<PathPrefix>,
     /// Put in front of what is left: `/api` makes `/users` into `/api/users` and `/` into `/api/`. Default: nothing.
     pub add_prefix: Option<PathPrefix>,
+}
+
+#[cfg(test)]
+mod tests {
+    use farebox_paywall::{Auth, Service};
+    use farebox_protocol::{Msat, Offer};
+
+    use super::*;
+
+    #[test]
+    fn what_may_not_be_meant_is_noted() {
+        let service = Service::new("api".parse().unwrap(), Msat::new(1000), Offer::Forever);
+        let plain = ServiceRoute::new(service, UpstreamConfig::new("http://app".parse().unwrap()));
+        let with = |change: fn(&mut ServiceRoute)| {
+            let mut route = plain.clone();
+            change(&mut route);
+            route.notes()
+        };
+        assert_eq!(with(|_| ()), []);
+        assert_eq!(with(|route| route.service.auth = Auth::Off), [Note::PriceWithoutAuth]);
+        let free = |route: &mut ServiceRoute| {
+            route.service.free_paths = vec!["/docs/*".parse().unwrap(), "/*".parse().unwrap()];
+        };
+        assert_eq!(with(free), [Note::EverythingFree]);
+        assert_eq!(with(|route| route.service.free_paths = vec!["/docs/*".parse().unwrap()]), []);
+        assert_eq!(with(|route| route.cors = Cors::Upstream), [Note::UnpaidPreflights]);
+        assert_eq!(with(|route| route.cors = Cors::Reflect), [Note::CookiesForAnyPage]);
+        assert_eq!(
+            with(|route| {
+                route.service.auth = Auth::Off;
+                route.service.price = Msat::ZERO;
+            }),
+            []
+        );
+    }
 }
