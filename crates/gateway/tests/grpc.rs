@@ -25,6 +25,9 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
+/// The largest message that either end takes.
+const MESSAGE_MAX: usize = 16 << 20;
+
 /// What is said, in both directions.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Words {
@@ -125,7 +128,8 @@ impl Parrot {
                 .route(
                     "/test.Parrot/Say",
                     post(|request: HttpRequest| async move {
-                        server::Grpc::new(Codec::default()).unary(one, request).await
+                        let server = server::Grpc::new(Codec::default());
+                        server.max_decoding_message_size(MESSAGE_MAX).unary(one, request).await
                     }),
                 )
                 .route(
@@ -154,7 +158,8 @@ struct Caller {
 impl Caller {
     async fn new(rig: &Rig) -> Self {
         let channel = Endpoint::try_from(format!("http://{}", rig.addr)).unwrap().connect().await.unwrap();
-        Self { grpc: Grpc::new(channel), credential: None }
+        let grpc = Grpc::new(channel).max_decoding_message_size(MESSAGE_MAX);
+        Self { grpc, credential: None }
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
@@ -335,7 +340,8 @@ async fn a_message_larger_than_any_buffer_passes() {
     let rig = rig(&upstream).await;
     let mut caller = Caller::new(&rig).await;
     caller.pay(&rig).await;
-    let long = "x".repeat(3 << 20);
+    // Past the 4 MiB at which most libraries stop unless they are told otherwise.
+    let long = "x".repeat(9 << 20);
     let answer = caller.say(caller.request(words(&long))).await.unwrap().into_inner();
     assert_eq!(Bytes::from(answer.text), Bytes::from(long));
 }
