@@ -77,6 +77,7 @@ impl From<Failure> for Own {
 /// What must be known of a request to answer it in its own way, whatever becomes of it.
 struct Manner {
     is_grpc: bool,
+    is_grpc_web: bool,
     origin: Option<HeaderValue>,
 }
 
@@ -90,8 +91,9 @@ pub(crate) fn answer(
     in_flight: InFlight,
     worker: Arc<Worker>,
 ) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
-    let manner =
-        Manner { is_grpc: is_grpc(request.headers()), origin: request.headers().get(ORIGIN).cloned() };
+    let is_grpc = is_grpc(request.headers());
+    let is_grpc_web = is_grpc && !is_native_grpc(request.headers());
+    let manner = Manner { is_grpc, is_grpc_web, origin: request.headers().get(ORIGIN).cloned() };
     let mut account = Account::open(&request, &peer, &worker);
     let (mut parts, body) = request.into_parts();
     Box::pin(async move {
@@ -117,6 +119,10 @@ fn answer_ourselves(own: Own, manner: &Manner, account: &mut Account) -> Respons
             failure.response(manner.is_grpc)
         }
     };
+    if manner.is_grpc_web {
+        // The same answer under the name that its clients know.
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc-web"));
+    }
     // What is nobody's is no secret, and a page may know why it was refused.
     let cors = account.route().map_or(&Cors::Any, |route| &route.config.cors);
     cors.open_own(manner.origin.as_ref(), response.headers_mut());

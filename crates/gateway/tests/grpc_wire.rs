@@ -276,6 +276,7 @@ async fn grpc_web_passes_as_the_bytes_that_it_is() {
             // Its clients read the status of an answer without a body from the headers.
             let denial = support::ask(rig.addr, ask("/x/y")).await;
             assert_eq!(denial.status(), 200);
+            assert_eq!(denial.headers()["content-type"], "application/grpc-web");
             assert_eq!(denial.headers()["grpc-status"], "13");
             assert!(denial.headers().contains_key("www-authenticate"));
             assert!(denial.body().is_empty());
