@@ -113,7 +113,8 @@ const ADDRESSES: [&str; 5] =
     ["x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "cf-connecting-ip"];
 
 /// Removes overrides, and what a client says in the name of a proxy before us, in every spelling that an upstream may
-/// take for it: CGI and its descendants don't tell `_` from `-`. Of the latter, what a trusted proxy says is left.
+/// take for it: CGI and its descendants don't tell `_` from `-`, in lengths no more than elsewhere. What a trusted proxy
+/// says in the true spelling is left.
 pub(super) fn strip_spoofed(headers: &mut HeaderMap, is_vouched_for: bool) {
     let is_spoofed = |name: &&HeaderName| {
         let text = name.as_str();
@@ -122,9 +123,11 @@ pub(super) fn strip_spoofed(headers: &mut HeaderMap, is_vouched_for: bool) {
         }
         let has_underscore = text.as_bytes().contains(&b'_');
         let text = if has_underscore { &text.replace('_', "-") } else { text };
+        // What framed the message stood under the true names.
+        let is_framing = has_underscore && matches!(text, "content-length" | "transfer-encoding");
         let is_forwarding =
             text == "forwarded" || text.starts_with("x-forwarded-") || ADDRESSES.contains(&text);
-        (is_forwarding && (!is_vouched_for || has_underscore)) || OVERRIDES.contains(&text)
+        (is_forwarding && (!is_vouched_for || has_underscore)) || is_framing || OVERRIDES.contains(&text)
     };
     // Most requests have none, and then nothing is allocated.
     let spoofed: Vec<HeaderName> = headers.keys().filter(is_spoofed).cloned().collect();

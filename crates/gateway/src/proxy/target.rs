@@ -7,7 +7,7 @@ use std::{borrow::Cow, mem, net::Ipv6Addr};
 
 use farebox_paywall::{PathError, normalise};
 use http::{
-    HeaderValue, Version,
+    HeaderValue, Method, Version,
     header::HOST,
     request::Parts,
     uri::{Authority, PathAndQuery},
@@ -26,6 +26,9 @@ pub(super) struct Host {
 pub(super) fn take_host(parts: &mut Parts) -> Result<Host, Failure> {
     if parts.uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
         return Err(Failure::Host("the target is neither of `http` nor of `https`"));
+    }
+    if parts.uri.authority().is_some() && parts.uri.scheme().is_none() && parts.method != Method::CONNECT {
+        return Err(Failure::Host("the target is a host and no path"));
     }
     let mut named = parts.headers.get_all(HOST).iter();
     if named.next().is_some() && named.next().is_some() {
@@ -159,6 +162,7 @@ mod tests {
     const TWO: &str = "refused: there is more than one `Host`";
     const APART: &str = "refused: the target and `Host` name different hosts";
     const NO_NAME: &str = "refused: `Host` is not a name or address with an optional port";
+    const NO_PATH: &str = "refused: the target is a host and no path";
     const NOT_HTTP: &str = "refused: the target is neither of `http` nor of `https`";
 
     #[test]
@@ -217,6 +221,8 @@ mod tests {
             // What a target may be.
             (H11, "ftp://a/", &["a"], NOT_HTTP),
             (H2, "wss://a/", &[], NOT_HTTP),
+            (H11, "a.org:80", &["a.org:80"], NO_PATH),
+            (H11, "a.org", &["a.org"], NO_PATH),
             // A name or an address, and nothing else.
             (H11, "/", &[""], NO_NAME),
             (H10, "/", &[""], NO_NAME),
