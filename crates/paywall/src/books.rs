@@ -19,6 +19,7 @@ use tokio::{sync::mpsc, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    sales::Tally,
     seen::Seen,
     store::{Booked, Presentation, Store, StoreError},
     trouble::{Backoff, Trouble},
@@ -45,6 +46,7 @@ pub(crate) struct Books {
     /// Taken by the task that writes.
     queue: Mutex<Option<mpsc::Receiver<Presentation>>>,
     pub(crate) counts: Counts,
+    pub(crate) tally: Tally,
     pub(crate) settling: Trouble,
     pub(crate) presenting: Trouble,
 }
@@ -53,6 +55,7 @@ pub(crate) struct Books {
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) settled: AtomicU64,
+    pub(crate) settled_msat: AtomicU64,
     pub(crate) conflicting: AtomicU64,
     pub(crate) presented: AtomicU64,
     pub(crate) dropped: AtomicU64,
@@ -83,6 +86,7 @@ impl Books {
             notes,
             queue: Mutex::new(Some(queue)),
             counts: Counts::default(),
+            tally: Tally::default(),
             settling: Trouble::new("following settlements"),
             presenting: Trouble::new("booking first presentations"),
         }
@@ -101,6 +105,11 @@ impl Books {
             // The next presentation brings it again.
             self.drop_note(hash);
         }
+    }
+
+    /// How many first presentations wait to be written.
+    pub(crate) fn queued(&self) -> usize {
+        self.notes.max_capacity() - self.notes.capacity()
     }
 
     fn drop_note(&self, hash: &farebox_protocol::PaymentHash) {
@@ -146,8 +155,9 @@ impl Books {
         };
         self.presenting.note(&written);
         match &written {
-            Ok(()) => {
+            Ok(sales) => {
                 self.counts.presented.fetch_add(hashes.len() as u64, Ordering::Relaxed);
+                self.tally.sold(sales);
             }
             Err(_) => hashes.iter().for_each(|hash| self.drop_note(hash)),
         }
@@ -210,8 +220,11 @@ impl Books {
     }
 
     async fn settle(&self, node: &str, group: Vec<Settlement>) -> Result<(), Interrupted> {
-        let Booked { new, conflicting, .. } = self.bounded(self.store.settle(node, group)).await?;
+        let booked = self.bounded(self.store.settle(node, group)).await?;
+        let Booked { new, arrived, conflicting, sales, .. } = booked;
         self.counts.settled.fetch_add(new as u64, Ordering::Relaxed);
+        self.counts.settled_msat.fetch_add(arrived.get(), Ordering::Relaxed);
+        self.tally.sold(&sales);
         if conflicting > 0 {
             self.counts.conflicting.fetch_add(conflicting as u64, Ordering::Relaxed);
             tracing::error!(

@@ -115,6 +115,11 @@ impl Code {
         Self::Preflight,
     ];
 
+    /// Its place in [`Self::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
     /// The word. Never change one.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -281,6 +286,14 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn every_code_knows_its_place() {
+        for (place, code) in Code::ALL.into_iter().enumerate() {
+            assert_eq!(code.index(), place, "{code}");
+        }
+    }
+
     #[test]
     fn the_words_are_the_protocols_own_where_it_has_one() {
         let condition = || "x".to_owned();

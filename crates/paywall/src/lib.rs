@@ -18,6 +18,7 @@ mod path;
 mod paywall;
 pub mod price;
 mod respond;
+mod sales;
 mod seen;
 mod service;
 pub mod store;
@@ -30,6 +31,7 @@ pub use keyring::{KeyState, Keyring};
 pub use path::{PathError, normalise};
 pub use paywall::{Health, OpenError, Paywall};
 pub use respond::CODE_HEADER;
+pub use sales::Sales;
 pub use service::{Auth, LimitBy, PathPattern, PathPatternError, RateLimit, Service, ServiceError};
 
 #[cfg(test)]

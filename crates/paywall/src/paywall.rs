@@ -4,18 +4,22 @@
 //! so takes the slow way: making a challenge, or looking up the payment behind a token whose secret has leaked. Money
 //! and revocations are the business of one task, [`Paywall::run`], which the caller owns and joins.
 
-use std::{collections::HashSet, sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use farebox_lightning::{Receive, clock::Clock};
-use farebox_protocol::{IdentifierHash, Timestamp};
+use farebox_protocol::{IdentifierHash, Msat, ServiceName, Timestamp};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::{sync::Semaphore, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Admission, Code, Keyring, Pass, PaywallConfig, Request,
+    Admission, Code, Keyring, Pass, PaywallConfig, Request, Sales,
     books::Books,
     decide::{Decision, Grant, Key, Vouched, Voucher, decide},
     limit::{MintBudget, RateLimits, Who},
@@ -93,12 +97,16 @@ pub struct Health {
     pub revoking: Option<String>,
     /// Payments booked since the start.
     pub payments_booked: u64,
+    /// What arrived with them. What exceeds the [`sales`](Paywall::sales) waits for its token to be presented.
+    pub money_booked: Msat,
     /// Payments *not* booked since the start, because the books hold others in their place: look into it.
     pub payments_conflicting: u64,
     /// First presentations booked since the start.
     pub presentations_booked: u64,
     /// Presentations that found the queue full or the store failing; they come again.
     pub presentations_dropped: u64,
+    /// First presentations that wait to be booked.
+    pub presentations_queued: usize,
     /// Revoked tokens.
     pub revoked_tokens: usize,
     /// Requests counted in a budget shared by all who came too late, since more tokens or clients were limited at once than
@@ -237,7 +245,8 @@ impl Paywall {
             }
             // Nothing is booked yet, so any terms that the money covers would do, and who has the secret can write many
             // over one payment. The first that are on the books are the ones; the queue would be too late for that.
-            self.store.present(vec![Presentation { hash, sold: sold.clone(), at: now }]).await?;
+            let sales = self.store.present(vec![Presentation { hash, sold: sold.clone(), at: now }]).await?;
+            self.books.tally.sold(&sales);
             Ok::<_, StoreError>(check(self.store.purchase(hash).await?.as_ref()))
         };
         match time::timeout(self.config.store_timeout, asked).await {
@@ -261,6 +270,7 @@ impl Paywall {
         self.minting.note(&made);
         match made {
             Ok(minted) => {
+                self.books.tally.challenged(&request.service.name);
                 let service = Some(request.service);
                 let refusal = Refusal { code, service, minted: Some(&minted), retry_after: None };
                 Admission::Answer(refusal.answer(Audience::of_request(request)))
@@ -323,12 +333,19 @@ impl Paywall {
             presenting: self.books.presenting.text(),
             revoking: self.revoked.reading.text(),
             payments_booked: counts.settled.load(Ordering::Relaxed),
+            money_booked: Msat::new(counts.settled_msat.load(Ordering::Relaxed)),
             payments_conflicting: counts.conflicting.load(Ordering::Relaxed),
             presentations_booked: counts.presented.load(Ordering::Relaxed),
             presentations_dropped: counts.dropped.load(Ordering::Relaxed),
+            presentations_queued: self.books.queued(),
             revoked_tokens: self.revoked.hashes.load().len(),
             rate_limits_overflowed: self.rates.overflowed(),
         }
+    }
+
+    /// What has been sold since the start.
+    pub fn sales(&self) -> BTreeMap<ServiceName, Sales> {
+        self.books.tally.by_service()
     }
 
     /// The books, for listings.

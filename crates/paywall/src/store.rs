@@ -74,15 +74,32 @@ pub struct Purchase {
 }
 
 /// What became of a batch of settlements.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Booked {
     /// How many were new.
     pub new: usize,
+    /// How much arrived with them.
+    pub arrived: Msat,
     /// How many were on the books already.
     pub repeated: usize,
     /// How many name a place in the node's sequence that another payment holds on the books: the node has lost its
     /// history. They are *not* booked.
     pub conflicting: usize,
+    /// What was sold by them, as far as it is known what that was.
+    pub sales: Vec<Sale>,
+}
+
+/// Money and what it bought have met on the books, in whichever order they came; or more money has come for the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sale {
+    /// The service.
+    pub service: ServiceName,
+    /// Whether this is the first money for it.
+    pub is_first: bool,
+    /// How much money, which no other sale counts.
+    pub paid: Msat,
+    /// How much of that is beyond the price.
+    pub surplus: Msat,
 }
 
 /// A token to revoke.
@@ -136,8 +153,9 @@ pub trait Store: Send + Sync {
     /// Books settlements of one node, in order, and moves its cursor: both or neither. Each is booked once.
     fn settle(&self, node: &str, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<Booked, StoreError>>;
 
-    /// Books first presentations. The first terms stay: the same payment never buys two things.
-    fn present(&self, presentations: Vec<Presentation>) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Books first presentations, and says what was sold by payments that had come before them. The first terms stay: the
+    /// same payment never buys two things.
+    fn present(&self, presentations: Vec<Presentation>) -> BoxFuture<'_, Result<Vec<Sale>, StoreError>>;
 
     /// One row.
     fn purchase(&self, hash: PaymentHash) -> BoxFuture<'_, Result<Option<Purchase>, StoreError>>;

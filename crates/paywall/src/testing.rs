@@ -31,7 +31,7 @@ use tokio::sync::Notify;
 use crate::{
     Admission, Answer, Continuity, Keyring, Paywall, PaywallConfig, Request, Service,
     store::{
-        Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Revoked, Store, StoreError,
+        Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Revoked, Sale, Store, StoreError,
         sqlite::SqliteStore,
     },
 };
@@ -255,7 +255,7 @@ impl Store for Flaky {
         self.through(move |store| store.settle(&node, settlements))
     }
 
-    fn present(&self, presentations: Vec<Presentation>) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn present(&self, presentations: Vec<Presentation>) -> BoxFuture<'_, Result<Vec<Sale>, StoreError>> {
         self.through(move |store| store.present(presentations))
     }
 

@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod rate_tests;
+mod sales_tests;
 
 #[track_caller]
 fn check(admission: &Admission, want: Code) {

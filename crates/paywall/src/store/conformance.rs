@@ -9,7 +9,9 @@ use farebox_protocol::{
     IdentifierHash, MintSecret, Msat, Offer, PaymentHash, ServiceName, Terms, Timestamp, TokenId,
 };
 
-use super::{Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Sold, Store, StoreError};
+use super::{
+    Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Sale, Sold, Store, StoreError,
+};
 use crate::Continuity;
 
 /// Runs the whole suite; `fresh` opens an empty store each time.
@@ -72,6 +74,15 @@ async fn settle(store: &dyn Store, settlements: Vec<Settlement>) -> Booked {
     store.settle(NODE, settlements).await.expect("settles")
 }
 
+async fn present(store: &dyn Store, number: u8) -> Vec<Sale> {
+    store.present(vec![presentation(number, 10_000)]).await.expect("presents")
+}
+
+fn sale(is_first: bool, paid: u64, surplus: u64) -> Sale {
+    let service = sold(1, 1).service;
+    Sale { service, is_first, paid: Msat::new(paid), surplus: Msat::new(surplus) }
+}
+
 async fn row(store: &dyn Store, number: u8) -> Purchase {
     let row = store.purchase(hash(number)).await.expect("reads").expect("a row");
     assert!(row.is_balanced(), "the law: {row:?}");
@@ -83,13 +94,14 @@ async fn a_payment_and_its_presentation_meet_in_either_order(
     shown_first: &dyn Store,
 ) {
     assert_eq!(paid_first.purchase(hash(1)).await.expect("reads"), None);
-    settle(paid_first, vec![settlement(1, 1, 10_000)]).await;
-    paid_first.present(vec![presentation(1, 10_000)]).await.expect("presents");
+    assert_eq!(settle(paid_first, vec![settlement(1, 1, 10_000)]).await.sales, [], "nobody knows for what");
+    assert_eq!(present(paid_first, 1).await, [sale(true, 10_000, 0)]);
+    assert_eq!(present(paid_first, 1).await, [], "once");
 
-    shown_first.present(vec![presentation(1, 10_000)]).await.expect("presents");
+    assert_eq!(present(shown_first, 1).await, [], "not paid");
     let unsettled = row(shown_first, 1).await;
     assert!(!unsettled.is_settled() && unsettled.settled_at.is_none());
-    settle(shown_first, vec![settlement(1, 1, 10_000)]).await;
+    assert_eq!(settle(shown_first, vec![settlement(1, 1, 10_000)]).await.sales, [sale(true, 10_000, 0)]);
 
     let want = Purchase {
         hash: hash(1),
@@ -107,24 +119,31 @@ async fn a_payment_and_its_presentation_meet_in_either_order(
 
 async fn a_settlement_counts_once_however_often_it_is_told(store: &dyn Store) {
     let told = vec![settlement(1, 1, 10_000), settlement(2, 2, 500)];
-    assert_eq!(settle(store, told.clone()).await, Booked { new: 2, ..Booked::default() });
+    assert_eq!(
+        settle(store, told.clone()).await,
+        Booked { new: 2, arrived: Msat::new(10_500), ..Booked::default() }
+    );
     assert_eq!(settle(store, told).await, Booked { repeated: 2, ..Booked::default() });
     let twice = vec![settlement(3, 3, 7), settlement(3, 3, 7)];
-    assert_eq!(settle(store, twice).await, Booked { new: 1, repeated: 1, ..Booked::default() });
+    assert_eq!(
+        settle(store, twice).await,
+        Booked { new: 1, arrived: Msat::new(7), repeated: 1, ..Booked::default() }
+    );
     assert_eq!(row(store, 1).await.paid, Msat::new(10_000));
     assert_eq!(row(store, 3).await.payments, 1);
     assert_eq!(store.cursor(NODE).await.expect("reads"), Cursor(3));
 }
 
 async fn a_second_payment_is_surplus(store: &dyn Store) {
-    store.present(vec![presentation(1, 10_000)]).await.expect("presents");
-    settle(store, vec![settlement(1, 1, 10_000), settlement(2, 1, 10_000)]).await;
+    present(store, 1).await;
+    let booked = settle(store, vec![settlement(1, 1, 10_000), settlement(2, 1, 10_000)]).await;
+    assert_eq!(booked.sales, [sale(true, 10_000, 0), sale(false, 10_000, 10_000)]);
     let twice = row(store, 1).await;
     assert_eq!((twice.paid.get(), twice.payments, twice.surplus.get()), (20_000, 2, 10_000));
     assert_eq!(twice.settled_at, Some(Timestamp::from_secs(1_001)), "the first payment counts");
 
     settle(store, vec![settlement(3, 2, 12_345)]).await;
-    store.present(vec![presentation(2, 10_000)]).await.expect("presents");
+    assert_eq!(present(store, 2).await, [sale(true, 12_345, 2_345)]);
     assert_eq!(row(store, 2).await.surplus, Msat::new(2_345), "overpaid before it was known for what");
 }
 
@@ -132,7 +151,7 @@ async fn a_payment_that_is_short_is_flagged(store: &dyn Store) {
     settle(store, vec![settlement(1, 1, 9_000)]).await;
     store.present(vec![presentation(1, 10_000)]).await.expect("presents");
     assert_eq!(row(store, 1).await.shortfall, Msat::new(1_000));
-    settle(store, vec![settlement(2, 1, 1_500)]).await;
+    assert_eq!(settle(store, vec![settlement(2, 1, 1_500)]).await.sales, [sale(false, 1_500, 500)]);
     let made_up = row(store, 1).await;
     assert_eq!((made_up.shortfall, made_up.surplus), (Msat::ZERO, Msat::new(500)));
 }
@@ -166,7 +185,7 @@ async fn nodes_have_cursors_of_their_own(store: &dyn Store) {
 async fn a_node_that_lost_its_history_is_noticed(store: &dyn Store) {
     settle(store, vec![settlement(1, 1, 10)]).await;
     let again = settle(store, vec![settlement(1, 2, 10), settlement(1, 1, 11), settlement(2, 3, 5)]).await;
-    assert_eq!(again, Booked { new: 1, repeated: 0, conflicting: 2 });
+    assert_eq!(again, Booked { new: 1, arrived: Msat::new(5), conflicting: 2, ..Booked::default() });
     assert_eq!(store.purchase(hash(2)).await.expect("reads"), None);
     assert_eq!(row(store, 1).await.paid, Msat::new(10));
 }
@@ -213,7 +232,7 @@ where
             match event {
                 0 => drop(settle(&*store, vec![settlement(u64::from(number) * 2, number, 6_000)]).await),
                 1 => drop(settle(&*store, vec![settlement(u64::from(number) * 2 + 1, number, 9_000)]).await),
-                _ => store.present(vec![presentation(number, 10_000)]).await.expect("presents"),
+                _ => drop(present(&*store, number).await),
             }
             row(&*store, number).await;
         }

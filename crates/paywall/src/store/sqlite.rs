@@ -12,7 +12,9 @@ use farebox_protocol::{Fingerprint, IdentifierHash, PaymentHash, Timestamp};
 use futures_util::future::BoxFuture;
 use rusqlite::Connection;
 
-use super::{Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Revoked, Store, StoreError};
+use super::{
+    Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Revoked, Sale, Store, StoreError,
+};
 use crate::Continuity;
 
 mod file;
@@ -100,7 +102,7 @@ impl Store for SqliteStore {
         self.writer.run(move |books| rows::settle(books, &node, &settlements))
     }
 
-    fn present(&self, presentations: Vec<Presentation>) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn present(&self, presentations: Vec<Presentation>) -> BoxFuture<'_, Result<Vec<Sale>, StoreError>> {
         self.writer.run(move |books| rows::present(books, &presentations))
     }
 

@@ -9,7 +9,7 @@ use farebox_lightning::{Cursor, Settlement};
 use farebox_protocol::{Fingerprint, IdentifierHash, Msat, PaymentHash, Timestamp, TokenId};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Revoked, StoreError};
+use super::{Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Revoked, Sale, StoreError};
 use crate::{Continuity, store::Sold};
 
 /// The most rows of one page.
@@ -56,8 +56,9 @@ pub(super) fn settle(
     let mut booked = Booked::default();
     for settlement in settlements {
         if book(books, node, settlement)? {
-            add_payment(books, settlement)?;
+            booked.sales.extend(add_payment(books, settlement)?);
             booked.new += 1;
+            booked.arrived = booked.arrived.saturating_add(settlement.amount);
         } else if is_booked(books, node, settlement)? {
             booked.repeated += 1;
         } else {
@@ -102,7 +103,8 @@ fn is_booked(books: &Connection, node: &str, settlement: &Settlement) -> Result<
     ])?)
 }
 
-fn add_payment(books: &Connection, settlement: &Settlement) -> Result<(), StoreError> {
+/// What was sold by it, where the books know what that is.
+fn add_payment(books: &Connection, settlement: &Settlement) -> Result<Option<Sale>, StoreError> {
     let mut add = books.prepare_cached(
         "INSERT INTO purchase (hash, paid_msat, payments, settled_at) VALUES (?1, ?2, 1, ?3)
          ON CONFLICT (hash) DO UPDATE SET
@@ -112,17 +114,32 @@ fn add_payment(books: &Connection, settlement: &Settlement) -> Result<(), StoreE
              surplus_msat = CASE WHEN price_msat IS NULL THEN 0
                  ELSE max(0, paid_msat + excluded.paid_msat - price_msat) END,
              shortfall_msat = CASE WHEN price_msat IS NULL THEN 0
-                 ELSE max(0, price_msat - paid_msat - excluded.paid_msat) END",
+                 ELSE max(0, price_msat - paid_msat - excluded.paid_msat) END
+         RETURNING terms IS NOT NULL, service, payments, surplus_msat",
     )?;
-    add.execute(params![
+    let values = params![
         settlement.hash.as_bytes(),
         number(settlement.amount.get(), "amount")?,
         number(settlement.at.secs(), "time")?,
-    ])?;
-    Ok(())
+    ];
+    let sale = add.query_row(values, |row| {
+        if !row.get::<_, bool>(0)? {
+            return Ok(None);
+        }
+        // All surplus there is may be older than this payment, but no more than the payment is new.
+        let surplus = unsigned(row, 3)?.min(settlement.amount.get());
+        Ok(Some(Sale {
+            service: parsed(row, 1)?,
+            is_first: row.get::<_, u32>(2)? == 1,
+            paid: settlement.amount,
+            surplus: Msat::new(surplus),
+        }))
+    })?;
+    Ok(sale)
 }
 
-pub(super) fn present(books: &Connection, presentations: &[Presentation]) -> Result<(), StoreError> {
+pub(super) fn present(books: &Connection, presentations: &[Presentation]) -> Result<Vec<Sale>, StoreError> {
+    let mut sales = Vec::new();
     // A row that has its terms stays as it is, so that telling it again writes nothing.
     let mut insert = books.prepare_cached(
         "INSERT INTO purchase (hash, token_id, identifier_hash, service, tier, terms, price_msat, valid_until,
@@ -134,10 +151,11 @@ pub(super) fn present(books: &Connection, presentations: &[Presentation]) -> Res
              valid_until = excluded.valid_until, presented_at = excluded.presented_at,
              surplus_msat = CASE WHEN payments = 0 THEN 0 ELSE max(0, paid_msat - excluded.price_msat) END,
              shortfall_msat = CASE WHEN payments = 0 THEN 0 ELSE max(0, excluded.price_msat - paid_msat) END
-         WHERE terms IS NULL",
+         WHERE terms IS NULL
+         RETURNING payments, paid_msat, surplus_msat",
     )?;
     for Presentation { hash, sold, at } in presentations {
-        insert.execute(params![
+        let values = params![
             hash.as_bytes(),
             sold.token_id.as_bytes(),
             sold.identifier_hash.as_bytes(),
@@ -147,9 +165,16 @@ pub(super) fn present(books: &Connection, presentations: &[Presentation]) -> Res
             number(sold.terms.price.get(), "price")?,
             sold.valid_until.map(end),
             number(at.secs(), "time")?,
-        ])?;
+        ];
+        let sale = insert.query_row(values, |row| {
+            let (paid, surplus) = (Msat::new(unsigned(row, 1)?), Msat::new(unsigned(row, 2)?));
+            let sale = Sale { service: sold.service.clone(), is_first: true, paid, surplus };
+            Ok((row.get::<_, u32>(0)? > 0).then_some(sale))
+        });
+        // No row: it had its terms.
+        sales.extend(sale.optional()?.flatten());
     }
-    Ok(())
+    Ok(sales)
 }
 
 const COLUMNS: &str = "hash, token_id, identifier_hash, service, tier, terms, valid_until, presented_at, paid_msat, \
