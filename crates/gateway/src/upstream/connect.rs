@@ -36,8 +36,10 @@ use crate::{
 const STREAMS_UNTIL_TOLD: usize = 97;
 /// How long to wait for those settings. They are the first thing that a server says, so only a strange one is late.
 const SETTINGS_WAIT: Duration = Duration::from_millis(200);
-/// A peer that has said nothing for so long while it owes an answer is asked whether it is still there …
-const PING_AFTER: Duration = Duration::from_secs(30);
+/// A peer that has said nothing for so long while it owes an answer is asked whether it is still there … Not sooner: gRPC
+/// servers bear one such question every five minutes, and take more for abuse (`too_many_pings`), which would be the end of
+/// every silent stream.
+const PING_AFTER: Duration = Duration::from_secs(330);
 /// … and has so long to say yes.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
