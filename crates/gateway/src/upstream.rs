@@ -1,39 +1,53 @@
-//! Talking to one upstream: picking or making a connection, sending a request, trying once more where that is safe.
+//! Talking to one upstream: picking an address, picking or making a connection, sending a request, trying once more where
+//! that is safe.
 //!
-//! Each worker has connections of its own, so nothing here is contended. What a failure means to the client is not
+//! Each worker has connections of its own, so nothing here is contended (`pool`). An upstream may have several addresses:
+//! a request goes to the least busy one of those that are in good standing (`standing`), and on to another one if it was
+//! never sent, or if nothing came back and it does no more when it is sent twice (`outgoing`). Each address is tried at
+//! most once, besides one more connection where a kept one has proved stale. What a failure means to the client is not
 //! decided here but in `proxy/failure.rs`.
 
+mod address;
 mod connect;
+pub(crate) mod health;
+mod lease;
+mod outgoing;
 mod pool;
+mod standing;
+mod trust;
 
-use std::{error::Error as _, io, path::PathBuf, sync::Arc};
-
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
-    header::{CONNECTION, COOKIE, HOST, TE, TRANSFER_ENCODING},
-    uri::{Authority, Scheme},
+use std::{
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
-use hyper::body::{Body as _, Incoming};
-use tokio::time::timeout;
 
-pub(crate) use self::pool::Lease;
+use hyper::body::Incoming;
+use tokio::time::Duration;
+
 use self::{
-    connect::Connector,
-    pool::{Connection, Pool},
+    address::Address,
+    outgoing::{Spare, is_answer, is_repeatable},
+    pool::Want,
+    trust::Trust,
 };
+pub(crate) use self::{lease::Lease, outgoing::Outgoing};
 use crate::{
-    config::{UpstreamConfig, UpstreamScheme},
-    proxy::RequestBody,
+    config::{UpstreamConfig, UpstreamScheme, UpstreamTls, UpstreamUrl},
     worker::Worker,
 };
 
 /// One upstream, as all workers see it.
 pub(crate) struct Upstream {
-    connector: Connector,
-    /// One for each worker.
-    pools: Vec<Arc<Pool>>,
-    authority: Authority,
-    host: HeaderValue,
+    /// At least one.
+    addresses: Box<[Address]>,
+    /// Which address is asked first among those that are equally busy.
+    turn: AtomicUsize,
+    /// For those with `https`.
+    trust: Option<Trust>,
     config: UpstreamConfig,
 }
 
@@ -41,11 +55,32 @@ pub(crate) struct Upstream {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UpstreamError {
+    /// There is nowhere to send requests.
+    #[error("the upstream has no address; give it at least one")]
+    NoAddress,
+    /// One address twice.
+    #[error("the upstream address `{0}` is listed twice; keep one")]
+    Duplicate(UpstreamUrl),
+    /// A number or time with which nothing would ever pass.
+    #[error("`{0}` of the upstream cannot be zero; leave it out for the default")]
+    Zero(&'static str),
+    /// The health check's path isn't one.
+    #[error("`{0}` is not a path to ask for; write it from its first `/`")]
+    HealthPath(String),
     /// The file with its authority's certificates can't be read.
     #[error("cannot read the certificates in `{}`: {error}", .path.display())]
     CaFile {
         /// Which file.
         path: PathBuf,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// The machine's own store of certificates has none that can be used.
+    #[error(
+        "this machine trusts no authority ({error}); install its package of certificates (often `ca-certificates`), or \
+         name a file with `tls.ca`"
+    )]
+    SystemRoots {
         /// What is wrong with it.
         error: String,
     },
@@ -61,34 +96,75 @@ pub(crate) enum SendError {
     Connect(#[source] io::Error),
     #[error("no connection within the time-out")]
     ConnectTimeout,
+    #[error("all its connections stayed in use for as long as the time-out for connecting")]
+    Busy,
     #[error("cannot start the conversation")]
     Handshake(#[source] hyper::Error),
     #[error("the exchange failed")]
     Exchange(#[source] hyper::Error),
-    #[error("it switched to another protocol, which nobody had asked for")]
+    #[error("it switched to another protocol than was asked for, if any")]
     Switched,
+    #[error("it answered without switching protocols, which cannot be told from consent over HTTP/2")]
+    NotSwitched,
+    #[error("it switched to WebSocket without the proof that it has read the key")]
+    Unproven,
+    #[error("it speaks HTTP/2 only, and does not offer extended CONNECT (RFC 8441)")]
+    NoExtendedConnect,
 }
 
-/// A request on its way, before it is known which version of HTTP it will be put in.
-pub(crate) struct Outgoing {
-    /// Its target is a path and a query, without an authority; it has no `Host`.
-    pub(crate) request: Request<RequestBody>,
-    /// What to name as the host, unless the upstream's own.
-    pub(crate) host: Option<HeaderValue>,
+/// How one address is doing: what the operator's gauges show. Made without a lock from numbers that are kept anyway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AddressStatus<'a> {
+    /// As it is configured; each upstream has it once.
+    pub(crate) url: &'a str,
+    /// Connections open to it, by all workers, used or not.
+    pub(crate) connections: usize,
+    /// Requests for which it was picked and whose answers have not been read to the end, those that still wait for a
+    /// connection included.
+    pub(crate) in_flight: usize,
+    /// Left out for its failures, unless all others are as well.
+    pub(crate) is_ejected: bool,
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy)]
+struct Pick {
+    at: usize,
+    /// It finds out whether an address that was left out works again.
+    is_trial: bool,
+}
+
+/// An attempt that came to nothing.
+struct Failed {
+    error: SendError,
+    /// The same request again, where it may go elsewhere.
+    again: Option<Box<Outgoing>>,
 }
 
 impl Upstream {
-    pub(crate) fn new(config: &UpstreamConfig, workers: usize) -> Result<Self, UpstreamError> {
-        let authority = config.urls[0].authority().clone();
-        let host = HeaderValue::from_str(authority.as_str())
-            .map_err(|_| UpstreamError::Name(authority.to_string()))?;
-        Ok(Self {
-            connector: Connector::new(config)?,
-            pools: (0..workers).map(|_| Arc::new(Pool::new(config))).collect(),
-            authority,
-            host,
-            config: config.clone(),
-        })
+    /// Judges a configuration and makes an upstream of it. If one of `known` is the same, to the last certificate, it is
+    /// that one, with its connections and all that is known of its addresses. Nothing is sent to it yet.
+    pub(crate) fn new(
+        config: &UpstreamConfig,
+        workers: usize,
+        known: &[Arc<Self>],
+    ) -> Result<Arc<Self>, UpstreamError> {
+        judge(config)?;
+        let is_https = |url: &UpstreamUrl| url.scheme() == UpstreamScheme::Https;
+        let trust = if config.urls.iter().any(is_https) { Some(Trust::read(&config.tls)?) } else { None };
+        if let Some(same) = known.iter().find(|known| known.config == *config && known.trust == trust) {
+            return Ok(same.clone());
+        }
+        if trust.is_some() && config.tls == UpstreamTls::InsecureSkipVerify {
+            tracing::warn!(
+                upstream = %config.urls[0],
+                "the certificate of this upstream is NOT verified: anyone in between can read and change everything",
+            );
+        }
+        let tls = trust.as_ref().map(Trust::client_config);
+        let address = |url: &UpstreamUrl| Address::new(url, config, tls.as_ref(), workers);
+        let addresses = config.urls.iter().map(address).collect::<Result<_, _>>()?;
+        Ok(Arc::new(Self { addresses, turn: AtomicUsize::new(0), trust, config: config.clone() }))
     }
 
     /// Sends a request and waits for the head of its answer. A kept connection may have been closed by the upstream just
@@ -101,202 +177,187 @@ impl Upstream {
         worker: &'a Worker,
         mut outgoing: Outgoing,
     ) -> impl Future<Output = Result<(http::Response<Incoming>, Lease), SendError>> + Send + use<'a> {
-        let pool = &self.pools[worker.index];
-        let begun = match pool.checkout() {
-            Some(mut connection) => {
-                self.shape(&mut outgoing, &connection);
-                let spare = is_repeatable(&outgoing.request).then(|| Spare::of(&outgoing.request));
-                let Outgoing { request, host } = outgoing;
-                Ok((connection.send(request), connection, spare, host))
-            }
-            None => Err(Box::new(outgoing)),
+        let pick = self.pick();
+        let address = &self.addresses[pick.at];
+        let mut lease = address.lease(worker);
+        // A connection that is to be handed over is a new one: it never comes back, and what was asked isn't kept.
+        let begun = if outgoing.upgrade.is_none() && lease.checkout() {
+            lease.shape(&mut outgoing, address.naming());
+            let spare = is_repeatable(&outgoing.request).then(|| Spare::of(&outgoing.request));
+            let Outgoing { request, host, upgrade } = outgoing;
+            Ok((lease.send(request), spare, host, upgrade))
+        } else {
+            Err(Box::new(outgoing))
         };
         async move {
-            let outgoing = match begun {
-                Ok((exchange, connection, spare, host)) => match exchange.await {
-                    Ok(response) => return Ok((response, connection.into_lease(pool))),
+            let (outgoing, want) = match begun {
+                Ok((exchange, spare, host, upgrade)) => match exchange.await {
+                    Ok(response) => {
+                        address.answered();
+                        return Ok((response, lease));
+                    }
                     Err(mut failed) => {
                         let unsent = failed.take_message();
-                        if unsent.is_some() {
-                            pool.forget(&connection);
-                        }
-                        match unsent.or_else(|| spare.map(Spare::into_request)) {
-                            Some(request) if !is_answer(failed.error()) => {
-                                Box::new(Outgoing { request, host })
+                        lease.give_up(unsent.is_none());
+                        let request = unsent.or_else(|| spare.map(Spare::into_request));
+                        match request.filter(|_| !is_answer(failed.error())) {
+                            Some(request) => (Box::new(Outgoing { request, host, upgrade }), Want::New),
+                            None => {
+                                let error = SendError::Exchange(failed.into_error());
+                                address.failed(pick.is_trial, &error);
+                                return Err(error);
                             }
-                            _ => return Err(SendError::Exchange(failed.into_error())),
                         }
                     }
                 },
-                Err(outgoing) => outgoing,
+                Err(outgoing) if outgoing.upgrade.is_some() => (outgoing, Want::New),
+                Err(outgoing) => (outgoing, Want::Any),
             };
             // Boxed, so that requests on a kept connection, which are most, don't carry the room for making one.
-            Box::pin(self.send_anew(worker, pool, outgoing)).await
+            Box::pin(self.send_anew(worker, pick, lease, want, outgoing)).await
         }
     }
 
+    /// Sends a request on a new connection, to one address after the other until one answers.
     async fn send_anew(
         &self,
         worker: &Worker,
-        pool: &Arc<Pool>,
+        mut pick: Pick,
+        mut lease: Lease,
+        mut want: Want,
         mut outgoing: Box<Outgoing>,
     ) -> Result<(http::Response<Incoming>, Lease), SendError> {
-        let mut connection = timeout(self.config.connect_timeout, pool.connect(&self.connector, worker))
-            .await
-            .unwrap_or(Err(SendError::ConnectTimeout))?;
-        self.shape(&mut outgoing, &connection);
-        match connection.send(outgoing.request).await {
-            Ok(response) => Ok((response, connection.into_lease(pool))),
-            Err(failed) => Err(SendError::Exchange(failed.into_error())),
+        let mut tried = Vec::new();
+        loop {
+            let address = &self.addresses[pick.at];
+            let Failed { error, again } =
+                match self.attempt(worker, address, &mut lease, want, outgoing).await {
+                    Ok(response) => {
+                        address.answered();
+                        return Ok((response, lease));
+                    }
+                    Err(failed) => failed,
+                };
+            address.failed(pick.is_trial, &error);
+            tried.push(pick.at);
+            let Some(request) = again else { return Err(error) };
+            // A second choice uses up nobody's turn.
+            let next = self.pick_among(self.turn.load(Relaxed), |at| !tried.contains(&at));
+            let Some(next) = next else { return Err(error) };
+            (pick, lease) = (next, self.addresses[next.at].lease(worker));
+            (outgoing, want) = (request, Want::New);
         }
+    }
+
+    async fn attempt(
+        &self,
+        worker: &Worker,
+        address: &Address,
+        lease: &mut Lease,
+        want: Want,
+        mut outgoing: Box<Outgoing>,
+    ) -> Result<http::Response<Incoming>, Failed> {
+        let patience = self.config.connect_timeout;
+        let mut connected = lease.connect(address.connector(), worker, want, patience).await;
+        if connected.is_ok() && outgoing.upgrade.is_some() && !lease.takes_upgrades() {
+            lease.give_up(true);
+            connected = if address.connector().may_be_http1() {
+                lease.connect(address.connector(), worker, Want::Http1, patience).await
+            } else {
+                Err(SendError::NoExtendedConnect)
+            };
+        }
+        if let Err(error) = connected {
+            // Where all connections are in use, those of the other addresses are as well: this one was the least busy.
+            let again = (!matches!(error, SendError::Busy)).then_some(outgoing);
+            return Err(Failed { error, again });
+        }
+        lease.shape(&mut outgoing, address.naming());
+        let may_move = self.addresses.len() > 1 && outgoing.upgrade.is_none();
+        let spare = (may_move && is_repeatable(&outgoing.request)).then(|| Spare::of(&outgoing.request));
+        let Outgoing { request, host, upgrade } = *outgoing;
+        let mut failed = match lease.send(request).await {
+            Ok(response) => return Ok(response),
+            Err(failed) => failed,
+        };
+        let unsent = failed.take_message();
+        lease.give_up(unsent.is_none());
+        let again = unsent
+            .or_else(|| spare.map(Spare::into_request))
+            .filter(|_| !is_answer(failed.error()))
+            .map(|request| Box::new(Outgoing { request, host, upgrade }));
+        Err(Failed { error: SendError::Exchange(failed.into_error()), again })
+    }
+
+    fn pick(&self) -> Pick {
+        if self.addresses.len() == 1 {
+            return Pick { at: 0, is_trial: false };
+        }
+        let turn = self.turn.fetch_add(1, Relaxed);
+        self.pick_among(turn, |_| true).expect("an upstream has at least one address")
+    }
+
+    /// The least busy of these addresses among those in good standing, the next in turn where several are; or one whose
+    /// time has come to be tried again; or, rather than none, the least busy of those that are left out.
+    fn pick_among(&self, turn: usize, is_eligible: impl Fn(usize) -> bool) -> Option<Pick> {
+        let count = self.addresses.len();
+        let turn = turn % count;
+        let (mut best, mut last_resort) = (None, None);
+        for at in (turn..count).chain(0..turn).filter(|at| is_eligible(*at)) {
+            let address = &self.addresses[at];
+            let busy = address.in_flight();
+            let place = if address.is_out() {
+                if address.claim() {
+                    return Some(Pick { at, is_trial: true });
+                }
+                &mut last_resort
+            } else {
+                &mut best
+            };
+            if place.is_none_or(|(least, _)| busy < least) {
+                *place = Some((busy, at));
+            }
+        }
+        best.or(last_resort).map(|(_, at)| Pick { at, is_trial: false })
+    }
+
+    /// How each address is doing, in the order of the configuration.
+    #[allow(dead_code, reason = "for the gauges, which are registered elsewhere")]
+    pub(crate) fn status(&self) -> impl Iterator<Item = AddressStatus<'_>> {
+        self.addresses.iter().map(Address::status)
     }
 
     /// Lets go of connections of this worker that nobody has used for a while.
     pub(crate) fn prune(&self, worker: usize) {
-        self.pools[worker].prune();
+        for address in &self.addresses {
+            address.prune(worker);
+        }
     }
 
     pub(crate) const fn config(&self) -> &UpstreamConfig {
         &self.config
     }
+}
 
-    /// Puts a request into the form of the connection's protocol.
-    fn shape(&self, outgoing: &mut Outgoing, connection: &Connection) {
-        let request = &mut outgoing.request;
-        match connection {
-            Connection::Http1(_) => {
-                *request.version_mut() = Version::HTTP_11;
-                if request.body().size_hint().exact().is_none() {
-                    // hyper takes it for granted that GET and HEAD have no body, and would drop it in silence.
-                    request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-                }
-                let host = outgoing.host.as_ref().unwrap_or(&self.host).clone();
-                request.headers_mut().insert(HOST, host);
-                join_cookies(request.headers_mut());
-                if request.headers().contains_key(TE) {
-                    // RFC 9110 10.1.4: `TE` is a matter between neighbours and must be announced as one.
-                    request.headers_mut().insert(CONNECTION, HeaderValue::from_static("te"));
-                }
-            }
-            Connection::Http2(_) => {
-                *request.version_mut() = Version::HTTP_2;
-                request.headers_mut().remove(HOST);
-                request.headers_mut().remove(CONNECTION);
-                request.headers_mut().remove(TRANSFER_ENCODING);
-                let preserved =
-                    outgoing.host.as_ref().and_then(|host| Authority::try_from(host.as_bytes()).ok());
-                let mut parts = std::mem::take(request.uri_mut()).into_parts();
-                parts.scheme = Some(match self.config.urls[0].scheme() {
-                    UpstreamScheme::Https => Scheme::HTTPS,
-                    UpstreamScheme::Http | UpstreamScheme::H2c => Scheme::HTTP,
-                });
-                parts.authority = Some(preserved.unwrap_or_else(|| self.authority.clone()));
-                *request.uri_mut() =
-                    Uri::from_parts(parts).expect("scheme, authority and path make a target");
-            }
+fn judge(config: &UpstreamConfig) -> Result<(), UpstreamError> {
+    if config.urls.is_empty() {
+        return Err(UpstreamError::NoAddress);
+    }
+    for (at, url) in config.urls.iter().enumerate() {
+        if config.urls[..at].iter().any(|other| other.is_same_place(url)) {
+            return Err(UpstreamError::Duplicate(url.clone()));
         }
     }
-}
-
-/// HTTP/2 may split cookies over several lines, HTTP/1.1 may not (RFC 9113 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
-    let mut lines = headers.get_all(COOKIE).iter();
-    if lines.next().is_none() || lines.next().is_none() {
-        return;
-    }
-    let lines: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..])) {
-        headers.insert(COOKIE, joined);
-    }
-}
-
-/// Whether sending a request twice does no more than sending it once, and there is nothing of it that can't be repeated.
-fn is_repeatable(request: &Request<RequestBody>) -> bool {
-    request.body().is_none()
-        && matches!(
-            *request.method(),
-            Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
-        )
-}
-
-/// The head of a request, kept to send it again. Nearly every request has one and hardly any needs it, so it is text in
-/// one piece of memory: a `HeaderMap` would be two, and would share each of its values.
-struct Spare {
-    method: Method,
-    uri: Uri,
-    /// For each header its name, `:` or (for a value marked as sensitive) `;`, its value and an end of line.
-    headers: Vec<u8>,
-}
-
-impl Spare {
-    fn of(request: &Request<RequestBody>) -> Self {
-        let headers = request.headers();
-        let room = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 2).sum();
-        let mut text = Vec::with_capacity(room);
-        for (name, value) in headers {
-            text.extend_from_slice(name.as_str().as_bytes());
-            text.push(if value.is_sensitive() { b';' } else { b':' });
-            text.extend_from_slice(value.as_bytes());
-            text.push(b'\n');
-        }
-        Self { method: request.method().clone(), uri: request.uri().clone(), headers: text }
-    }
-
-    fn into_request(self) -> Request<RequestBody> {
-        let mut request = Request::new(RequestBody::none());
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
-        // Names have neither of the marks in them, and values no ends of lines.
-        for line in self.headers.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            let mark =
-                line.iter().position(|byte| matches!(byte, b':' | b';')).expect("it was written with one");
-            let name = HeaderName::from_bytes(&line[..mark]).expect("it was a name before");
-            let mut value = HeaderValue::from_bytes(&line[mark + 1..]).expect("it was a value before");
-            value.set_sensitive(line[mark] == b';');
-            request.headers_mut().append(name, value);
-        }
-        request
-    }
-}
-
-/// Whether the upstream did say something, so that there is no doubt whether it has heard of the request.
-fn is_answer(error: &hyper::Error) -> bool {
-    let reset =
-        error.source().and_then(|source| source.downcast_ref::<h2::Error>()).filter(|error| error.is_reset());
-    let refused = reset.is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM));
-    error.is_parse() || error.is_user() || (reset.is_some() && !refused)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_head_that_is_kept_is_sent_again_as_it_was() {
-        let mut request = Request::new(RequestBody::none());
-        *request.method_mut() = Method::PUT;
-        *request.uri_mut() = Uri::from_static("/a?b");
-        for (name, value) in [("x-a", "1: 2; 3"), ("x-b", ""), ("x-a", "4"), ("x-c", "\u{fc}")] {
-            let name = HeaderName::from_static(name);
-            request.headers_mut().append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
-        }
-        let mut secret = HeaderValue::from_static("s");
-        secret.set_sensitive(true);
-        request.headers_mut().insert("x-d", secret);
-        let again = Spare::of(&request).into_request();
-        assert_eq!(again.method(), request.method());
-        assert_eq!(again.uri(), request.uri());
-        assert_eq!(again.headers(), request.headers());
-        assert!(again.headers().iter().all(|(name, value)| value.is_sensitive() == (name == "x-d")));
-    }
-
-    #[test]
-    fn cookies_split_by_http2_are_joined_for_http1() {
-        let mut headers = HeaderMap::new();
-        for crumb in ["a=1", "b=2", "c=3"] {
-            headers.append(COOKIE, HeaderValue::from_static(crumb));
-        }
-        join_cookies(&mut headers);
-        assert_eq!(headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
+    let health = config.health.as_ref();
+    let zero = |is_zero: bool, what| if is_zero { Err(UpstreamError::Zero(what)) } else { Ok(()) };
+    zero(config.connect_timeout == Duration::ZERO, "connect_timeout")?;
+    zero(config.connections_max == Some(0), "connections_max")?;
+    zero(config.failures_max == 0, "failures_max")?;
+    zero(config.eject_for == Duration::ZERO, "eject_for")?;
+    zero(health.is_some_and(|health| health.every == Duration::ZERO), "health.every")?;
+    zero(health.is_some_and(|health| health.timeout == Duration::ZERO), "health.timeout")?;
+    match health {
+        Some(health) if !health::is_path(&health.path) => Err(UpstreamError::HealthPath(health.path.clone())),
+        _ => Ok(()),
     }
 }

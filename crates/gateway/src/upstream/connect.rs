@@ -1,24 +1,21 @@
-//! Making one connection: TCP, TLS where it is asked for, and the conversation on top.
+//! Making one connection: TCP or a Unix socket, TLS where it is asked for, and the conversation on top.
 
 use std::{
+    path::PathBuf,
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     sync::oneshot,
     time::{Duration, sleep},
 };
@@ -26,9 +23,9 @@ use tokio_rustls::TlsConnector;
 
 use super::{SendError, UpstreamError};
 use crate::{
-    config::{UpstreamConfig, UpstreamScheme, UpstreamTls},
+    config::{UpstreamScheme, UpstreamUrl},
     proxy::RequestBody,
-    worker::{Tasks, Worker},
+    worker::Tasks,
 };
 
 /// The number of streams that we take an HTTP/2 upstream to allow until its settings have arrived. An odd number, so
@@ -43,63 +40,108 @@ const PING_AFTER: Duration = Duration::from_secs(330);
 /// … and has so long to say yes.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Knows how to reach one upstream.
+/// Knows how to reach one address.
 pub(super) struct Connector {
-    host: String,
-    port: u16,
+    place: Place,
     scheme: UpstreamScheme,
     tls: Option<(TlsConnector, ServerName<'static>)>,
+}
+
+#[derive(Clone)]
+enum Place {
+    Host { name: String, port: u16 },
+    Socket(PathBuf),
 }
 
 /// A conversation that has just begun.
 pub(super) enum Begun {
     Http1(http1::SendRequest<RequestBody>),
-    Http2 { sender: http2::SendRequest<RequestBody>, streams_max: Arc<AtomicUsize> },
+    Http2 { sender: http2::SendRequest<RequestBody>, terms: Arc<Terms> },
+}
+
+/// What the other side of an HTTP/2 connection allows.
+pub(super) struct Terms {
+    pub(super) streams_max: AtomicUsize,
+    /// Extended CONNECT (RFC 8441): streams that go on in another protocol.
+    pub(super) extended_connect: AtomicBool,
 }
 
 impl Connector {
-    pub(super) fn new(config: &UpstreamConfig) -> Result<Self, UpstreamError> {
-        let url = &config.urls[0];
-        let host = url.authority().host();
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned();
-        let tls = match url.scheme() {
-            UpstreamScheme::Http | UpstreamScheme::H2c => None,
-            UpstreamScheme::Https => {
+    /// `tls` is how to begin it; an address without it does not ask.
+    pub(super) fn new(url: &UpstreamUrl, tls: Option<&Arc<ClientConfig>>) -> Result<Self, UpstreamError> {
+        let name = url.name().to_owned();
+        let tls = match tls.filter(|_| url.scheme() == UpstreamScheme::Https) {
+            Some(config) => {
                 let name =
-                    ServerName::try_from(host.clone()).map_err(|_| UpstreamError::Name(host.clone()))?;
-                Some((TlsConnector::from(Arc::new(client_config(config)?)), name))
+                    ServerName::try_from(name.clone()).map_err(|_| UpstreamError::Name(name.clone()))?;
+                Some((TlsConnector::from(config.clone()), name))
             }
+            None => None,
         };
-        Ok(Self { host, port: url.port(), scheme: url.scheme(), tls })
+        let place = match url.socket() {
+            Some(path) => Place::Socket(path.to_owned()),
+            None => Place::Host { name, port: url.port() },
+        };
+        Ok(Self { place, scheme: url.scheme(), tls })
     }
 
-    /// Whether a connection can carry many requests, as far as is known beforehand.
+    /// Whether a connection carries one request at a time, as far as is known beforehand.
     pub(super) fn is_http1(&self) -> bool {
         self.scheme == UpstreamScheme::Http
     }
 
-    pub(super) async fn begin(&self, worker: &Worker) -> Result<Begun, SendError> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(SendError::Connect)?;
+    /// Whether a connection may turn out to carry one request at a time.
+    pub(super) fn may_be_http1(&self) -> bool {
+        self.scheme != UpstreamScheme::H2c
+    }
+
+    /// One that reaches the same address, and doesn't offer HTTP/2 where there is an offer to make.
+    pub(super) fn without_http2(&self) -> Self {
+        let tls = self.tls.as_ref().map(|(connector, name)| {
+            let mut config = ClientConfig::clone(connector.config());
+            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            (TlsConnector::from(Arc::new(config)), name.clone())
+        });
+        Self { place: self.place.clone(), scheme: self.scheme, tls }
+    }
+
+    /// Connects. `kept` is dropped when the connection has ended, or has not come about.
+    pub(super) async fn begin<K>(&self, tasks: &Tasks, kept: K) -> Result<Begun, SendError>
+    where
+        K: Send + 'static,
+    {
+        let (name, port) = match &self.place {
+            Place::Host { name, port } => (name.as_str(), *port),
+            Place::Socket(path) => {
+                let stream = UnixStream::connect(path).await.map_err(SendError::Connect)?;
+                return match self.scheme {
+                    UpstreamScheme::H2c => begin_http2(stream, tasks, kept).await,
+                    UpstreamScheme::Http | UpstreamScheme::Https => begin_http1(stream, tasks, kept).await,
+                };
+            }
+        };
+        let stream = TcpStream::connect((name, port)).await.map_err(SendError::Connect)?;
         // Without it small messages wait for acknowledgements. A socket that refuses the option still works.
         let _ = stream.set_nodelay(true);
         let Some((connector, name)) = &self.tls else {
             return match self.scheme {
-                UpstreamScheme::H2c => begin_http2(stream, worker).await,
-                UpstreamScheme::Http | UpstreamScheme::Https => begin_http1(stream, worker).await,
+                UpstreamScheme::H2c => begin_http2(stream, tasks, kept).await,
+                UpstreamScheme::Http | UpstreamScheme::Https => begin_http1(stream, tasks, kept).await,
             };
         };
         let stream = connector.connect(name.clone(), stream).await.map_err(SendError::Connect)?;
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-            begin_http2(stream, worker).await
+            begin_http2(stream, tasks, kept).await
         } else {
-            begin_http1(stream, worker).await
+            begin_http1(stream, tasks, kept).await
         }
     }
 }
 
-async fn begin_http1<S>(stream: S, worker: &Worker) -> Result<Begun, SendError>
+async fn begin_http1<S, K>(stream: S, tasks: &Tasks, kept: K) -> Result<Begun, SendError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    K: Send + 'static,
 {
     let (sender, connection) = http1::Builder::new()
         // Most requests are one head: the simpler call costs less. Pieces of a body are copied once more for it.
@@ -108,15 +150,19 @@ where
         .await
         .map_err(SendError::Handshake)?;
     // Its end is told to whoever waits for an answer; there is nobody else to tell.
-    worker.tasks.spawn(async move { drop(connection.await) });
+    tasks.spawn(async move {
+        let _ = connection.with_upgrades().await;
+        drop(kept);
+    });
     Ok(Begun::Http1(sender))
 }
 
-async fn begin_http2<S>(stream: S, worker: &Worker) -> Result<Begun, SendError>
+async fn begin_http2<S, K>(stream: S, tasks: &Tasks, kept: K) -> Result<Begun, SendError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    K: Send + 'static,
 {
-    let (sender, mut connection) = http2::Builder::<Tasks>::new(worker.tasks.clone())
+    let (sender, mut connection) = http2::Builder::<Tasks>::new(tasks.clone())
         .timer(TokioTimer::new())
         .initial_max_send_streams(STREAMS_UNTIL_TOLD)
         .keep_alive_interval(PING_AFTER)
@@ -124,11 +170,18 @@ where
         .handshake(TokioIo::new(stream))
         .await
         .map_err(SendError::Handshake)?;
-    let streams_max = Arc::new(AtomicUsize::new(STREAMS_UNTIL_TOLD));
+    let terms = Arc::new(Terms {
+        streams_max: AtomicUsize::new(STREAMS_UNTIL_TOLD),
+        extended_connect: AtomicBool::new(false),
+    });
     let (told, settled) = oneshot::channel();
-    let published = streams_max.clone();
-    worker.tasks.spawn(async move {
-        let publish = |max: usize| published.store(max, Ordering::Relaxed);
+    let published = terms.clone();
+    tasks.spawn(async move {
+        let _kept = kept;
+        let publish = |max: usize, extended_connect: bool| {
+            published.streams_max.store(max, Ordering::Relaxed);
+            published.extended_connect.store(extended_connect, Ordering::Relaxed);
+        };
         // hyper doesn't say when the settings arrive, so look every millisecond until they have.
         let mut looks_left = SETTINGS_WAIT.as_millis();
         while connection.current_max_send_streams() == STREAMS_UNTIL_TOLD && looks_left > 0 {
@@ -138,12 +191,12 @@ where
                 () = sleep(Duration::from_millis(1)) => {}
             }
         }
-        publish(connection.current_max_send_streams());
+        publish(connection.current_max_send_streams(), connection.is_extended_connect_protocol_enabled());
         let _ = told.send(());
         // They may change later; each request that is sent brings us here.
         std::future::poll_fn(|context| {
             let done = Pin::new(&mut connection).poll(context);
-            publish(connection.current_max_send_streams());
+            publish(connection.current_max_send_streams(), connection.is_extended_connect_protocol_enabled());
             done
         })
         .await
@@ -151,81 +204,5 @@ where
     });
     // An error means that the connection ended meanwhile, which sending on it will tell.
     let _ = settled.await;
-    Ok(Begun::Http2 { sender, streams_max })
-}
-
-fn client_config(config: &UpstreamConfig) -> Result<ClientConfig, UpstreamError> {
-    let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .expect("ring knows the default versions of TLS");
-    let builder = match &config.tls {
-        UpstreamTls::WebRoots => {
-            let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-            builder.with_root_certificates(roots)
-        }
-        UpstreamTls::CaFile(path) => {
-            let failed = |error: String| UpstreamError::CaFile { path: path.clone(), error };
-            let mut roots = RootCertStore::empty();
-            for certificate in
-                CertificateDer::pem_file_iter(path).map_err(|error| failed(error.to_string()))?
-            {
-                let certificate = certificate.map_err(|error| failed(error.to_string()))?;
-                roots.add(certificate).map_err(|error| failed(error.to_string()))?;
-            }
-            if roots.is_empty() {
-                return Err(failed("there is no certificate in it".to_owned()));
-            }
-            builder.with_root_certificates(roots)
-        }
-        UpstreamTls::InsecureSkipVerify => {
-            tracing::warn!(
-                upstream = %config.urls[0],
-                "the certificate of this upstream is NOT verified: anyone in between can read and change everything",
-            );
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        }
-    };
-    let mut tls = builder.with_no_client_auth();
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(tls)
-}
-
-/// Takes every certificate for the right one; the handshake's own signature is still checked.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+    Ok(Begun::Http2 { sender, terms })
 }

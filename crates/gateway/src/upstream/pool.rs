@@ -1,44 +1,43 @@
-//! The connections that one worker holds to one upstream.
+//! The connections that one worker holds to one address.
 //!
 //! An HTTP/1.1 connection carries one request at a time and comes back when its answer has been read to the end. An
 //! HTTP/2 connection is shared up to the number of streams that the upstream allows; when all are full, another one is
 //! made, since a request beyond the limit would wait for a stream to end, which may be never.
+//!
+//! An address that takes a limited number of HTTP/1.1 connections has one pool for all workers. A request needs one of
+//! its seats to hold a connection, and finds either one that is unused or room for another.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-use futures_util::future::BoxFuture;
-use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http1, http2},
-};
+use hyper::client::conn::{http1, http2};
 use parking_lot::Mutex;
 use tokio::{
-    sync::Semaphore,
-    time::{Duration, Instant},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Duration, Instant, timeout},
 };
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use super::{
     SendError,
-    connect::{Begun, Connector},
+    connect::{Begun, Connector, Terms},
 };
 use crate::{config::UpstreamConfig, proxy::RequestBody, worker::Worker};
-
-type Http1 = http1::SendRequest<RequestBody>;
-
-/// A request that has been sent, until the head of its answer is there.
-pub(super) type Exchange = BoxFuture<'static, Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>;
 
 /// See the module.
 pub(crate) struct Pool {
     held: Mutex<Held>,
     /// One connection is made at a time where it will carry many requests: a burst must not make one each.
     making: Semaphore,
+    seats: Option<Arc<Semaphore>>,
+    seats_max: usize,
     idle_max: usize,
     keep_alive: Duration,
+    open: Arc<AtomicUsize>,
+    /// Requests that have a [`Lease`](super::Lease). Only its own worker writes here, unless it is everybody's.
+    pub(super) in_flight: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -50,38 +49,81 @@ struct Held {
     is_http1: bool,
 }
 
+/// A connection for one request at a time.
+pub(super) struct Http1 {
+    pub(super) sender: http1::SendRequest<RequestBody>,
+    /// Where their number is limited.
+    seat: Option<Arc<Seat>>,
+}
+
 /// One shared connection.
-pub(crate) struct Http2 {
-    sender: http2::SendRequest<RequestBody>,
-    /// How many streams the upstream allows.
-    streams_max: Arc<AtomicUsize>,
+pub(super) struct Http2 {
+    pub(super) sender: http2::SendRequest<RequestBody>,
+    pub(super) terms: Arc<Terms>,
     streams: AtomicUsize,
     used: Mutex<Instant>,
 }
 
 /// A connection for one request.
-pub(crate) enum Connection {
+pub(super) enum Connection {
     Http1(Http1),
     Http2(Stream),
 }
 
 /// One stream's share of a connection.
-pub(crate) struct Stream(Arc<Http2>);
+pub(super) struct Stream(pub(super) Arc<Http2>);
 
-/// Keeps a connection taken while an answer is read from it. Dropped early, it closes the connection (HTTP/1.1) or gives
-/// up the stream (HTTP/2).
-pub(crate) struct Lease {
-    taken: Option<Connection>,
-    pool: Arc<Pool>,
+/// What a connection of a limited number holds while it is used, and until its socket is closed.
+struct Seat {
+    taken: Mutex<Option<Taken>>,
+    /// Keeps the worker running that the connection belongs to, when another one uses it.
+    home: TaskTracker,
+}
+
+struct Taken {
+    _permit: OwnedSemaphorePermit,
+    _guest: TaskTrackerToken,
+}
+
+/// Counts a connection until it has ended.
+struct Open {
+    count: Arc<AtomicUsize>,
+    _seat: Option<Arc<Seat>>,
+}
+
+/// Which connection will do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Want {
+    /// One that others have used before is as good.
+    Any,
+    /// A new one, since those that were there have proved stale. A stream of its own counts as new.
+    New,
+    /// A new one of HTTP/1.1, since the upstream's HTTP/2 doesn't take what it is for.
+    Http1,
 }
 
 impl Pool {
-    pub(super) fn new(config: &UpstreamConfig) -> Self {
-        Self {
+    /// Those of one address: one for each worker, or a single one where connections are limited.
+    pub(super) fn for_address(
+        config: &UpstreamConfig,
+        connector: &Connector,
+        workers: usize,
+    ) -> Box<[Arc<Self>]> {
+        let limit = config.connections_max.filter(|_| connector.may_be_http1());
+        let pool = |idle_max| Self {
             held: Mutex::default(),
             making: Semaphore::new(1),
-            idle_max: config.idle_connections_max,
+            seats: limit.map(|max| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))),
+            seats_max: limit.unwrap_or(usize::MAX),
+            idle_max,
             keep_alive: config.keep_alive,
+            open: Arc::default(),
+            in_flight: AtomicUsize::new(0),
+        };
+        let idle_max = config.idle_connections_max;
+        match limit {
+            Some(_) => [Arc::new(pool(idle_max.saturating_mul(workers)))].into(),
+            None => (0..workers).map(|_| Arc::new(pool(idle_max))).collect(),
         }
     }
 
@@ -91,47 +133,97 @@ impl Pool {
         if let Some(stream) = held.free_stream() {
             return Some(Connection::Http2(stream));
         }
+        let permit = match &self.seats {
+            Some(seats) => Some(seats.clone().try_acquire_owned().ok()?),
+            None => None,
+        };
         let now = Instant::now();
         let mut at = held.http1.len();
         while at > 0 {
             at -= 1;
-            let (sender, since) = &held.http1[at];
-            if sender.is_closed() || now.duration_since(*since) >= self.keep_alive {
+            let (http1, since) = &held.http1[at];
+            if http1.sender.is_closed() || now.duration_since(*since) >= self.keep_alive {
                 held.http1.swap_remove(at);
-            } else if sender.is_ready() {
-                return Some(Connection::Http1(held.http1.remove(at).0));
+            } else if http1.sender.is_ready() {
+                let (http1, _) = held.http1.remove(at);
+                http1.sit(permit);
+                return Some(Connection::Http1(http1));
             }
             // Else it has only just come back, and its own task hasn't run since.
         }
         None
     }
 
-    /// A new connection, or a place on one that somebody else has made meanwhile.
+    /// A new connection, or a place on one that somebody else has made meanwhile or has come back.
     pub(super) async fn connect(
-        self: &Arc<Self>,
+        &self,
         connector: &Connector,
         worker: &Worker,
+        want: Want,
+        patience: Duration,
     ) -> Result<Connection, SendError> {
+        let Some(seats) = &self.seats else {
+            let made = timeout(patience, self.make(connector, worker, want, None)).await;
+            return made.unwrap_or(Err(SendError::ConnectTimeout));
+        };
+        let permit = timeout(patience, seats.clone().acquire_owned())
+            .await
+            .map_err(|_| SendError::Busy)?
+            .expect("the semaphore is never closed");
+        let mut permit = Some(permit);
+        while let Some(mut http1) = self.unused(want) {
+            // It may have come back so lately that its own task hasn't run since.
+            if let Ok(Ok(())) = timeout(patience, http1.sender.ready()).await {
+                http1.sit(permit.take());
+                return Ok(Connection::Http1(http1));
+            }
+        }
+        let seat = Arc::new(Seat { taken: Mutex::default(), home: worker.connections.clone() });
+        seat.take(permit);
+        let made = timeout(patience, self.make(connector, worker, want, Some(seat))).await;
+        made.unwrap_or(Err(SendError::ConnectTimeout))
+    }
+
+    async fn make(
+        &self,
+        connector: &Connector,
+        worker: &Worker,
+        want: Want,
+        seat: Option<Arc<Seat>>,
+    ) -> Result<Connection, SendError> {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        let open = Open { count: self.open.clone(), _seat: seat.clone() };
+        if want == Want::Http1 {
+            // What is known of the upstream's HTTP/2 stays as it is.
+            return match connector.without_http2().begin(&worker.tasks, open).await? {
+                Begun::Http1(sender) => Ok(Connection::Http1(Http1 { sender, seat })),
+                Begun::Http2 { .. } => Err(SendError::NoExtendedConnect),
+            };
+        }
         if connector.is_http1() || self.held.lock().is_http1 {
-            return Ok(self.hold(connector.begin(worker).await?));
+            return Ok(self.hold(connector.begin(&worker.tasks, open).await?, seat));
         }
         let _turn = self.making.acquire().await.expect("the semaphore is never closed");
         if let Some(stream) = self.held.lock().free_stream() {
             return Ok(Connection::Http2(stream));
         }
-        Ok(self.hold(connector.begin(worker).await?))
+        Ok(self.hold(connector.begin(&worker.tasks, open).await?, seat))
     }
 
-    fn hold(&self, begun: Begun) -> Connection {
+    fn hold(&self, begun: Begun, seat: Option<Arc<Seat>>) -> Connection {
         let mut held = self.held.lock();
         match begun {
             Begun::Http1(sender) => {
                 held.is_http1 = true;
-                Connection::Http1(sender)
+                Connection::Http1(Http1 { sender, seat })
             }
-            Begun::Http2 { sender, streams_max } => {
+            Begun::Http2 { sender, terms } => {
+                // The number of these is not limited.
+                if let Some(seat) = seat {
+                    seat.leave();
+                }
                 let used = Mutex::new(Instant::now());
-                let http2 = Arc::new(Http2 { sender, streams_max, streams: AtomicUsize::new(0), used });
+                let http2 = Arc::new(Http2 { sender, terms, streams: AtomicUsize::new(0), used });
                 held.is_http1 = false;
                 held.http2.push(http2.clone());
                 Connection::Http2(Stream::open(http2))
@@ -139,11 +231,32 @@ impl Pool {
         }
     }
 
-    fn put_back(&self, sender: Http1) {
+    /// For one who has a seat: a connection that nobody uses. Where a new one is wanted and all are there already, one of
+    /// them makes way for it.
+    fn unused(&self, want: Want) -> Option<Http1> {
         let mut held = self.held.lock();
-        if !sender.is_closed() && held.http1.len() < self.idle_max {
-            held.http1.push((sender, Instant::now()));
+        held.http1.retain(|(http1, _)| !http1.sender.is_closed());
+        if want != Want::Any {
+            if self.open.load(Ordering::Relaxed) >= self.seats_max {
+                held.http1.pop();
+            }
+            return None;
         }
+        held.http1.pop().map(|(http1, _)| http1)
+    }
+
+    pub(super) fn put_back(&self, http1: Http1) {
+        let mut held = self.held.lock();
+        if !http1.sender.is_closed() && held.http1.len() < self.idle_max {
+            let seat = http1.seat.clone();
+            held.http1.push((http1, Instant::now()));
+            drop(held);
+            // Whoever waits for a seat finds it.
+            if let Some(seat) = seat {
+                seat.leave();
+            }
+        }
+        // Else its seat is free when its socket is closed.
     }
 
     /// Offers a connection to nobody any more: it didn't take a request.
@@ -157,13 +270,19 @@ impl Pool {
     pub(super) fn prune(&self) {
         let now = Instant::now();
         let mut held = self.held.lock();
-        held.http1
-            .retain(|(sender, since)| !sender.is_closed() && now.duration_since(*since) < self.keep_alive);
+        held.http1.retain(|(http1, since)| {
+            !http1.sender.is_closed() && now.duration_since(*since) < self.keep_alive
+        });
         held.http2.retain(|http2| {
             let is_used = http2.streams.load(Ordering::Relaxed) > 0;
             let is_young = now.duration_since(*http2.used.lock()) < self.keep_alive;
             !http2.sender.is_closed() && (is_used || is_young)
         });
+    }
+
+    /// How many connections are open, used or not.
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
     }
 }
 
@@ -174,24 +293,35 @@ impl Held {
         }
         self.http2.retain(|http2| !http2.sender.is_closed());
         let free = self.http2.iter().find(|http2| {
-            http2.streams.load(Ordering::Relaxed) < http2.streams_max.load(Ordering::Relaxed)
+            http2.streams.load(Ordering::Relaxed) < http2.terms.streams_max.load(Ordering::Relaxed)
         })?;
         Some(Stream::open(free.clone()))
     }
 }
 
-impl Connection {
-    /// Sends a request at once, whether what is returned is polled or not. It is boxed since it has room for the whole
-    /// request, and whoever awaits it would get as large.
-    pub(super) fn send(&mut self, request: Request<RequestBody>) -> Exchange {
-        match self {
-            Self::Http1(sender) => Box::pin(sender.try_send_request(request)),
-            Self::Http2(stream) => Box::pin(stream.0.sender.clone().try_send_request(request)),
+impl Http1 {
+    fn sit(&self, permit: Option<OwnedSemaphorePermit>) {
+        if let Some(seat) = &self.seat {
+            seat.take(permit);
         }
     }
+}
 
-    pub(super) fn into_lease(self, pool: &Arc<Pool>) -> Lease {
-        Lease { taken: Some(self), pool: pool.clone() }
+impl Seat {
+    fn take(&self, permit: Option<OwnedSemaphorePermit>) {
+        let guest = self.home.token();
+        *self.taken.lock() = permit.map(|permit| Taken { _permit: permit, _guest: guest });
+    }
+
+    fn leave(&self) {
+        let taken = self.taken.lock().take();
+        drop(taken);
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -206,15 +336,6 @@ impl Drop for Stream {
     fn drop(&mut self) {
         if self.0.streams.fetch_sub(1, Ordering::Relaxed) == 1 {
             *self.0.used.lock() = Instant::now();
-        }
-    }
-}
-
-impl Lease {
-    /// The answer has been read to its end.
-    pub(crate) fn finish(&mut self) {
-        if let Some(Connection::Http1(sender)) = self.taken.take() {
-            self.pool.put_back(sender);
         }
     }
 }

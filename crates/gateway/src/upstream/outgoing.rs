@@ -1,0 +1,206 @@
+//! A request on its way out: put into the form of the connection that takes it, and kept to be sent again where that is
+//! safe.
+//!
+//! Here it is decided *whether* a request may be sent twice; how often and where to is decided in `upstream.rs`.
+
+use std::{error::Error as _, sync::Arc};
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
+    header::{CONNECTION, COOKIE, HOST, TE, TRANSFER_ENCODING},
+    uri::{Authority, Scheme},
+};
+use hyper::body::Body as _;
+
+use crate::proxy::{Asked, RequestBody};
+
+/// A request on its way, before it is known which version of HTTP it will be put in.
+pub(crate) struct Outgoing {
+    /// Its target is a path and a query, without an authority; it has no `Host`.
+    pub(crate) request: Request<RequestBody>,
+    /// What to name as the host, unless the upstream's own.
+    pub(crate) host: Option<HeaderValue>,
+    /// The protocol that it asks to go on in.
+    pub(crate) upgrade: Option<Arc<Asked>>,
+}
+
+/// What an address is called in requests to it.
+pub(super) struct Naming {
+    pub(super) scheme: Scheme,
+    pub(super) authority: Authority,
+    /// The same, as it goes into a header.
+    pub(super) host: HeaderValue,
+}
+
+impl Outgoing {
+    /// Puts it into the form of HTTP/1.1, also when a connection that spoke HTTP/2 has had it before.
+    pub(super) fn shape_for_http1(&mut self, naming: &Naming) {
+        let request = &mut self.request;
+        *request.version_mut() = Version::HTTP_11;
+        if request.uri().scheme().is_some() {
+            // RFC 9112 3.2.1: an origin server is asked for path and query.
+            let target = std::mem::take(request.uri_mut()).into_parts().path_and_query;
+            *request.uri_mut() = target.map(Uri::from).unwrap_or_default();
+        }
+        if request.body().size_hint().exact().is_none() {
+            // hyper takes it for granted that GET and HEAD have no body, and would drop it in silence.
+            request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        let host = self.host.as_ref().unwrap_or(&naming.host).clone();
+        request.headers_mut().insert(HOST, host);
+        join_cookies(request.headers_mut());
+        if request.headers().contains_key(TE) {
+            // RFC 9110 10.1.4: `TE` is a matter between neighbours and must be announced as one.
+            request.headers_mut().insert(CONNECTION, HeaderValue::from_static("te"));
+        }
+        if let Some(asked) = &self.upgrade {
+            asked.ask_http1(request);
+        }
+    }
+
+    /// Puts it into the form of HTTP/2, also when a connection that spoke HTTP/1.1 has had it before.
+    pub(super) fn shape_for_http2(&mut self, naming: &Naming) {
+        let request = &mut self.request;
+        *request.version_mut() = Version::HTTP_2;
+        request.headers_mut().remove(HOST);
+        request.headers_mut().remove(CONNECTION);
+        request.headers_mut().remove(TRANSFER_ENCODING);
+        let preserved = self.host.as_ref().and_then(|host| Authority::try_from(host.as_bytes()).ok());
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        parts.scheme = Some(naming.scheme.clone());
+        parts.authority = Some(preserved.unwrap_or_else(|| naming.authority.clone()));
+        *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path make a target");
+        if let Some(asked) = &self.upgrade {
+            asked.ask_http2(request);
+        }
+    }
+}
+
+/// HTTP/2 may split cookies over several lines, HTTP/1.1 may not (RFC 9113 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(COOKIE).iter();
+    if lines.next().is_none() || lines.next().is_none() {
+        return;
+    }
+    let lines: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+/// Whether sending a request twice does no more than sending it once, and there is nothing of it that can't be repeated.
+pub(super) fn is_repeatable(request: &Request<RequestBody>) -> bool {
+    request.body().is_none()
+        && matches!(
+            *request.method(),
+            Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
+        )
+}
+
+/// The head of a request, kept to send it again. Nearly every request has one and hardly any needs it, so it is text in
+/// one piece of memory: a `HeaderMap` would be two, and would share each of its values.
+pub(super) struct Spare {
+    method: Method,
+    uri: Uri,
+    /// For each header its name, `:` or (for a value marked as sensitive) `;`, its value and an end of line.
+    headers: Vec<u8>,
+}
+
+impl Spare {
+    pub(super) fn of(request: &Request<RequestBody>) -> Self {
+        let headers = request.headers();
+        let room = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 2).sum();
+        let mut text = Vec::with_capacity(room);
+        for (name, value) in headers {
+            text.extend_from_slice(name.as_str().as_bytes());
+            text.push(if value.is_sensitive() { b';' } else { b':' });
+            text.extend_from_slice(value.as_bytes());
+            text.push(b'\n');
+        }
+        Self { method: request.method().clone(), uri: request.uri().clone(), headers: text }
+    }
+
+    pub(super) fn into_request(self) -> Request<RequestBody> {
+        let mut request = Request::new(RequestBody::none());
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        // Names have neither of the marks in them, and values no ends of lines.
+        for line in self.headers.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let mark =
+                line.iter().position(|byte| matches!(byte, b':' | b';')).expect("it was written with one");
+            let name = HeaderName::from_bytes(&line[..mark]).expect("it was a name before");
+            let mut value = HeaderValue::from_bytes(&line[mark + 1..]).expect("it was a value before");
+            value.set_sensitive(line[mark] == b';');
+            request.headers_mut().append(name, value);
+        }
+        request
+    }
+}
+
+/// Whether the upstream did say something, so that there is no doubt whether it has heard of the request.
+pub(super) fn is_answer(error: &hyper::Error) -> bool {
+    let reset =
+        error.source().and_then(|source| source.downcast_ref::<h2::Error>()).filter(|error| error.is_reset());
+    let refused = reset.is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM));
+    error.is_parse() || error.is_user() || (reset.is_some() && !refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_that_is_kept_is_sent_again_as_it_was() {
+        let mut request = Request::new(RequestBody::none());
+        *request.method_mut() = Method::PUT;
+        *request.uri_mut() = Uri::from_static("/a?b");
+        for (name, value) in [("x-a", "1: 2; 3"), ("x-b", ""), ("x-a", "4"), ("x-c", "\u{fc}")] {
+            let name = HeaderName::from_static(name);
+            request.headers_mut().append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        let mut secret = HeaderValue::from_static("s");
+        secret.set_sensitive(true);
+        request.headers_mut().insert("x-d", secret);
+        let again = Spare::of(&request).into_request();
+        assert_eq!(again.method(), request.method());
+        assert_eq!(again.uri(), request.uri());
+        assert_eq!(again.headers(), request.headers());
+        assert!(again.headers().iter().all(|(name, value)| value.is_sensitive() == (name == "x-d")));
+    }
+
+    #[test]
+    fn a_request_that_moves_between_versions_takes_the_form_of_each() {
+        let naming = Naming {
+            scheme: Scheme::HTTPS,
+            authority: Authority::from_static("app"),
+            host: HeaderValue::from_static("app"),
+        };
+        let mut request = Request::new(RequestBody::none());
+        *request.uri_mut() = Uri::from_static("/a?b");
+        request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+        let mut outgoing = Outgoing { request, host: None, upgrade: None };
+        for _ in 0..2 {
+            outgoing.shape_for_http2(&naming);
+            assert_eq!(outgoing.request.uri(), "https://app/a?b");
+            assert_eq!(outgoing.request.version(), Version::HTTP_2);
+            assert_eq!(outgoing.request.headers().keys().collect::<Vec<_>>(), [TE]);
+            outgoing.shape_for_http1(&naming);
+            assert_eq!(outgoing.request.uri(), "/a?b");
+            assert_eq!(outgoing.request.version(), Version::HTTP_11);
+            assert_eq!(
+                (&outgoing.request.headers()[HOST], &outgoing.request.headers()[CONNECTION]),
+                (&HeaderValue::from_static("app"), &HeaderValue::from_static("te"))
+            );
+        }
+    }
+
+    #[test]
+    fn cookies_split_by_http2_are_joined_for_http1() {
+        let mut headers = HeaderMap::new();
+        for crumb in ["a=1", "b=2", "c=3"] {
+            headers.append(COOKIE, HeaderValue::from_static(crumb));
+        }
+        join_cookies(&mut headers);
+        assert_eq!(headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
+    }
+}
