@@ -1,8 +1,11 @@
-//! What commands that talk to the network share: the runtime they run on, and the signals that end them.
+//! What commands that talk to the network share: the runtime they run on, the signals that end them, and the order in which
+//! selling ends.
 
 use std::{convert::Infallible, future::Future};
 
 use anyhow::Context as _;
+use farebox_gateway::{Gateway, GatewayError};
+use farebox_paywall::Paywall;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -39,4 +42,25 @@ pub(crate) fn stop_on_signal(stop: CancellationToken) -> impl Future<Output = an
             stop.cancel();
         }
     }
+}
+
+/// Sells until `stop` is cancelled. The order of the end: requests in flight first, then the books, which they write to. The
+/// node, which the books follow, is the caller's to stop after that.
+pub(crate) async fn sell(
+    gateway: Gateway,
+    paywall: &Paywall,
+    stop: &CancellationToken,
+) -> Result<(), GatewayError> {
+    let drained = CancellationToken::new();
+    let listeners = async {
+        let outcome = gateway.run(stop.clone()).await;
+        drained.cancel();
+        outcome
+    };
+    let books = async {
+        paywall.run(drained.clone()).await;
+        // Books that ended by themselves keep nothing any more: then nothing may be sold either.
+        stop.cancel();
+    };
+    tokio::join!(listeners, books).0
 }

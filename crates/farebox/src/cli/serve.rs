@@ -253,18 +253,6 @@ async fn serve(config: Config, reader: Reader) -> anyhow::Result<ExitCode> {
         services,
     })?;
 
-    // The order of the end: requests in flight first, then the books, which they write to, then the node.
-    let drained = CancellationToken::new();
-    let listeners = async {
-        let outcome = gateway.run(stop.clone()).await;
-        drained.cancel();
-        outcome
-    };
-    let books = async {
-        paywall.run(drained.clone()).await;
-        // Books that ended by themselves keep nothing any more: then nothing may be sold either.
-        stop.cancel();
-    };
     let connecting = async {
         let outcome = node.keep_trying(&stop).await;
         if outcome.is_err() {
@@ -273,13 +261,14 @@ async fn serve(config: Config, reader: Reader) -> anyhow::Result<ExitCode> {
         outcome
     };
     let work = async {
-        let (listeners, (), connecting) = tokio::join!(listeners, books, connecting);
-        listeners.map_err(anyhow::Error::from).and(connecting)
+        let (sold, connecting) = tokio::join!(runtime::sell(gateway, &paywall, &stop), connecting);
+        sold.map_err(anyhow::Error::from).and(connecting)
     };
     let outcome = tokio::select! {
         outcome = work => outcome,
         uncaught = signals => uncaught.map(|never| match never {}),
     };
+    // Last: the books follow it to their end.
     node.stop().await;
     outcome?;
     tracing::info!("stopped");

@@ -255,6 +255,7 @@ fn culprit(error: &ServicesError) -> Option<&farebox_protocol::ServiceName> {
         ServicesError::Duplicate(service)
         | ServicesError::Unreachable { service, .. }
         | ServicesError::Unsellable(ServiceError::Price { service, .. })
+        | ServicesError::Strip { service, .. }
         | ServicesError::Upstream { service, .. } => Some(service),
         _ => None,
     }

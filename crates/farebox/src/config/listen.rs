@@ -59,19 +59,24 @@ fn tls(key: &str, tls: &file::Tls, file: &File, findings: &mut Findings<'_>) -> 
         }
         Certificate::Files(files)
     };
-    let mut certificates = vec![files(key.to_owned(), &tls.cert, &tls.key, findings)];
+    let mut read = Tls::new(files(key.to_owned(), &tls.cert, &tls.key, findings));
     for (at, more) in tls.more_certificates.iter().enumerate() {
-        certificates.push(files(format!("{key}.more-certificates[{at}]"), &more.cert, &more.key, findings));
+        read.certificates.push(files(
+            format!("{key}.more-certificates[{at}]"),
+            &more.cert,
+            &more.key,
+            findings,
+        ));
     }
-    let clients = match &tls.client_ca {
+    read.clients = match &tls.client_ca {
         Some(ca) => ClientCertificates::Required { ca: findings.readable(&format!("{key}.client-ca"), ca) },
         None => ClientCertificates::Off,
     };
-    let oldest = match tls.oldest {
+    read.oldest = match tls.oldest {
         file::TlsVersion::V1_2 => TlsVersion::V1_2,
         file::TlsVersion::V1_3 => TlsVersion::V1_3,
     };
-    Tls { certificates, clients, oldest }
+    read
 }
 
 /// What a certificate made by ourselves is for: this machine, and the hosts that services name.

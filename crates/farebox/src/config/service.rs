@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use farebox_gateway::{Cors, ForwardCredential, Matcher, Rewrite, ServiceRoute};
+use farebox_gateway::{Cors, ForwardCredential, Matcher, Note, Rewrite, ServiceRoute};
 use farebox_paywall::{Auth, LimitBy, RateLimit, Service};
 use farebox_protocol::{Msat, Offer};
 use http::{HeaderName, HeaderValue, header};
@@ -31,7 +31,7 @@ pub(super) fn route(key: &str, service: file::Service, findings: &mut Findings<'
     let sold = sold(key, &service, findings);
     let matcher = matcher(key, &service, findings);
     let headers = headers(key, &service, findings);
-    ServiceRoute {
+    let route = ServiceRoute {
         matcher,
         cors: cors(key, service.cors, findings),
         forward_credential: match service.forward_credential {
@@ -45,7 +45,17 @@ pub(super) fn route(key: &str, service: file::Service, findings: &mut Findings<'
         clients: listen::clients(&format!("{key}.clients"), &service.clients, findings),
         upgrades: service.upgrades,
         ..ServiceRoute::new(sold, upstream::config(&format!("{key}.upstream"), service.upstream.0, findings))
+    };
+    for note in route.notes() {
+        let at = match note {
+            Note::PriceWithoutAuth => "price",
+            Note::EverythingFree => "free-paths",
+            Note::UnpaidPreflights | Note::CookiesForAnyPage => "cors",
+            _ => "name",
+        };
+        findings.note(format!("{key}.{at}"), note.to_string());
     }
+    route
 }
 
 fn sold(key: &str, service: &file::Service, findings: &mut Findings<'_>) -> Service {
@@ -244,6 +254,7 @@ fn headers(
 fn cors(key: &str, cors: file::Cors, findings: &mut Findings<'_>) -> Cors {
     let origins = match cors {
         file::Cors::Any => return Cors::Any,
+        file::Cors::Reflect => return Cors::Reflect,
         file::Cors::Off => return Cors::Off,
         file::Cors::Upstream => return Cors::Upstream,
         file::Cors::Origins(origins) => origins,

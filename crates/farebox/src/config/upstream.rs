@@ -28,6 +28,7 @@ pub(super) fn config(key: &str, upstream: file::UpstreamMap, findings: &mut Find
     }
     let tls = match &upstream.tls {
         file::UpstreamTls::WebRoots => UpstreamTls::WebRoots,
+        file::UpstreamTls::SystemRoots => UpstreamTls::SystemRoots,
         file::UpstreamTls::Ca(path) => UpstreamTls::CaFile(findings.readable(&format!("{key}.tls.ca"), path)),
         file::UpstreamTls::InsecureSkipVerify => {
             findings.note(

@@ -32,7 +32,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{Args, tell::Teller};
-use crate::{sample, state};
+use crate::{runtime, sample, state};
 
 /// Where things listen, if nobody else does.
 const GATEWAY_PORT: u16 = 8402;
@@ -148,16 +148,7 @@ impl Stage {
         let ops_url =
             gateway.ops_addr().map(|addr| format!("http://{addr}")).context("no operations address")?;
         let told = stop.clone();
-        tasks.spawn(async move {
-            let drained = CancellationToken::new();
-            let listeners = async {
-                let outcome = gateway.run(told).await;
-                drained.cancel();
-                outcome
-            };
-            let (outcome, ()) = tokio::join!(listeners, paywall.run(drained.clone()));
-            Ok(outcome?)
-        });
+        tasks.spawn(async move { Ok(runtime::sell(gateway, &paywall, &told).await?) });
 
         Ok(Parts {
             gateway_url,

@@ -46,8 +46,9 @@ pub(crate) struct Service {
     /// Default: none.
     #[serde(default)]
     pub(crate) free_paths: Vec<Written<PathPattern>>,
-    /// Which web pages of other origins may use it: `any`, `off`, `upstream` (the upstream decides, and its preflights are
-    /// free), or `origins: [https://app.example.com]`. Default: `any`; a payment opens the service, not an origin.
+    /// Which web pages of other origins may use it: `any`; `reflect`, which is any, with the visitor's cookies; `off`;
+    /// `upstream` (the upstream decides, and its preflights are free); or `origins: [https://app.example.com]`.
+    /// Default: `any`; a payment opens the service, not an origin.
     #[serde(default)]
     pub(crate) cors: Cors,
     /// Whether the upstream gets to see the buyer's credential: `off`, or as `l402` or `lsat`. Only for an upstream that
@@ -136,6 +137,7 @@ pub(crate) enum Auth {
 pub(crate) enum Cors {
     #[default]
     Any,
+    Reflect,
     Off,
     Upstream,
     Origins(Vec<String>),

@@ -20,7 +20,8 @@ pub(crate) struct UpstreamMap {
     /// Unix socket, `unix:/run/app.sock` or `h2c+unix:/run/app.sock`. A list of several shares the requests among those that
     /// answer.
     pub(crate) url: OneOrMore<Written<UpstreamUrl>>,
-    /// Whose certificate an `https` upstream must show: `web-roots` (one that browsers know), `ca: FILE` (an authority of
+    /// Whose certificate an `https` upstream must show: `web-roots` (one that browsers know), `system-roots` (one that this
+    /// machine trusts), `ca: FILE` (an authority of
     /// your own, in PEM, and no other), or `insecure-skip-verify`: anyone on the way to it can then read and change
     /// everything, and each start warns of it. Default: `web-roots`.
     #[serde(default)]
@@ -99,6 +100,7 @@ pub(crate) struct Upstream(pub(crate) UpstreamMap);
 pub(crate) enum UpstreamTls {
     #[default]
     WebRoots,
+    SystemRoots,
     Ca(PathBuf),
     InsecureSkipVerify,
 }
