@@ -196,7 +196,7 @@ async fn admit(
             return Err(Own::Preflight(route.config.cors.preflight(&parts.headers)));
         }
         let service = route.config.service.name.clone();
-        Pass { token_id: None, payment_hash: None, token_index: None, service, code: Code::Preflight }
+        Pass::preflight(service)
     } else {
         let question = farebox_paywall::Request {
             service: &route.config.service,

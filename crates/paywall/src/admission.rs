@@ -1,12 +1,12 @@
 //! What a front door asks of the paywall and what it is told. Front doors only translate to and from these.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use farebox_protocol::{PaymentHash, ServiceName, TokenId};
+use farebox_protocol::{Identifier, PaymentHash, ServiceName, TokenId};
 use http::{HeaderMap, Method, StatusCode};
 
-use crate::{Code, Service};
+use crate::{Code, Service, forward::Names};
 
 /// A request, as far as the decision needs it.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +49,8 @@ pub struct Pass {
     pub service: ServiceName,
     /// [`Code::Pass`] or [`Code::Free`]; [`Code::Preflight`] where a browser only asks what it may send.
     pub code: Code,
+    /// The token's id and payment hash in writing.
+    pub(crate) names: Option<Arc<Names>>,
 }
 
 /// A whole answer, ready to be sent. It belongs to this one asker: it may hold an invoice.
@@ -69,7 +71,27 @@ pub struct Answer {
 impl Pass {
     /// For a preflight that is not ours to answer. It says nothing of what may be had.
     pub fn preflight(service: ServiceName) -> Self {
-        Self { token_id: None, payment_hash: None, token_index: None, service, code: Code::Preflight }
+        Self::unpaid(service, Code::Preflight)
+    }
+
+    pub(crate) const fn unpaid(service: ServiceName, code: Code) -> Self {
+        Self { token_id: None, payment_hash: None, token_index: None, service, code, names: None }
+    }
+
+    pub(crate) fn paid(
+        identifier: &Identifier,
+        index: usize,
+        names: Arc<Names>,
+        service: ServiceName,
+    ) -> Self {
+        Self {
+            token_id: Some(identifier.token_id),
+            payment_hash: Some(identifier.payment_hash),
+            token_index: Some(index),
+            service,
+            code: Code::Pass,
+            names: Some(names),
+        }
     }
 }
 

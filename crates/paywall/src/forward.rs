@@ -1,6 +1,6 @@
 //! What an upstream is told about a request that passed, in place of the credential that it must not see.
 
-use farebox_protocol::strip_credentials;
+use farebox_protocol::{Identifier, strip_credentials};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::Pass;
@@ -14,6 +14,23 @@ pub const PAYMENT_HASH_HEADER: HeaderName = HeaderName::from_static("farebox-pay
 /// The name of the service that was asked for.
 pub const SERVICE_HEADER: HeaderName = HeaderName::from_static("farebox-service");
 
+/// The names of a token, as they go into headers: written once for as long as the token is remembered.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Names {
+    token_id: HeaderValue,
+    payment_hash: HeaderValue,
+}
+
+impl Names {
+    pub(crate) fn of(identifier: &Identifier) -> Self {
+        let value = |hex: [u8; 64]| HeaderValue::from_bytes(&hex).expect("hexadecimal digits");
+        Self {
+            token_id: value(identifier.token_id.hex()),
+            payment_hash: value(identifier.payment_hash.hex()),
+        }
+    }
+}
+
 /// Removes the credential and introduces the buyer instead.
 ///
 /// Call it last, after hop-by-hop headers have been removed: a client could otherwise name these in `Connection`.
@@ -25,12 +42,9 @@ pub fn introduce(headers: &mut HeaderMap, pass: &Pass) {
 /// Introduces the buyer, and leaves the credential where it is: for an upstream that asks for it.
 pub fn label(headers: &mut HeaderMap, pass: &Pass) {
     remove_labels(headers);
-    let value = |hex: [u8; 64]| HeaderValue::from_bytes(&hex).expect("hexadecimal digits");
-    if let Some(id) = &pass.token_id {
-        headers.insert(TOKEN_ID_HEADER, value(id.hex()));
-    }
-    if let Some(hash) = &pass.payment_hash {
-        headers.insert(PAYMENT_HASH_HEADER, value(hash.hex()));
+    if let Some(names) = &pass.names {
+        headers.insert(TOKEN_ID_HEADER, names.token_id.clone());
+        headers.insert(PAYMENT_HASH_HEADER, names.payment_hash.clone());
     }
     let service =
         HeaderValue::from_str(pass.service.as_str()).expect("a service name is letters, digits and `._-`");
@@ -52,6 +66,8 @@ pub fn remove_labels(headers: &mut HeaderMap) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use farebox_protocol::{PaymentHash, TokenId};
     use http::header::AUTHORIZATION;
 
@@ -69,13 +85,12 @@ mod tests {
         }
         headers.insert("fareboxes", HeaderValue::from_static("somebody else's"));
         headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer their-own"));
-        let pass = Pass {
-            token_id: Some(TokenId::from_bytes([1; 32])),
-            payment_hash: Some(PaymentHash::from_bytes([2; 32])),
-            token_index: Some(0),
-            service: "weather".parse().unwrap(),
-            code: Code::Pass,
+        let identifier = Identifier {
+            token_id: TokenId::from_bytes([1; 32]),
+            payment_hash: PaymentHash::from_bytes([2; 32]),
         };
+        let names = Arc::new(Names::of(&identifier));
+        let pass = Pass::paid(&identifier, 0, names, "weather".parse().unwrap());
         introduce(&mut headers, &pass);
         let mut left: Vec<String> =
             headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
@@ -102,11 +117,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(TOKEN_ID_HEADER, HeaderValue::from_static("forged"));
         let service = "weather".parse().unwrap();
-        let code = Code::Free;
-        introduce(
-            &mut headers,
-            &Pass { token_id: None, payment_hash: None, token_index: None, service, code },
-        );
+        introduce(&mut headers, &Pass::unpaid(service, Code::Free));
         assert_eq!(headers.len(), 1);
         assert_eq!(headers[SERVICE_HEADER], "weather");
     }

@@ -30,8 +30,10 @@ use crate::{
 };
 
 mod examine;
+mod known;
 
 use examine::{Examined, Token};
+use known::Known;
 
 /// How many look-ups for withdrawn secrets may be under way: whoever has such a secret can cause them at will.
 const LOOKUPS_MAX: usize = 32;
@@ -49,6 +51,7 @@ pub struct Paywall {
     minting: Trouble,
     books: Books,
     revoked: Revocations,
+    known: Known,
     lookups: Semaphore,
 }
 
@@ -147,6 +150,7 @@ impl Paywall {
                 cursor: Mutex::new(revoked.cursor),
                 reading: Trouble::new("reading revocations"),
             },
+            known: Known::new(),
             lookups: Semaphore::new(LOOKUPS_MAX),
             config,
             keyring,
@@ -208,18 +212,12 @@ impl Paywall {
         if let Err(wait) = self.rates.take(request.service, request.path, who) {
             return self.refuse(request, Code::RateLimited, Some(wait));
         }
-        if let Some((index, identifier)) = paid {
-            let hash = identifier.payment_hash;
-            let sold = || examined.sold(index, request.service);
-            self.books.note(&hash, || sold().map(|sold| Presentation { hash, sold, at: now }));
-        }
-        Admission::Pass(Pass {
-            token_id: who.token,
-            payment_hash: paid.map(|(_, identifier)| identifier.payment_hash),
-            token_index: paid.map(|(index, _)| index),
-            service: request.service.name.clone(),
-            code: if paid.is_some() { Code::Pass } else { Code::Free },
-        })
+        let service = request.service.name.clone();
+        let Some((index, identifier)) = paid else { return Admission::Pass(Pass::unpaid(service, Code::Free)) };
+        let hash = identifier.payment_hash;
+        let sold = || examined.sold(index, request.service);
+        self.books.note(&hash, || sold().map(|sold| Presentation { hash, sold, at: now }));
+        Admission::Pass(Pass::paid(&identifier, index, examined.names(index), service))
     }
 
     /// Whether the books vouch for a token that a withdrawn secret signed.

@@ -1,17 +1,24 @@
 //! From a request to facts: reads its credentials, checks each token against each secret, and judges caveats.
 //!
 //! The work is bounded before anything is trusted: so many tokens, each with so many caveats, each under at most three
-//! secrets. Nothing here fetches or waits, and what isn't examined counts as the worst it could be.
+//! secrets. Nothing here fetches or waits, and what isn't examined counts as the worst it could be. A proof that held lately
+//! is taken from memory ([`known`](super::known)); all else is the same then.
+
+use std::sync::Arc;
 
 use farebox_protocol::{
-    Identifier, Macaroon, Preimage, Presented as Read, TOKENS_MAX, Timestamp,
+    Identifier, Macaroon, Presented as Read, TOKENS_MAX, Timestamp,
     caveat::{Asked, Judged, judge},
 };
 
-use super::Paywall;
+use super::{
+    Paywall,
+    known::{Proven, alone},
+};
 use crate::{
     Code, Request, Service,
     decide::{Candidate, Facts, Gate, Key, Presented, Vouched},
+    forward::Names,
     keyring::KeyState,
     store::Sold,
 };
@@ -23,6 +30,16 @@ pub(super) struct Examined {
     candidates: [Candidate; TOKENS_MAX],
     tokens: [Option<Token>; TOKENS_MAX],
     len: usize,
+    /// The proof of the only token there is, when it held.
+    proven: Option<Arc<Proven>>,
+}
+
+/// What doesn't depend on the request: which token it is, and which secret of ours explains its signature.
+#[derive(Clone, Copy)]
+struct Explained {
+    identifier: Identifier,
+    /// Its place in the keyring.
+    secret: usize,
 }
 
 /// A token of ours.
@@ -43,8 +60,17 @@ impl Paywall {
             candidates: [Candidate::UNEXAMINED; TOKENS_MAX],
             tokens: [None; TOKENS_MAX],
             len: 0,
+            proven: None,
         };
         if gate == Gate::Free {
+            return examined;
+        }
+        let alone = alone(request.headers);
+        if let Some(proven) = alone.and_then(|value| self.known.find(value.as_bytes())) {
+            let Proven { macaroon, identifier, secret, .. } = &*proven;
+            let explained = Explained { identifier: *identifier, secret: *secret };
+            examined.push(Some(self.weigh(macaroon, explained, true, request, now)));
+            examined.proven = Some(proven);
             return examined;
         }
         let credentials = match Read::read(request.headers) {
@@ -59,29 +85,42 @@ impl Paywall {
             let preimage = &shown.preimage;
             shown.tokens.iter().map(move |token| (token, preimage))
         });
-        for (index, (macaroon, preimage)) in shown.take(TOKENS_MAX).enumerate() {
-            if let Some((candidate, token)) = self.examine_token(macaroon, preimage, request, now) {
-                examined.candidates[index] = candidate;
-                examined.tokens[index] = Some(token);
-            }
-            examined.len = index + 1;
+        let mut last = None;
+        for (macaroon, preimage) in shown.take(TOKENS_MAX) {
+            let explained = self.explain(macaroon);
+            let holds = explained.is_some_and(|of| preimage.pays(&of.identifier.payment_hash));
+            examined.push(explained.map(|of| self.weigh(macaroon, of, holds, request, now)));
+            last = explained.filter(|_| holds).map(|of| (of, macaroon));
+        }
+        if let (Some(value), 1, Some((of, macaroon))) = (alone, examined.len, last) {
+            let names = Arc::new(Names::of(&of.identifier));
+            let Explained { identifier, secret } = of;
+            let proven = Arc::new(Proven { macaroon: macaroon.clone(), identifier, secret, names });
+            self.known.remember(value.as_bytes(), proven.clone());
+            examined.proven = Some(proven);
         }
         examined
     }
 
     /// `None` when no secret of ours explains the token.
-    fn examine_token(
-        &self,
-        macaroon: &Macaroon,
-        preimage: &Preimage,
-        request: &Request<'_>,
-        now: Timestamp,
-    ) -> Option<(Candidate, Token)> {
+    fn explain(&self, macaroon: &Macaroon) -> Option<Explained> {
         let identifier = macaroon.identifier().ok()?;
-        let entry = self.keyring.entries().iter().find(|entry| {
+        let secret = self.keyring.entries().iter().position(|entry| {
             macaroon.verify(&entry.secret.root_key(self.config.network, &identifier)).is_ok()
         })?;
-        let (key, withdrawn) = match entry.state {
+        Some(Explained { identifier, secret })
+    }
+
+    /// What can be different for each request: its caveats, the time, whether it was revoked.
+    fn weigh(
+        &self,
+        macaroon: &Macaroon,
+        Explained { identifier, secret }: Explained,
+        preimage_holds: bool,
+        request: &Request<'_>,
+        now: Timestamp,
+    ) -> (Candidate, Token) {
+        let (key, withdrawn) = match self.keyring.entries()[secret].state {
             KeyState::Live => (Key::Live, None),
             KeyState::SettledOnly { since } => (Key::SettledOnly(Vouched::Unasked), Some(since)),
         };
@@ -96,11 +135,11 @@ impl Paywall {
         let judged = judge(macaroon, &asked);
         let candidate = Candidate {
             key,
-            preimage_holds: preimage.pays(&identifier.payment_hash),
+            preimage_holds,
             revoked: self.revoked.contains(|| identifier.hash()),
             caveats: judged.as_ref().copied().map_err(Code::from),
         };
-        Some((candidate, Token { identifier, withdrawn, judged: judged.ok() }))
+        (candidate, Token { identifier, withdrawn, judged: judged.ok() })
     }
 }
 
@@ -114,12 +153,34 @@ impl Examined {
         Facts { gate: self.gate, presented, tier: request.service.tier, now }
     }
 
+    /// Adds the next token; `None` stands for one that no secret of ours explains.
+    fn push(&mut self, weighed: Option<(Candidate, Token)>) {
+        if let Some((candidate, token)) = weighed {
+            self.candidates[self.len] = candidate;
+            self.tokens[self.len] = Some(token);
+        }
+        self.len += 1;
+    }
+
     pub(super) fn candidate_mut(&mut self, index: usize) -> &mut Candidate {
         &mut self.candidates[index]
     }
 
     pub(super) fn token(&self, index: usize) -> &Token {
         self.tokens[index].as_ref().expect("only a token that a secret explains is forwarded or looked up")
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_explained(&self, index: usize) -> bool {
+        self.tokens[index].is_some()
+    }
+
+    /// What the upstream is told of this token.
+    pub(super) fn names(&self, index: usize) -> Arc<Names> {
+        match &self.proven {
+            Some(proven) => proven.names.clone(),
+            None => Arc::new(Names::of(&self.token(index).identifier)),
+        }
     }
 
     /// When the secret of this token was withdrawn; long ago, where it wasn't.

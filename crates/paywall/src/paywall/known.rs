@@ -1,0 +1,125 @@
+//! Credentials whose proofs held lately, so that the same bytes needn't be proved again with each request.
+//!
+//! Remembered is only what follows from those bytes and the keyring: which token and preimage they are, that the preimage
+//! pays, and which secret explains the signature. None of it can change: a paywall keeps its keyring for life, and another
+//! one begins with no memory. What can change (the time, revocations, what a request asks for, whether a leaked secret's
+//! token is vouched for) is asked with every request, by the same code whether the proof is remembered or not.
+//!
+//! Only proofs that held are remembered, so it takes a purchase to put anything here. Memory is bounded, a newcomer takes an
+//! older one's place, and each thread has places of its own, so that no worker waits for another. What is kept is as secret
+//! as the credential: it shows nothing of itself and is wiped when it goes.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use farebox_protocol::{Identifier, Macaroon};
+use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
+use parking_lot::Mutex;
+use zeroize::Zeroizing;
+
+use crate::forward::Names;
+
+/// How many threads have places of their own; more than these share.
+const SHARDS: usize = 32;
+/// The places of one thread. Full of the longest credentials they take up 2 MiB, of usual ones a third of that.
+const PLACES: usize = 1_024;
+/// How many neighbouring places may hold one credential.
+const WAYS: usize = 4;
+/// Longer credentials are proved each time. Twice as long as one with a handful of caveats.
+const CREDENTIAL_BYTES_MAX: usize = 1_024;
+
+/// See the module.
+pub(super) struct Known {
+    shards: [Mutex<Shard>; SHARDS],
+    /// Keyed at random: nobody can aim at the place of another, and bytes are compared with a secret only where 64 bits that
+    /// nobody can foresee agree already.
+    hasher: RandomState,
+}
+
+/// The places of one thread; none before the first is needed.
+#[derive(Default)]
+struct Shard {
+    places: Vec<Option<Place>>,
+    /// Which neighbour makes room next.
+    turn: usize,
+}
+
+struct Place {
+    hash: u64,
+    credential: Zeroizing<Vec<u8>>,
+    proven: Arc<Proven>,
+}
+
+/// A token whose signature and preimage hold.
+pub(super) struct Proven {
+    pub(super) macaroon: Macaroon,
+    pub(super) identifier: Identifier,
+    /// The place in the keyring of the secret that explains the signature.
+    pub(super) secret: usize,
+    /// What the upstream is told of it.
+    pub(super) names: Arc<Names>,
+}
+
+impl Known {
+    pub(super) fn new() -> Self {
+        Self { shards: std::array::from_fn(|_| Mutex::default()), hasher: RandomState::new() }
+    }
+
+    /// The proof of these very bytes, if it has been found to hold and isn't forgotten.
+    pub(super) fn find(&self, credential: &[u8]) -> Option<Arc<Proven>> {
+        let hash = self.hasher.hash_one(credential);
+        let shard = self.shard().lock();
+        let neighbours = shard.places.get(neighbourhood(hash))?;
+        let place = neighbours
+            .iter()
+            .flatten()
+            .find(|place| place.hash == hash && place.credential.as_slice() == credential)?;
+        Some(place.proven.clone())
+    }
+
+    /// Remembers a proof that held.
+    pub(super) fn remember(&self, credential: &[u8], proven: Arc<Proven>) {
+        if credential.len() > CREDENTIAL_BYTES_MAX {
+            return;
+        }
+        let hash = self.hasher.hash_one(credential);
+        let place = Place { hash, credential: Zeroizing::new(credential.to_vec()), proven };
+        let mut shard = self.shard().lock();
+        if shard.places.is_empty() {
+            shard.places.resize_with(PLACES, || None);
+        }
+        shard.turn = (shard.turn + 1) % WAYS;
+        let turn = shard.turn;
+        let neighbours = &mut shard.places[neighbourhood(hash)];
+        let at = neighbours.iter().position(Option::is_none).unwrap_or(turn);
+        neighbours[at] = Some(place);
+    }
+
+    fn shard(&self) -> &Mutex<Shard> {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static THREAD: usize = THREADS.fetch_add(1, Ordering::Relaxed);
+        }
+        &self.shards[THREAD.with(|thread| thread % SHARDS)]
+    }
+}
+
+/// The one value of `Authorization`, where there is one and no other: then nothing else of a request is read as a credential
+/// once it has been found to hold one.
+pub(super) fn alone(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+fn neighbourhood(hash: u64) -> std::ops::Range<usize> {
+    let first = usize::try_from(hash % (PLACES / WAYS) as u64).unwrap_or_default() * WAYS;
+    first..first + WAYS
+}
+
+#[cfg(test)]
+mod tests;
