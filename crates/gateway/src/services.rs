@@ -4,9 +4,12 @@
 //! gateway: what is written above is what is asked first. The price of that simple rule is that a service can hide one
 //! below it, so a route that can never be reached is an error when the snapshot is made, never a surprise later.
 
+#[cfg(test)]
+mod careless_tests;
+
 use std::{collections::HashSet, sync::Arc};
 
-use farebox_paywall::PathError;
+use farebox_paywall::{PathError, PathPattern};
 use farebox_protocol::ServiceName;
 use http::{
     HeaderName, Method,
@@ -66,6 +69,17 @@ pub enum ServicesError {
         service: ServiceName,
         /// Which header.
         header: HeaderName,
+    },
+    /// A path that is meant to be free would be refused.
+    #[error(
+        "service `{service}` has the free path `{path}`, which some servers read as another; write it without `;`, final \
+         dots and needless encoding"
+    )]
+    FreePath {
+        /// Which service.
+        service: ServiceName,
+        /// The path.
+        path: PathPattern,
     },
     /// It takes a prefix off its paths that none of them begins with.
     #[error(
@@ -200,6 +214,10 @@ fn judge(configured: &[ServiceRoute]) -> Result<(), ServicesError> {
             return Err(ServicesError::Duplicate(name.clone()));
         }
         route.service.validate()?;
+        let is_odd = |free: &&PathPattern| Loose::read(free.to_string().trim_end_matches('*')) != Loose::Same;
+        if let Some(path) = route.service.free_paths.iter().find(is_odd) {
+            return Err(ServicesError::FreePath { service: name.clone(), path: path.clone() });
+        }
         if let Some((header, _)) = route.headers.iter().find(|(header, _)| is_reserved(header)) {
             return Err(ServicesError::Header { service: name.clone(), header: header.clone() });
         }
@@ -272,7 +290,7 @@ mod tests {
         }
     }
 
-    fn services(routes: Vec<ServiceRoute>) -> Result<Services, ServicesError> {
+    pub(super) fn services(routes: Vec<ServiceRoute>) -> Result<Services, ServicesError> {
         Services::new(routes, &Metrics::new(), 1)
     }
 
@@ -403,6 +421,14 @@ mod tests {
         );
         for fine in [&[][..], &["/"], &["/v1"], &["/v1/users", "/v2"], &["/v2", "/v1"]] {
             assert!(services(vec![with(fine)]).is_ok(), "{fine:?}");
+        }
+    }
+
+    #[test]
+    fn a_free_path_that_no_request_could_have_is_refused() {
+        for (path, is_fine) in [("/a%20b", true), ("/docs/*", true), ("/a;b/*", false), ("/%40me", false)] {
+            let route = with_free(route("api", &[], &[], &[]), &[path]);
+            assert_eq!(services(vec![route]).is_ok(), is_fine, "{path}");
         }
     }
 

@@ -1,4 +1,10 @@
 //! Header fields that end here, and those that begin here.
+//!
+//! What is a matter between neighbours ends here in both directions, `Connection` and all that it names first, so that
+//! nobody can name away what is set afterwards. All else passes: several lines of one name as several, empty values, bytes
+//! beyond ASCII, `Date`, `Server`, `Trailer`. No `Via` is added, though RFC 9110 7.6.3 would have one: nginx and others stop
+//! compressing for whoever sends it. `Max-Forwards` is left, as TRACE isn't served and OPTIONS is the upstream's. Of interim
+//! answers (1xx) only 100 is given, by hyper, which has no way to send others.
 
 use farebox_paywall::{Pass, forward::remove_labels};
 use farebox_protocol::{Credential, Presented, Scheme, strip_credentials};

@@ -11,7 +11,7 @@ use http::{
 };
 
 use super::failure::Failure;
-use crate::config::{Rewrite, UpstreamConfig, UpstreamHost};
+use crate::config::{Rewrite, UpstreamConfig, UpstreamHost, UpstreamScheme};
 
 /// How one request's path was changed, which is what its answer's `Location` is read back by.
 pub(super) struct Way {
@@ -89,19 +89,14 @@ impl Way {
     /// Whether it is the origin under which the upstream knows itself.
     fn is_own(&self, origin: &str, upstream: &UpstreamConfig) -> bool {
         let origin = plain(origin);
-        let is_like = |url: String| {
-            let url =
-                url.strip_prefix("h2c://").map(|authority| format!("http://{authority}")).unwrap_or(url);
-            plain(&url) == origin
+        let named = match &upstream.host {
+            UpstreamHost::Named(name) => Some(name),
+            UpstreamHost::Own | UpstreamHost::Asked => None,
         };
         upstream.urls.iter().any(|url| {
-            let named = match &upstream.host {
-                UpstreamHost::Named(name) => {
-                    url.to_string().split_once("://").map(|(scheme, _)| format!("{scheme}://{name}"))
-                }
-                UpstreamHost::Own | UpstreamHost::Asked => None,
-            };
-            is_like(url.to_string()) || named.is_some_and(is_like)
+            let scheme = if url.scheme() == UpstreamScheme::Https { "https" } else { "http" };
+            let mut names = [Some(url.authority()), named].into_iter().flatten();
+            names.any(|name| plain(&format!("{scheme}://{name}")) == origin)
         })
     }
 
