@@ -18,6 +18,7 @@ mod headers;
 mod patience;
 mod rewrite;
 mod target;
+mod upgrade;
 
 use std::{convert::Infallible, mem, net::IpAddr, panic::AssertUnwindSafe, pin::pin, sync::Arc};
 
@@ -26,14 +27,18 @@ use farebox_protocol::strip_credentials;
 use futures_util::{FutureExt, future::BoxFuture};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, ORIGIN, UPGRADE},
+    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, ORIGIN},
     request::Parts,
 };
 use hyper::body::{Body as _, Incoming};
 
-pub(crate) use self::body::{Body, RequestBody};
+pub(crate) use self::{
+    body::{Body, RequestBody},
+    upgrade::Asked,
+};
 use self::{
     access::Account, body::Streamed, failure::Failure, forwarded::Client, patience::Patience, rewrite::Way,
+    upgrade::Tunnel,
 };
 use crate::{
     config::UpstreamHost,
@@ -91,14 +96,15 @@ pub(crate) fn answer(
     in_flight: InFlight,
     worker: Arc<Worker>,
 ) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
-    let is_grpc = is_grpc(request.headers());
+    // No CONNECT is answered in gRPC's way, whose 200 would say yes to it.
+    let is_grpc = is_grpc(request.headers()) && request.method() != Method::CONNECT;
     let is_grpc_web = is_grpc && !is_native_grpc(request.headers());
     let manner = Manner { is_grpc, is_grpc_web, origin: request.headers().get(ORIGIN).cloned() };
     let mut account = Account::open(&request, &peer, &worker);
     let (mut parts, body) = request.into_parts();
     Box::pin(async move {
         let handled = handle(&mut parts, body, &manner, &peer, &mut account, &worker);
-        let response = match AssertUnwindSafe(handled).catch_unwind().await {
+        let mut response = match AssertUnwindSafe(handled).catch_unwind().await {
             Ok(Ok(response)) => response,
             Ok(Err(own)) => answer_ourselves(own, &manner, &mut account),
             Err(_) => {
@@ -106,6 +112,11 @@ pub(crate) fn answer(
                 answer_ourselves(Own::Failure(Failure::Defect), &manner, &mut account)
             }
         };
+        if let Some(tunnel) = response.body_mut().take_tunnel() {
+            account.answered(response.status());
+            tunnel.open(account, in_flight, &worker);
+            return Ok(response);
+        }
         Ok(account.close(response, in_flight))
     })
 }
@@ -138,17 +149,25 @@ async fn handle(
     worker: &Worker,
 ) -> Result<Response<Body>, Own> {
     let (route, patience, outgoing, way) = admit(parts, body, manner, peer, account, worker).await?;
+    let upgrade = outgoing.upgrade.clone();
     let sending = pin!(route.upstream.send(worker, outgoing));
-    let (answer, lease) = patience.head(sending).await?;
+    let (mut answer, lease) = patience.head(sending).await?;
 
     // What the client gets.
+    let switched = match &upgrade {
+        Some(asked) => asked.agreed(&mut answer).map_err(Failure::Upstream)?,
+        None => None,
+    };
     let (mut head, body) = answer.into_parts();
-    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+    if head.status == StatusCode::SWITCHING_PROTOCOLS && switched.is_none() {
         return Err(Failure::Upstream(SendError::Switched).into());
     }
     headers::strip_hop_by_hop(&mut head.headers);
     rewrite::back(&way, &route.config.rewrite, route.upstream.config(), &mut head.headers);
     route.config.cors.open_forwarded(manner.origin.as_ref(), &mut head.headers);
+    if let (Some(upstream), Some(asked)) = (switched, upgrade) {
+        return Ok(Tunnel::answer(&asked, head, upstream, lease, route.clone()));
+    }
     let body = if account.is_preflight() {
         // Browsers read its headers only, and an upstream that makes no difference of methods would give its goods away.
         head.headers.remove(CONTENT_LENGTH);
@@ -182,12 +201,15 @@ async fn admit(
     let client = forwarded::client(peer, &parts.headers, &shared.config.trusted_proxies);
     account.client(client.ip);
 
+    let upgrade = upgrade::asked(parts, &body)?;
+
     // Whose it is. The request keeps this route to its end, whatever is configured meanwhile.
     let found =
         shared.services.load().find_clearly(&host.name(), path, &parts.method).map_err(Failure::Path)?;
     let route = found.ok_or(Failure::NoService)?;
     account.routed(route.clone());
     refuse_what_cannot_be_served(parts, &body, &route)?;
+    let upgrade = upgrade.map_or(Ok(None), |asked| asked.on(&route))?;
 
     // Whether it may pass.
     let pass = if is_preflight(&parts.method, &parts.headers) && body.is_end_stream() {
@@ -227,7 +249,7 @@ async fn admit(
     *request.method_mut() = mem::take(&mut parts.method);
     *request.uri_mut() = Uri::from(target);
     *request.headers_mut() = mem::take(&mut parts.headers);
-    Ok((route, patience, Outgoing { request, host: preserved }, way))
+    Ok((route, patience, Outgoing { request, host: preserved, upgrade }, way))
 }
 
 /// Requests that could only fail later, and should not be paid for first.
@@ -236,11 +258,6 @@ fn refuse_what_cannot_be_served(parts: &Parts, body: &Incoming, route: &Route) -
     let is_spelled_oddly = parts.method.as_str().bytes().any(|byte| byte.is_ascii_lowercase());
     if is_spelled_oddly || matches!(parts.method, Method::CONNECT | Method::TRACE) {
         return Err(Failure::Method(parts.method.clone()));
-    }
-    // Other upgrades, such as `h2c`, are offers that a server may pass over in silence.
-    let upgrade = parts.headers.get(UPGRADE);
-    if upgrade.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket")) {
-        return Err(Failure::Upgrade);
     }
     match (route.config.request_bytes_max, body.size_hint().lower()) {
         (Some(max), bytes) if bytes > max => Err(Failure::BodyTooLarge { max }),

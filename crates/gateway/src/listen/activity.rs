@@ -15,6 +15,8 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Duration, Instant},
@@ -33,6 +35,8 @@ pub(super) struct Activity {
     /// Since when the client hasn't taken what is there for it.
     stalled_since: AtomicU64,
     has_spoken: AtomicBool,
+    /// What becomes of the connection once it is no longer one of HTTP.
+    after: Mutex<Option<BoxFuture<'static, ()>>>,
 }
 
 /// A request in flight on a connection, until dropped.
@@ -58,6 +62,7 @@ impl Activity {
             head_since: AtomicU64::new(0),
             stalled_since: AtomicU64::new(0),
             has_spoken: AtomicBool::new(false),
+            after: Mutex::new(None),
         })
     }
 
@@ -83,6 +88,11 @@ impl Activity {
                 [stalled, head, idle].into_iter().flatten().fold(soon, Instant::min).max(now + TICK),
             )
         }
+    }
+
+    /// What [`InFlight::then`] has left, to be run when the connection has said its last in HTTP.
+    pub(super) fn take_after(&self) -> Option<BoxFuture<'static, ()>> {
+        self.after.lock().take()
     }
 
     /// The client was told goodbye: from now on it counts whether it says anything.
@@ -123,6 +133,14 @@ impl Activity {
         if self.stalled_since.load(Relaxed) == 0 {
             self.stalled_since.store(self.millis(), Relaxed);
         }
+    }
+}
+
+impl InFlight {
+    /// Has a connection do this once its last answer is sent. Over HTTP/1.1 only: there, an answer that switches protocols
+    /// is the last one.
+    pub(crate) fn then(self, after: BoxFuture<'static, ()>) {
+        *self.0.after.lock() = Some(after);
     }
 }
 

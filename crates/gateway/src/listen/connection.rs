@@ -113,8 +113,16 @@ where
     if limits.header_count_max != HYPER_HEADER_COUNT {
         builder.max_headers(limits.header_count_max);
     }
-    let connection = builder.serve_connection(TokioIo::new(socket), answer(peer, activity.clone(), worker));
-    watch(connection, &activity, worker).await
+    let connection = builder
+        .serve_connection(TokioIo::new(socket), answer(peer, activity.clone(), worker))
+        .with_upgrades();
+    let ended = watch(connection, &activity, worker).await;
+    // Taken in any case, so that nothing is left of it when the connection has broken.
+    match (ended, activity.take_after()) {
+        (Ok(()), Some(after)) => after.await,
+        (ended, _) => return ended,
+    }
+    Ok(())
 }
 
 /// What hyper takes without being told, and without allocating.
@@ -138,6 +146,8 @@ where
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER_MAX)
+        // RFC 8441: WebSockets over HTTP/2.
+        .enable_connect_protocol()
         .keep_alive_interval(worker.shared.config.timeouts.keep_alive)
         .serve_connection(TokioIo::new(socket), answer(peer, activity.clone(), worker));
     watch(connection, &activity, worker).await
@@ -167,9 +177,9 @@ trait Drain: Future<Output = hyper::Result<()>> {
     fn drain(self: Pin<&mut Self>);
 }
 
-impl<S, H> Drain for http1::Connection<TokioIo<Watched<S>>, H>
+impl<S, H> Drain for http1::UpgradeableConnection<TokioIo<Watched<S>>, H>
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: hyper::service::HttpService<Incoming, ResBody = Body>,
     H::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {

@@ -112,6 +112,15 @@ impl Account {
         self.is_complete = true;
     }
 
+    pub(super) const fn worker(&self) -> &Arc<Worker> {
+        &self.worker
+    }
+
+    /// The client gets this status, whatever becomes of the rest.
+    pub(super) const fn answered(&mut self, status: StatusCode) {
+        self.status = status;
+    }
+
     /// Hands an answer to the client, and the books to its body.
     pub(super) fn close(mut self, response: Response<Body>, in_flight: InFlight) -> Response<Body> {
         self.status = response.status();

@@ -18,6 +18,7 @@ use super::{
     failure::grpc_trailers_for_a_lost_upstream,
     headers::clean_trailers,
     patience::{Patience, Upload, UploadState},
+    upgrade::Tunnel,
 };
 use crate::{listen::InFlight, services::Route, upstream::Lease};
 
@@ -31,6 +32,8 @@ enum Content {
     Empty,
     Full(Bytes),
     Streamed(Box<Streamed>),
+    /// Nothing, and after it another protocol.
+    Switched(Box<Tunnel>),
 }
 
 /// A body that comes from an upstream.
@@ -77,6 +80,21 @@ impl Body {
         Self { content: Content::Streamed(Box::new(streamed)), account: None }
     }
 
+    pub(super) const fn switched(tunnel: Box<Tunnel>) -> Self {
+        Self { content: Content::Switched(tunnel), account: None }
+    }
+
+    /// Takes out what comes after the answer, if that is another protocol.
+    pub(super) fn take_tunnel(&mut self) -> Option<Box<Tunnel>> {
+        if !matches!(self.content, Content::Switched(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut self.content, Content::Empty) {
+            Content::Switched(tunnel) => Some(tunnel),
+            _ => None,
+        }
+    }
+
     /// Keeps the books open until this body has been sent or given up.
     pub(super) fn with_account(mut self, mut account: Account, in_flight: InFlight) -> Self {
         if self.is_end_stream() {
@@ -109,7 +127,7 @@ impl HttpBody for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = match &mut self.content {
-            Content::Empty => Poll::Ready(None),
+            Content::Empty | Content::Switched(_) => Poll::Ready(None),
             Content::Full(bytes) => {
                 let bytes = std::mem::take(bytes);
                 self.content = Content::Empty;
@@ -123,7 +141,7 @@ impl HttpBody for Body {
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
-            Content::Empty => true,
+            Content::Empty | Content::Switched(_) => true,
             Content::Full(_) => false,
             Content::Streamed(streamed) => streamed.body.is_end_stream(),
         }
@@ -131,7 +149,7 @@ impl HttpBody for Body {
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            Content::Empty => SizeHint::with_exact(0),
+            Content::Empty | Content::Switched(_) => SizeHint::with_exact(0),
             Content::Full(bytes) => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
             Content::Streamed(streamed) => streamed.body.size_hint(),
         }

@@ -24,8 +24,10 @@ pub(crate) enum Failure {
     Path(#[source] PathError),
     #[error("the method {0} is not served here")]
     Method(Method),
-    #[error("connections cannot be upgraded here")]
+    #[error("connections cannot be upgraded here, or not to this protocol")]
     Upgrade,
+    #[error("{0}")]
+    Handshake(&'static str),
     #[error("nothing is served under this host, path and method")]
     NoService,
     #[error("the body is larger than the {max} bytes that are taken here")]
@@ -84,6 +86,12 @@ impl Failure {
                 "upgrade_refused",
                 "this protocol upgrade is not served here",
             ),
+            Self::Handshake(_) => (
+                StatusCode::BAD_REQUEST,
+                "3",
+                "upgrade_malformed",
+                "a WebSocket begins with a GET without a body and exactly one Sec-WebSocket-Key",
+            ),
             Self::NoService => (
                 StatusCode::NOT_FOUND,
                 "12",
@@ -117,7 +125,15 @@ impl Failure {
                 "upstream_unreachable",
                 "the service cannot be reached just now: retry",
             ),
-            Self::Upstream(SendError::Exchange(_) | SendError::Switched) => {
+            Self::Upstream(SendError::NoExtendedConnect) => (
+                StatusCode::BAD_GATEWAY,
+                UNAVAILABLE,
+                "upstream_upgrade_unsupported",
+                "the service does not take WebSockets in the version of HTTP that it speaks",
+            ),
+            Self::Upstream(
+                SendError::Exchange(_) | SendError::Switched | SendError::NotSwitched | SendError::Unproven,
+            ) => {
                 (StatusCode::BAD_GATEWAY, UNAVAILABLE, "upstream_failed", "the service gave no usable answer")
             }
             Self::UpstreamTimeout => {
@@ -152,7 +168,7 @@ impl Failure {
         let headers = response.headers_mut();
         headers.insert(CODE, HeaderValue::from_static(verdict.code));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if matches!(self, Self::Host(_) | Self::Path(_) | Self::BodyLost) {
+        if matches!(self, Self::Host(_) | Self::Path(_) | Self::Handshake(_) | Self::BodyLost) {
             // Who sends such things may have more of them in the same connection. (HTTP/2 knows no such header; hyper
             // leaves it out.)
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

@@ -5,6 +5,7 @@
 
 pub mod node;
 pub mod upstream;
+pub mod websocket;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
