@@ -206,3 +206,66 @@ where
     let _ = settled.await;
     Ok(Begun::Http2 { sender, terms })
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use parking_lot::Mutex;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        task::JoinSet,
+        time::{Instant, timeout},
+    };
+
+    use super::*;
+
+    /// How often a gRPC server lets itself be asked, unless it is told otherwise.
+    const GRPC_BEARS: Duration = Duration::from_secs(5 * 60);
+
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const ACK: u8 = 1;
+
+    /// The other side of a conversation in HTTP/2 (RFC 9113): it answers no request, but everything that is asked of the
+    /// connection, and notes when it was asked whether it is still there.
+    async fn silent_server(mut stream: DuplexStream, asked: Arc<Mutex<Vec<Instant>>>) {
+        let frame = |kind: u8, flags: u8, payload: &[u8]| {
+            let length = u8::try_from(payload.len()).unwrap();
+            [&[0, 0, length, kind, flags, 0, 0, 0, 0], payload].concat()
+        };
+        stream.read_exact(&mut [0; 24]).await.unwrap();
+        stream.write_all(&frame(SETTINGS, 0, &[])).await.unwrap();
+        let mut head = [0; 9];
+        while stream.read_exact(&mut head).await.is_ok() {
+            let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+            stream.read_exact(&mut payload).await.unwrap();
+            let answer = match (head[3], head[4] & ACK) {
+                (SETTINGS, 0) => frame(SETTINGS, ACK, &[]),
+                (PING, 0) => {
+                    asked.lock().push(Instant::now());
+                    frame(PING, ACK, &payload)
+                }
+                _ => continue,
+            };
+            stream.write_all(&answer).await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_stream_is_asked_after_no_more_often_than_grpc_servers_bear() {
+        let (ours, theirs) = duplex(1 << 16);
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let mut server = JoinSet::new();
+        server.spawn(silent_server(theirs, asked.clone()));
+        let Ok(Begun::Http2 { mut sender, .. }) = begin_http2(ours, &Tasks::default(), ()).await else {
+            panic!("no conversation in HTTP/2")
+        };
+        let mut request = Request::new(RequestBody::none());
+        *request.uri_mut() = "http://api.example/".parse().unwrap();
+        let answer = timeout(Duration::from_secs(3600), sender.send_request(request)).await;
+        assert!(answer.is_err(), "an hour of silence was not borne: {answer:?}");
+        let asked = asked.lock().clone();
+        assert!(asked.len() > 1, "a server that is gone would not be noticed");
+        assert!(asked.windows(2).all(|pair| pair[1] - pair[0] > GRPC_BEARS), "{asked:?}");
+    }
+}
