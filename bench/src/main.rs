@@ -4,18 +4,23 @@
 //! turns, and the ratio counts. CPU time is that of the compared process and its children, from the kernel.
 //! Run it with `cargo xtask bench`, which builds the programs first.
 
-mod challenge;
+mod descriptors;
+mod figures;
 mod load;
+mod parts;
 mod process;
-mod proxy;
+mod programs;
 mod table;
-mod verify;
+mod upstream;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Result, bail};
 
-use crate::table::Row;
+use crate::{
+    parts::{bodies, grpc, idle, latency, proxy, proxy_h2, verify, websocket},
+    table::Row,
+};
 
 /// One benchmark: its name, what it shows, and how it is measured.
 struct Bench {
@@ -29,10 +34,41 @@ const BENCHES: &[Bench] = &[
     Bench { name: "verify", shows: "check one credential with three caveats, in process", run: verify::run },
     Bench {
         name: "proxy",
-        shows: "a paid request through farebox beside the same request through nginx, HTTP/1.1",
+        shows: "a small request through each proxy, HTTP/1.1, 64 connections",
         run: proxy::run,
     },
-    Bench { name: "challenge", shows: "unpaid requests: an invoice and a token each", run: challenge::run },
+    Bench {
+        name: "proxy-h2",
+        shows: "a small request through each proxy, HTTP/2 in clear text, 8 connections of 8 streams",
+        run: proxy_h2::run,
+    },
+    #[cfg(feature = "challenge")]
+    Bench {
+        name: "challenge",
+        shows: "unpaid requests: an invoice and a token each",
+        run: crate::parts::challenge::run,
+    },
+    Bench {
+        name: "grpc",
+        shows: "unary gRPC calls through each proxy, 8 connections of 8 streams",
+        run: grpc::run,
+    },
+    Bench { name: "bodies", shows: "large bodies both ways through each proxy, HTTP/1.1", run: bodies::run },
+    Bench {
+        name: "websocket",
+        shows: "frames of 100 bytes and their echo through each proxy, 64 connections",
+        run: websocket::run,
+    },
+    Bench {
+        name: "idle",
+        shows: "memory of each proxy for 5,000 idle connections, HTTP/1.1",
+        run: idle::run,
+    },
+    Bench {
+        name: "latency",
+        shows: "latency at half of nginx's capacity, counted from when each request was due",
+        run: latency::run,
+    },
 ];
 
 /// How to measure.
@@ -41,6 +77,8 @@ struct Setting {
     time: Duration,
     /// The built `farebox` program.
     farebox: PathBuf,
+    /// The built `bare-proxy` program.
+    bare: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -57,11 +95,13 @@ fn run() -> Result<()> {
     let mut names = Vec::new();
     let mut secs = 3;
     let mut json = None;
+    let mut markdown = None;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--secs" => secs = arguments.next().unwrap_or_default().parse()?,
             "--json" => json = arguments.next().map(PathBuf::from),
+            "--markdown" => markdown = arguments.next().map(PathBuf::from),
             name if BENCHES.iter().any(|bench| bench.name == name) => names.push(argument),
             other => {
                 let known: Vec<_> =
@@ -70,8 +110,12 @@ fn run() -> Result<()> {
             }
         }
     }
-    let farebox = std::env::current_exe()?.with_file_name("farebox");
-    let setting = Setting { time: Duration::from_secs(secs), farebox };
+    let built = std::env::current_exe()?;
+    let setting = Setting {
+        time: Duration::from_secs(secs),
+        farebox: built.with_file_name("farebox"),
+        bare: built.with_file_name("bare-proxy"),
+    };
 
     let mut rows = Vec::new();
     for bench in BENCHES {
@@ -83,6 +127,9 @@ fn run() -> Result<()> {
     table::print(&rows);
     if let Some(file) = json {
         std::fs::write(&file, table::json(&rows)?)?;
+    }
+    if let Some(file) = markdown {
+        std::fs::write(&file, table::markdown(&rows, secs)?)?;
     }
     Ok(())
 }

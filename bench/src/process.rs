@@ -4,11 +4,12 @@ use std::{
     fs,
     net::{SocketAddr, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 /// A running program that ends when this is dropped.
 pub(crate) struct Program {
@@ -21,7 +22,9 @@ impl Program {
     pub(crate) fn start(mut command: Command, address: SocketAddr) -> Result<Self> {
         let name = command.get_program().to_string_lossy().into_owned();
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        let child = command.spawn().with_context(|| format!("cannot start `{name}`; is it installed?"))?;
+        let child = command.spawn().with_context(|| {
+            format!("cannot start `{name}`; install it, for example with `apt install nginx haproxy`")
+        })?;
         let mut program = Self { child, name };
         for _ in 0..200 {
             if TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok() {
@@ -35,8 +38,33 @@ impl Program {
         bail!("`{}` does not listen at {address} after 10 s", program.name)
     }
 
-    /// CPU time that this process and its children have used so far.
-    pub(crate) fn cpu(&self) -> Result<Duration> {
+    /// Does `work` and says how much CPU time this process and its children used meanwhile.
+    pub(crate) fn cpu_while<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
+        let before = self.cpu()?;
+        let done = work()?;
+        Ok((done, self.cpu()?.saturating_sub(before)))
+    }
+
+    /// Does `work` and says how much memory this process and its children held at most meanwhile, in bytes.
+    pub(crate) fn peak_while<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, u64)> {
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                let mut peak = self.resident()?;
+                while !is_over.load(Ordering::Relaxed) {
+                    thread::sleep(Duration::from_millis(20));
+                    peak = peak.max(self.resident()?);
+                }
+                anyhow::Ok(peak)
+            });
+            let done = work();
+            is_over.store(true, Ordering::Relaxed);
+            let peak = watcher.join().map_err(|_| anyhow!("the watcher panicked"))?;
+            Ok((done?, peak?))
+        })
+    }
+
+    fn cpu(&self) -> Result<Duration> {
         let mut ticks = 0;
         for pid in self.family()? {
             ticks += ticks_of(pid).unwrap_or_default();
@@ -71,6 +99,9 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
         // nginx's workers end with their master only when it is asked to, not when it is killed.
         let asked = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status();
         for _ in 0..100 {

@@ -40,6 +40,9 @@ enum Task {
         /// Also write the figures to this file
         #[arg(long)]
         json: Option<PathBuf>,
+        /// Also write them to this file, as a page
+        #[arg(long)]
+        markdown: Option<PathBuf>,
     },
     /// Check that the map in ARCHITECTURE.md is that of the source and that each invariant names a test that exists
     Papers {
@@ -58,7 +61,9 @@ fn main() -> ExitCode {
     let outcome = match Args::parse().task {
         Task::Prove { name } => suites::prove(name.as_deref()),
         Task::Live { name } => suites::live(name.as_deref()),
-        Task::Bench { names, secs, json } => suites::bench(&names, secs, json.as_deref()),
+        Task::Bench { names, secs, json, markdown } => {
+            suites::bench(&names, secs, json.as_deref(), markdown.as_deref())
+        }
         Task::Papers { write } => papers::check(write),
         Task::Slowest { log } => slowest::print(&log),
     };

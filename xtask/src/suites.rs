@@ -88,17 +88,24 @@ pub(crate) fn live(name: Option<&str>) -> Result<()> {
 }
 
 /// Builds everything that is compared, then hands over to the benchmark itself.
-pub(crate) fn bench(names: &[String], secs: u64, json: Option<&Path>) -> Result<()> {
-    succeed(
-        Command::new("cargo")
-            .args(["build", "--release", "--quiet", "--package", "farebox"])
-            .current_dir(root()),
-    )?;
+pub(crate) fn bench(names: &[String], secs: u64, json: Option<&Path>, markdown: Option<&Path>) -> Result<()> {
+    // One part needs Lightning nodes, which take minutes to build.
+    let lean: &[&str] = match names {
+        [] => &[],
+        names if names.iter().any(|name| name == "challenge") => &[],
+        _ => &["--no-default-features"],
+    };
+    // Each by itself: features that only one of them asks for would get into the other.
+    let build = ["build", "--release", "--quiet", "--package"];
+    succeed(Command::new("cargo").args(build).arg("farebox").current_dir(root()))?;
+    succeed(Command::new("cargo").args(build).arg("farebox-bench").args(lean).current_dir(root()))?;
     let mut command = Command::new("cargo");
-    command.args(["run", "--release", "--quiet", "--package", "farebox-bench", "--"]);
+    command.args(["run", "--release", "--quiet", "--package", "farebox-bench"]).args(lean).arg("--");
     command.args(names).arg("--secs").arg(secs.to_string());
-    if let Some(file) = json {
-        command.arg("--json").arg(std::path::absolute(file)?);
+    for (flag, file) in [("--json", json), ("--markdown", markdown)] {
+        if let Some(file) = file {
+            command.arg(flag).arg(std::path::absolute(file)?);
+        }
     }
     succeed(&mut command)
 }

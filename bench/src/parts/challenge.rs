@@ -9,7 +9,7 @@ use farebox_tests::{Seller, until_selling};
 
 use crate::{
     Setting,
-    load::{self, Expect},
+    load::wrk::{self, Expect},
     process::{Program, free_address},
     table::Row,
 };
@@ -31,31 +31,33 @@ pub(crate) fn run(setting: &Setting) -> Result<Vec<Row>> {
 
     let url = format!("http://{listen}/");
     runtime.block_on(until_selling(&net, &url));
-    load::run(&gateway, listen, "/", &[], setting.time, Expect::Refusal)?; // warm-up
+    wrk::run(listen, &[], setting.time, Expect::Refusal)?; // warm-up
     let before = gateway.resident()?;
-    let measured = load::run(&gateway, listen, "/", &[], setting.time, Expect::Refusal)?;
+    let (measured, cpu) = gateway.cpu_while(|| wrk::run(listen, &[], setting.time, Expect::Refusal))?;
     let after = gateway.resident()?;
     // wrk can't tell one refusal from another: look again, so that nobody measures how fast a 503 is.
     runtime.block_on(until_selling(&net, &url));
     drop(gateway);
     runtime.block_on(net.buyer.stop());
 
-    let row = |subject: &str, value, unit, ratio| Row {
-        bench: "challenge",
-        subject: subject.to_owned(),
-        value,
-        unit,
-        ratio,
-    };
+    let cpu = cpu.as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "memory sizes, for a ratio")]
     let growth = after as f64 / before as f64;
     #[expect(clippy::cast_precision_loss, reason = "a few million requests at most")]
     let count = measured.requests as f64;
+    let row = |what, value, unit| Row {
+        bench: "challenge",
+        what,
+        subject: "farebox".to_owned(),
+        value,
+        unit,
+        ratio: None,
+    };
     Ok(vec![
-        row("challenges", measured.rate, "per second", None),
-        row("challenges by CPU time", measured.rate / measured.cores, "per core second", None),
-        row("CPU", measured.cpu_micros, "us/challenge", None),
-        row("challenges in the run", count, "", None),
-        row("resident memory after the run, by before", growth, "times", Some(growth)),
+        row("rate", measured.rate, "challenges/s"),
+        row("CPU", cpu * 1e6 / count, "us/challenge"),
+        row("rate by CPU time", count / cpu, "per core second"),
+        row("p99", measured.p99_millis, "ms"),
+        Row { ratio: Some(growth), ..row("memory after by before", growth, "times") },
     ])
 }
