@@ -5,7 +5,7 @@
 //! once; with `forward_credential`, the credential a second time. It allocates, besides what hyper does: its own future,
 //! the exchange with the upstream and the answer's body, one box each; four small pieces for the credential; the
 //! `farebox-*` and `Forwarded` values; on a kept upstream connection, where a request that could be sent a second time
-//! keeps its head, one text of it. The header map is moved, never copied. One timer is set for the answer's head and one
+//! keeps its head, one text of it; with a rewrite, the path once more. The header map is moved, never copied. One timer is set for the answer's head and one
 //! for its body if that is not there yet. It locks: its worker's own pool of connections, which nobody else contends for;
 //! nothing shared. It awaits: the paywall (which for a pass has nothing to wait for), a connection where none is free, and
 //! the upstream.
@@ -163,7 +163,7 @@ async fn handle(
         return Err(Failure::Upstream(SendError::Switched).into());
     }
     headers::strip_hop_by_hop(&mut head.headers);
-    rewrite::back(&way, &route.config.rewrite, route.upstream.config(), &mut head.headers);
+    rewrite::back(&way, &route.config.rewrite, route.upstream.config(), head.status, &mut head.headers);
     route.config.cors.open_forwarded(manner.origin.as_ref(), &mut head.headers);
     if let (Some(upstream), Some(asked)) = (switched, upgrade) {
         return Ok(Tunnel::answer(&asked, head, upstream, lease, route.clone()));
@@ -205,7 +205,7 @@ async fn admit(
 
     // Whose it is. The request keeps this route to its end, whatever is configured meanwhile.
     let found =
-        shared.services.load().find_clearly(&host.name(), path, &parts.method).map_err(Failure::Path)?;
+        shared.services.load().find_clearly(host.name(), path, &parts.method).map_err(Failure::Path)?;
     let route = found.ok_or(Failure::NoService)?;
     account.routed(route.clone());
     refuse_what_cannot_be_served(parts, &body, &route)?;

@@ -5,7 +5,7 @@
 //! read back, as every upstream says there what it knows; cookies and bodies are not.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue,
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
     header::{CONTENT_LOCATION, LOCATION},
     uri::PathAndQuery,
 };
@@ -48,7 +48,13 @@ pub(super) fn forth(
 }
 
 /// Puts what an answer says of its own whereabouts into the client's words.
-pub(super) fn back(way: &Way, rewrite: &Rewrite, upstream: &UpstreamConfig, headers: &mut HeaderMap) {
+pub(super) fn back(
+    way: &Way,
+    rewrite: &Rewrite,
+    upstream: &UpstreamConfig,
+    status: StatusCode,
+    headers: &mut HeaderMap,
+) {
     let translate = |headers: &mut HeaderMap, name: HeaderName| {
         let said = headers.get(&name).and_then(|value| value.to_str().ok());
         let said = said.and_then(|said| way.homeward(said, rewrite, upstream));
@@ -56,7 +62,10 @@ pub(super) fn back(way: &Way, rewrite: &Rewrite, upstream: &UpstreamConfig, head
             headers.insert(name, value);
         }
     };
-    translate(headers, LOCATION);
+    // Other answers have none, and are most.
+    if status.is_redirection() || status == StatusCode::CREATED {
+        translate(headers, LOCATION);
+    }
     if way.asked.is_some() {
         translate(headers, CONTENT_LOCATION);
     }
@@ -151,7 +160,8 @@ mod tests {
         let host = HeaderValue::from_static("a.org");
         let (_, way) = forth(&rewrite, PathAndQuery::from_static(asked), &host).unwrap();
         let mut headers = HeaderMap::from_iter([(LOCATION, HeaderValue::from_static(said))]);
-        back(&way, &rewrite, &UpstreamConfig::new("http://app:3000".parse().unwrap()), &mut headers);
+        let upstream = UpstreamConfig::new("http://app:3000".parse().unwrap());
+        back(&way, &rewrite, &upstream, StatusCode::FOUND, &mut headers);
         assert_eq!(headers[LOCATION], want, "{said} -{strip} +{add}");
     }
 

@@ -15,9 +15,10 @@ use http::{
 
 use super::failure::Failure;
 
-/// The host that a request names; empty only in HTTP/1.0.
+/// The host that a request names, in the form that services are matched by *and* upstreams are told: lower case, without
+/// final dot, an IPv6 address in the spelling of RFC 5952. Empty only in HTTP/1.0.
 pub(super) struct Host {
-    /// As it came, with its port.
+    /// With its port.
     pub(super) value: HeaderValue,
 }
 
@@ -52,7 +53,7 @@ pub(super) fn take_host(parts: &mut Parts) -> Result<Host, Failure> {
     };
     let (name, port) = split(value.as_bytes());
     if is_name(name) && port.is_none_or(is_port) {
-        Ok(Host { value })
+        Ok(Host { value: normal(value) })
     } else {
         Err(Failure::Host("`Host` is not a name or address with an optional port"))
     }
@@ -75,20 +76,35 @@ pub(super) fn take_path(parts: &mut Parts) -> Result<PathAndQuery, Failure> {
 }
 
 impl Host {
-    /// The name in the form that services are matched by: lower case, without port and final dot, an IPv6 address in the
-    /// spelling of RFC 5952.
-    pub(super) fn name(&self) -> Cow<'_, str> {
+    /// Without its port.
+    pub(super) fn name(&self) -> &str {
         let (name, _) = split(self.value.as_bytes());
-        if let Some(address) = address(name) {
-            return Cow::Owned(format!("[{address}]"));
-        }
-        let name = std::str::from_utf8(name.strip_suffix(b".").unwrap_or(name)).unwrap_or_default();
-        if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            Cow::Owned(name.to_ascii_lowercase())
-        } else {
-            Cow::Borrowed(name)
-        }
+        std::str::from_utf8(name).unwrap_or_default()
     }
+}
+
+/// The normal form of a host that is one. Most come in it, and are not copied.
+fn normal(value: HeaderValue) -> HeaderValue {
+    let (name, port) = split(value.as_bytes());
+    let is_odd = |byte: &u8| byte.is_ascii_uppercase() || *byte == b'[';
+    let is_normal = !name.iter().any(is_odd) && !name.ends_with(b".");
+    if is_normal && port.is_none_or(|port| !port.starts_with(b"0")) {
+        return value;
+    }
+    let mut text = match address(name) {
+        Some(address) => format!("[{address}]"),
+        None => {
+            let name = name.strip_suffix(b".").unwrap_or(name);
+            String::from_utf8_lossy(name).to_ascii_lowercase()
+        }
+    };
+    if let Some(port) = port {
+        let digits = String::from_utf8_lossy(port);
+        let bare = digits.trim_start_matches('0');
+        text.push(':');
+        text.push_str(if bare.is_empty() { "0" } else { bare });
+    }
+    HeaderValue::try_from(text).unwrap_or(value)
 }
 
 fn to_value(authority: &Authority) -> Result<HeaderValue, Failure> {
@@ -152,10 +168,25 @@ mod tests {
     #[track_caller]
     fn check(version: Version, target: &str, hosts: &[&str], want: &str) {
         let got = match take_host(&mut parts(version, target, hosts)) {
-            Ok(host) => host.name().into_owned(),
+            Ok(host) => host.name().to_owned(),
             Err(failure) => format!("refused: {failure}"),
         };
         assert_eq!(got, want, "{target} {hosts:?}");
+    }
+
+    #[test]
+    fn the_host_that_is_decided_on_is_the_one_that_upstreams_are_told() {
+        for (said, want) in [
+            ("api.example.com:8080", "api.example.com:8080"),
+            ("API.Example.com.:8080", "api.example.com:8080"),
+            ("api.example.com.", "api.example.com"),
+            ("a:0080", "a:80"),
+            ("a:0", "a:0"),
+            ("[0:0::1]:443", "[::1]:443"),
+        ] {
+            let host = take_host(&mut parts(Version::HTTP_11, "/", &[said])).ok().unwrap();
+            assert_eq!(host.value, want);
+        }
     }
 
     const NO_HOST: &str = "refused: there is no `Host`";
