@@ -32,8 +32,7 @@ pub(super) mod services {
         fn read(value: &'a str) -> Option<Self> {
             let mut entries = Self { listed: [("", 0); LIST_MAX], count: 0 };
             for item in value.split(',') {
-                let (name, tier) = item.split_once(':')?;
-                let tier = u8::try_from(crate::terms::decimal(tier)?).ok()?;
+                let (name, tier) = entry(item)?;
                 if name.is_empty() || entries.tier(name).is_some() {
                     return None;
                 }
@@ -52,8 +51,17 @@ pub(super) mod services {
         }
     }
 
+    fn entry(item: &str) -> Option<(&str, u8)> {
+        let (name, tier) = item.split_once(':')?;
+        Some((name, u8::try_from(crate::terms::decimal(tier)?).ok()?))
+    }
+
     pub(in super::super) fn reads(value: &str) -> bool {
-        Entries::read(value).is_some()
+        // Most tokens are for one service, which is no list to be kept while it is read.
+        match value.contains(',') {
+            false => entry(value).is_some_and(|(name, _)| !name.is_empty()),
+            true => Entries::read(value).is_some(),
+        }
     }
 
     pub(in super::super) fn narrows(before: &str, now: &str) -> bool {
@@ -66,7 +74,9 @@ pub(super) mod services {
         asked: &Asked<'_>,
         judged: &mut Judged,
     ) -> Result<(), CaveatRefusal> {
-        judged.tier = Entries::read(value).and_then(|entries| entries.tier(asked.service.as_str()));
+        // It has been read, so no name is there twice.
+        let mut entries = value.split(',').filter_map(entry);
+        judged.tier = entries.find(|(name, _)| *name == asked.service.as_str()).map(|(_, tier)| tier);
         match judged.tier {
             Some(_) => Ok(()),
             None => Err(CaveatRefusal::OtherService { service: asked.service.clone() }),
