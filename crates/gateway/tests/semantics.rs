@@ -5,7 +5,7 @@
 mod support;
 
 use axum::{Router, extract::Request as AxumRequest, response::IntoResponse};
-use farebox_gateway::{Cors, GatewayConfig, Matcher, Rewrite, ServiceRoute};
+use farebox_gateway::{Cors, GatewayConfig, Matcher, Rewrite, ServiceRoute, UpstreamHost};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
 use serde_json::Value;
 use support::{
@@ -334,6 +334,24 @@ async fn an_answers_fields_pass_but_for_those_between_neighbours() {
         assert_eq!(headers["x-bytes"].as_bytes(), b"caf\xe9");
         let cookies: Vec<_> = headers.get_all("set-cookie").iter().collect();
         assert_eq!(cookies, ["a=1; Path=/", "b=2"]);
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_told_the_host_is_told_the_one_that_was_decided_on() {
+    let upstream = Upstream::echo().await;
+    for url in [upstream.url(), upstream.h2c()] {
+        let mut route = free("api", &url);
+        route.upstream.host = UpstreamHost::Asked;
+        let rig = Rig::new(vec![route]).await;
+        for (said, want) in [("API.Example.com.:0080", "api.example.com:80"), ("[0:0::1]", "[::1]")] {
+            let asked = Request::get("/").header("host", said).body(body("")).unwrap();
+            let answer = told(&ask(rig.addr, asked).await);
+            let target = answer["target"].as_str().unwrap();
+            let is_told = values(&answer, "host") == [want] || target == format!("http://{want}/");
+            assert!(is_told, "{answer}");
+            assert_eq!(values(&answer, "x-forwarded-host"), [want]);
+        }
     }
 }
 

@@ -326,11 +326,17 @@ fn http2_pieces(text: &str, host: &str) -> Vec<Piece> {
     pieces
 }
 
-fn http1_cases() -> Vec<(Line, Layout, Expected)> {
-    lines("http1.txt", include_str!("corpus/http1.txt"), 3)
-        .into_iter()
-        .map(|line| (line.clone(), Layout::FreePart, Expected::read(&line.columns[0])))
-        .collect()
+fn http1_cases(upstream: Version) -> Vec<(Line, Layout, Expected)> {
+    let cases = lines("http1.txt", include_str!("corpus/http1.txt"), 3).into_iter().filter_map(|line| {
+        let outcome = match line.columns[0].strip_suffix(" @1") {
+            Some(_) if upstream == Version::Http2 => return None,
+            Some(outcome) => outcome,
+            None => &line.columns[0],
+        };
+        let expected = Expected::read(outcome);
+        Some((line, Layout::FreePart, expected))
+    });
+    cases.collect()
 }
 
 fn http2_cases() -> Vec<(Line, Layout, Expected)> {
@@ -362,7 +368,7 @@ fn path_cases() -> Vec<(Line, Layout, Expected)> {
 #[tokio::test]
 async fn no_bytes_reach_an_upstream_that_were_not_decided_on() {
     for (tag, upstream) in [("b1", Version::Http1), ("b2", Version::Http2)] {
-        check(tag, upstream, http1_cases(), async |addr, line, expected, host| {
+        check(tag, upstream, http1_cases(upstream), async |addr, line, expected, host| {
             send_http1(addr, http1_bytes(&line.columns[1], host), expected, host).await
         })
         .await;
