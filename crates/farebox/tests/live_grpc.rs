@@ -217,7 +217,8 @@ async fn every_standard_call_passes_once_it_is_paid_in_clear_text_and_by_tls() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "live: needs Go"]
 async fn the_client_is_denied_in_its_own_words_until_it_pays() {
-    let stand = Stand::new("h2c", &Authority::new());
+    let authority = Authority::new();
+    let stand = Stand::new("h2c", &authority);
     let said = client(&stand.clear, CASES[0], &[]).await;
     let log = String::from_utf8(said.stderr).unwrap();
     assert!(!said.status.success() && log.contains("code = Internal desc = payment required"), "{log}");
