@@ -6,24 +6,22 @@ use arc_swap::ArcSwap;
 use farebox_paywall::Paywall;
 use ipnet::IpNet;
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::Notify,
     task::{JoinSet, spawn_blocking},
-    time::{Duration, interval},
+    time::Duration,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{GatewayConfig, Limits, ServiceRoute, Timeouts},
-    listen::{Hands, ListenError, Listener},
+    addresses::canonical,
+    config::{GatewayConfig, Limits, Listen, ServiceRoute, Timeouts},
+    listen::{Guests, Hands, ListenError, Listener},
     metrics::Metrics,
     ops::Ops,
     services::{Services, ServicesError},
     upstream::health,
     worker,
 };
-
-/// How often samples are moved into the buckets of their histograms.
-const SETTLE_EVERY: Duration = Duration::from_secs(1);
 
 /// A gateway whose sockets are bound: who connects is queued, and served once it runs.
 pub struct Gateway {
@@ -47,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) services_changed: Notify,
     pub(crate) paywall: Arc<Paywall>,
     pub(crate) metrics: Metrics,
+    pub(crate) guests: Arc<Guests>,
     pub(crate) config: Settings,
 }
 
@@ -97,7 +96,7 @@ impl From<ListenError> for GatewayError {
         let message = error.to_string();
         let error = match error {
             ListenError::Bind { error, .. } => Some(error),
-            ListenError::Tls(_) => None,
+            ListenError::Tls(_) | ListenError::NobodyTrusted(_) => None,
         };
         Self::Listen { message, error }
     }
@@ -111,22 +110,34 @@ impl Gateway {
         }
         let cores = || thread::available_parallelism().map_or(1, NonZero::get);
         let workers = if config.workers == 0 { cores() } else { config.workers };
-        let metrics = Metrics::new();
+        let metrics = Metrics::new(workers);
         let services = Services::new(config.services, &metrics, workers, Vec::new())?;
-        let listeners = config.listen.iter().map(Listener::bind).collect::<Result<_, _>>()?;
+        let trusted: Vec<_> = config.trusted_proxies.iter().map(canonical).collect();
+        let bind = |listen| Listener::bind(listen, &trusted);
+        let listeners = config.listen.iter().map(bind).collect::<Result<_, _>>()?;
+        let guests = Guests::new(&config.limits, &trusted, &config.clients, metrics.connections.open.clone());
         let ops = config.ops.map(Ops::bind).transpose()?;
         let settings = Settings {
             limits: config.limits,
             timeouts: config.timeouts,
-            trusted_proxies: config.trusted_proxies,
+            trusted_proxies: trusted,
         };
-        let shared = Shared { services: ArcSwap::from_pointee(services), services_changed: Notify::new(), paywall, metrics, config: settings };
+        let shared = Shared { services: ArcSwap::from_pointee(services), services_changed: Notify::new(), paywall, metrics, guests, config: settings };
         Ok(Self { listeners, ops, workers, shared: Arc::new(shared) })
     }
 
     /// Judges services as [`Gateway::bind`] does, without touching anything outside but the files that they name.
     pub fn check(services: &[ServiceRoute]) -> Result<(), ServicesError> {
-        Services::new(services.to_vec(), &Metrics::new(), 1, Vec::new()).map(drop)
+        Services::new(services.to_vec(), &Metrics::new(1), 1, Vec::new()).map(drop)
+    }
+
+    /// Judges listeners as [`Gateway::bind`] does, reading the files that they name, and binds none of them.
+    pub fn check_listen(listen: &[Listen], trusted_proxies: &[IpNet]) -> Result<(), GatewayError> {
+        if listen.is_empty() {
+            return Err(GatewayError::NoAddress);
+        }
+        listen.iter().try_for_each(|listen| Listener::check(listen, trusted_proxies).map(drop))?;
+        Ok(())
     }
 
     /// The addresses listened on, in the order of the configuration, with the ports that the system chose.
@@ -159,7 +170,6 @@ impl Gateway {
             .map_err(GatewayError::Worker)?;
 
         let mut background = JoinSet::new();
-        background.spawn(settle(shared.clone()));
         background.spawn(check_upstreams(shared.clone()));
         for tls in listeners.iter().filter_map(Listener::tls) {
             background.spawn(tls.clone().keep_current());
@@ -169,7 +179,8 @@ impl Gateway {
         }
         let hands = Arc::new(Hands::new(
             handles.iter().map(|handle| handle.sockets.clone()).collect(),
-            Arc::new(Semaphore::new(shared.config.limits.connections_max)),
+            shared.guests.clone(),
+            shared.metrics.connections.clone(),
         ));
         let mut accepting = JoinSet::new();
         for listener in listeners {
@@ -200,14 +211,6 @@ impl Reload {
         self.shared.services.store(Arc::new(services));
         self.shared.services_changed.notify_one();
         Ok(())
-    }
-}
-
-async fn settle(shared: Arc<Shared>) {
-    let mut tick = interval(SETTLE_EVERY);
-    loop {
-        tick.tick().await;
-        shared.metrics.settle();
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`Paywall::admit`](farebox_paywall::Paywall::admit), and what it answers is carried out here. Start reading in
 //! `proxy.rs`, the path of one request from top to bottom.
 
+mod addresses;
 mod config;
 mod cors;
 mod gateway;

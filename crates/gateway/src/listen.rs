@@ -4,7 +4,10 @@
 
 mod activity;
 pub(crate) mod connection;
+mod guests;
+mod proxy_protocol;
 mod sniff;
+mod streams;
 mod tls;
 
 use std::{
@@ -16,14 +19,20 @@ use std::{
     },
 };
 
+use ipnet::IpNet;
 use tokio::{
-    net::{TcpListener, TcpSocket},
-    sync::{Semaphore, mpsc},
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::mpsc,
     time::{Duration, sleep},
 };
 
-pub(crate) use self::{activity::InFlight, tls::{Terminator, TlsError}};
-use crate::{config::Listen, worker::Accepted};
+pub(crate) use self::{
+    activity::InFlight,
+    guests::{Guests, Seat},
+    tls::{Terminator, TlsError},
+};
+use self::guests::Refusal;
+use crate::{config::Listen, metrics::Connections, worker::Accepted};
 
 /// How many connections the system queues for us before clients have to knock again.
 const BACKLOG: u32 = 4096;
@@ -34,6 +43,7 @@ const EXHAUSTED_WAIT: Duration = Duration::from_millis(50);
 pub(crate) struct Listener {
     socket: TcpListener,
     tls: Option<Arc<Terminator>>,
+    is_announced: bool,
     addr: SocketAddr,
 }
 
@@ -41,7 +51,8 @@ pub(crate) struct Listener {
 pub(crate) struct Hands {
     workers: Vec<mpsc::Sender<Accepted>>,
     next: AtomicUsize,
-    connections: Arc<Semaphore>,
+    guests: Arc<Guests>,
+    metrics: Connections,
 }
 
 /// Binds a socket; must be called in a Tokio runtime.
@@ -54,12 +65,20 @@ pub(crate) fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
 }
 
 impl Listener {
-    pub(crate) fn bind(listen: &Listen) -> Result<Self, ListenError> {
-        let tls = listen.tls.as_ref().map(|tls| Terminator::new(listen.addr, tls)).transpose()?;
+    /// Judges what is configured, reading its files, and binds nothing.
+    pub(crate) fn check(listen: &Listen, trusted: &[IpNet]) -> Result<Option<Arc<Terminator>>, ListenError> {
+        if listen.proxy_protocol && trusted.is_empty() {
+            return Err(ListenError::NobodyTrusted(listen.addr));
+        }
+        Ok(listen.tls.as_ref().map(|tls| Terminator::new(listen.addr, tls)).transpose()?)
+    }
+
+    pub(crate) fn bind(listen: &Listen, trusted: &[IpNet]) -> Result<Self, ListenError> {
+        let tls = Self::check(listen, trusted)?;
         let failed = |error| ListenError::Bind { addr: listen.addr, error };
         let socket = bind(listen.addr).map_err(failed)?;
         let addr = socket.local_addr().map_err(failed)?;
-        Ok(Self { socket, tls, addr })
+        Ok(Self { socket, tls, is_announced: listen.proxy_protocol, addr })
     }
 
     pub(crate) const fn addr(&self) -> SocketAddr {
@@ -74,16 +93,13 @@ impl Listener {
     /// Accepts until dropped.
     pub(crate) async fn accept(&self, hands: &Hands) {
         loop {
-            let permit =
-                hands.connections.clone().acquire_owned().await.expect("the semaphore is never closed");
-            let accepted = self.socket.accept().await.and_then(|(socket, peer)| {
-                // Without it small messages wait for acknowledgements. A socket that refuses the option still works.
-                let _ = socket.set_nodelay(true);
-                let tls = self.tls.as_ref().map(|tls| tls.acceptor());
-                Ok(Accepted { socket: socket.into_std()?, peer, tls, permit })
-            });
+            let accepted = match self.socket.accept().await {
+                Ok((socket, peer)) => self.seat(socket, peer, hands).await,
+                Err(error) => Err(error),
+            };
             match accepted {
-                Ok(accepted) => hands.give(accepted).await,
+                Ok(Some(accepted)) => hands.give(accepted).await,
+                Ok(None) => {}
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!(addr = %self.addr, %error, "cannot accept connections for a moment");
@@ -91,6 +107,26 @@ impl Listener {
                 }
             }
         }
+    }
+
+    /// Finds a place for a connection, unless its peer may have none. Who is refused neither waits nor makes anybody leave.
+    async fn seat(&self, socket: TcpStream, peer: SocketAddr, hands: &Hands) -> io::Result<Option<Accepted>> {
+        let mut seat = Seat::new(&hands.guests);
+        let taken = if self.is_announced && !hands.guests.is_trusted(peer.ip()) {
+            Err(Refusal::NotAProxy)
+        } else {
+            seat.take(peer.ip())
+        };
+        if let Err(refusal) = taken {
+            hands.metrics.refused(refusal.counted());
+            tracing::debug!(%peer, %refusal, "closed a connection");
+            return Ok(None);
+        }
+        // Without it small messages wait for acknowledgements. A socket that refuses the option still works.
+        let _ = socket.set_nodelay(true);
+        let (socket, tls) = (socket.into_std()?, self.tls.as_ref().map(|tls| tls.acceptor()));
+        seat.sit(hands.guests.place().await);
+        Ok(Some(Accepted { socket, peer, is_announced: self.is_announced, tls, seat }))
     }
 }
 
@@ -103,14 +139,21 @@ pub(crate) enum ListenError {
         #[source]
         error: io::Error,
     },
+    #[error(
+        "the listener `{0}` expects the PROXY protocol, but no proxy is trusted: name yours among the trusted proxies"
+    )]
+    NobodyTrusted(SocketAddr),
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
 
 impl Hands {
-    /// `connections` has a permit for each connection that may be open.
-    pub(crate) const fn new(workers: Vec<mpsc::Sender<Accepted>>, connections: Arc<Semaphore>) -> Self {
-        Self { workers, next: AtomicUsize::new(0), connections }
+    pub(crate) const fn new(
+        workers: Vec<mpsc::Sender<Accepted>>,
+        guests: Arc<Guests>,
+        metrics: Connections,
+    ) -> Self {
+        Self { workers, next: AtomicUsize::new(0), guests, metrics }
     }
 
     /// Gives a socket to the next worker, or to the one after it if that one has its hands full.

@@ -27,7 +27,7 @@ use farebox_protocol::strip_credentials;
 use futures_util::{FutureExt, future::BoxFuture};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, ORIGIN},
+    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, ORIGIN},
     request::Parts,
 };
 use hyper::body::{Body as _, Incoming};
@@ -193,6 +193,7 @@ async fn admit(
 ) -> Result<(Arc<Route>, Patience, Outgoing, Way), Own> {
     let shared = &worker.shared;
 
+    refuse_header_flood(parts, shared.config.limits.header_count_max)?;
     // What is asked for: one host, one path, one way to read them.
     let host = target::take_host(parts)?;
     let target = target::take_path(parts)?;
@@ -200,6 +201,9 @@ async fn admit(
     account.path(path);
     let client = forwarded::client(peer, &parts.headers, &shared.config.trusted_proxies);
     account.client(client.ip);
+    if !shared.guests.is_welcome(client.ip) {
+        return Err(Failure::Client.into());
+    }
 
     let upgrade = upgrade::asked(parts, &body)?;
 
@@ -208,6 +212,9 @@ async fn admit(
         shared.services.load().find_clearly(host.name(), path, &parts.method).map_err(Failure::Path)?;
     let route = found.ok_or(Failure::NoService)?;
     account.routed(route.clone());
+    if !route.welcome.is_for(client.ip) {
+        return Err(Failure::Client.into());
+    }
     refuse_what_cannot_be_served(parts, &body, &route)?;
     let upgrade = upgrade.map_or(Ok(None), |asked| asked.on(&route))?;
 
@@ -250,6 +257,16 @@ async fn admit(
     *request.uri_mut() = Uri::from(target);
     *request.headers_mut() = mem::take(&mut parts.headers);
     Ok((route, patience, Outgoing { request, host: preserved, upgrade }, way))
+}
+
+/// Over HTTP/1.1 hyper counts while it reads; over HTTP/2 it only adds up their length. Cookies come there in crumbs, which
+/// are one line.
+fn refuse_header_flood(parts: &Parts, max: usize) -> Result<(), Failure> {
+    let crumbs = || parts.headers.get_all(COOKIE).iter().count();
+    if parts.headers.len() <= max || parts.headers.len() - crumbs() < max {
+        return Ok(());
+    }
+    Err(Failure::TooManyHeaders { max })
 }
 
 /// Requests that could only fail later, and should not be paid for first.

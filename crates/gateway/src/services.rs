@@ -17,6 +17,7 @@ use http::{
 };
 
 use crate::{
+    addresses::Welcome,
     config::ServiceRoute,
     matcher::{Loose, PathPrefix, begins_folded, is_odd},
     metrics::{Metrics, ServiceMetrics},
@@ -34,6 +35,8 @@ pub(crate) struct Services {
 /// One service and all that is needed to serve it.
 pub(crate) struct Route {
     pub(crate) config: ServiceRoute,
+    /// Who may ask for it.
+    pub(crate) welcome: Welcome,
     pub(crate) upstream: Upstream,
     pub(crate) metrics: ServiceMetrics,
 }
@@ -115,7 +118,8 @@ impl Services {
             let upstream = Upstream::new(&config.upstream, workers)
                 .map_err(|error| ServicesError::Upstream { service: name.clone(), error })?;
             let metrics = metrics.service(name.as_str());
-            Ok(Arc::new(Route { config, upstream, metrics }))
+            let welcome = Welcome::new(&config.clients);
+            Ok(Arc::new(Route { config, welcome, upstream, metrics }))
         };
         let routes = configured.into_iter().map(route).collect::<Result<_, _>>()?;
         Ok(Self { routes, is_folded })

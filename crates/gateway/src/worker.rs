@@ -8,13 +8,16 @@ use std::{io, net::SocketAddr, sync::Arc, thread};
 
 use tokio::{
     runtime,
-    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     time::{Duration, Instant, interval, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{gateway::Shared, listen::connection};
+use crate::{
+    gateway::Shared,
+    listen::{Seat, connection},
+};
 
 /// How many accepted sockets may wait for a worker.
 const HANDED_MAX: usize = 256;
@@ -26,6 +29,8 @@ pub(crate) struct Worker {
     pub(crate) index: usize,
     /// Owns whatever is spawned here.
     pub(crate) tasks: Tasks,
+    /// Clients' connections, and requests of other workers on upstream connections of this one: it ends after them.
+    pub(crate) connections: TaskTracker,
     pub(crate) shared: Arc<Shared>,
     /// Cancelled when connections should end as soon as their requests are answered.
     pub(crate) draining: CancellationToken,
@@ -39,9 +44,11 @@ pub(crate) struct Tasks(TaskTracker);
 pub(crate) struct Accepted {
     pub(crate) socket: std::net::TcpStream,
     pub(crate) peer: SocketAddr,
+    /// Whether the peer is a proxy that says first whose connection this is.
+    pub(crate) is_announced: bool,
     pub(crate) tls: Option<TlsAcceptor>,
-    /// Counts the connection against the limit until it ends.
-    pub(crate) permit: OwnedSemaphorePermit,
+    /// Counts the connection against the limits until it ends.
+    pub(crate) seat: Seat,
 }
 
 /// What the rest of the gateway holds of a worker.
@@ -83,7 +90,7 @@ pub(crate) fn start(
     let (sockets, handed) = mpsc::channel(HANDED_MAX);
     let (tell, ended) = oneshot::channel();
     let thread = thread::Builder::new().name(format!("farebox-worker-{index}")).spawn(move || {
-        let worker = Arc::new(Worker { index, tasks: Tasks::default(), shared, draining });
+        let worker = Arc::new(Worker { index, tasks: Tasks::default(), connections: TaskTracker::new(), shared, draining });
         let connections = runtime.block_on(async {
             tokio::select! {
                 connections = work(worker, handed) => connections,
@@ -99,7 +106,7 @@ pub(crate) fn start(
 
 /// Serves until told to drain, then until the last connection has ended or time is up. How many were left then.
 async fn work(worker: Arc<Worker>, mut handed: mpsc::Receiver<Accepted>) -> usize {
-    let connections = TaskTracker::new();
+    let connections = worker.connections.clone();
     let mut prune = interval(PRUNE_EVERY);
     loop {
         tokio::select! {

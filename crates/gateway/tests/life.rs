@@ -238,16 +238,21 @@ async fn services_change_for_the_next_request_and_not_for_the_one_under_way() {
 
 #[tokio::test]
 async fn a_connection_over_the_limit_waits_for_one_to_end() {
-    let upstream = Upstream::echo().await;
+    let (upstream, begun, go) = slow().await;
     let mut config = support::config(vec![free("api", &upstream.url())]);
     config.limits.connections_max = 1;
     let rig = Rig::with(config).await;
     let mut first = http1(rig.addr).await;
-    within(first.send_request(request("GET", "/", &[]))).await.unwrap();
+    let asking = first.send_request(request("GET", "/slow", &[]));
     let mut second = http1(rig.addr).await;
     let waiting = second.send_request(request("GET", "/", &[]));
     tokio::pin!(waiting);
-    assert!(tokio::time::timeout(Duration::from_millis(50), &mut waiting).await.is_err());
+    let (answer, ()) = tokio::join!(asking, async {
+        within(begun.notified()).await;
+        assert!(tokio::time::timeout(Duration::from_millis(200), &mut waiting).await.is_err());
+        go.notify_one();
+    });
+    assert_eq!(within(answer.unwrap().into_body().collect()).await.unwrap().to_bytes(), "done");
     drop(first);
     assert_eq!(within(waiting).await.unwrap().status(), 200);
 }
@@ -270,7 +275,7 @@ async fn a_client_that_does_not_take_its_answer_is_let_go() {
     let rig = Rig::with(config).await;
     let mut client = TcpStream::connect(rig.addr).await.unwrap();
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-    rig.metric("farebox_connections_total 1").await;
+    rig.metric("farebox_connections_accepted_total 1").await;
     // It reads nothing at all, and yet the connection ends.
     rig.metric("farebox_connections 0").await;
 }

@@ -11,18 +11,10 @@ use farebox_gateway::{
 };
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::{
-    ClientConfig, DigitallySignedStruct, HandshakeKind, ProtocolVersion, SignatureScheme,
-    client::{
-        WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
-    crypto::ring,
-};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
-use support::{Rig, free, request, upstream::Upstream, within};
+use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, client::WebPkiServerVerifier, crypto::ring};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use support::{Rig, free, request, tls::Client, upstream::Upstream, within};
 use tempfile::TempDir;
 use tokio::{io::AsyncReadExt, net::TcpStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -45,81 +37,11 @@ fn config(tls: Tls, upstream: &Upstream) -> GatewayConfig {
     GatewayConfig { listen, ..support::config(vec![free("api", &upstream.url())]) }
 }
 
-/// A client that takes any certificate and is asked afterwards which one it was.
-#[derive(Debug, Default)]
-struct Curious(Mutex<Vec<u8>>);
-
-impl ServerCertVerifier for Curious {
-    fn verify_server_cert(
-        &self,
-        shown: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        *self.0.lock() = shown.to_vec();
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let known = ring::default_provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, &known)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let known = ring::default_provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, &known)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        ring::default_provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// What a client brings along.
-#[derive(Default)]
-struct Client {
-    curious: Arc<Curious>,
-    version: Option<&'static rustls::SupportedProtocolVersion>,
-    certificate: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
-}
-
-impl Client {
-    fn config(&self) -> ClientConfig {
-        let versions = self.version.map_or(rustls::DEFAULT_VERSIONS.to_vec(), |version| vec![version]);
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_protocol_versions(&versions)
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(self.curious.clone());
-        match &self.certificate {
-            Some((certificate, key)) => {
-                builder.with_client_auth_cert(vec![certificate.clone()], key.clone_key()).unwrap()
-            }
-            None => builder.with_no_client_auth(),
-        }
-    }
-
-    fn connector(&self) -> TlsConnector {
-        TlsConnector::from(Arc::new(self.config()))
-    }
-
-    /// The certificate that is shown to who asks for this name; an address is not asked for.
-    async fn shown(&self, addr: SocketAddr, name: &'static str) -> Vec<u8> {
-        connect(&self.connector(), addr, name).await.unwrap();
-        self.curious.0.lock().clone()
-    }
+/// The certificate that is shown to who asks for this name; an address is not asked for.
+async fn shown(addr: SocketAddr, name: &'static str) -> Vec<u8> {
+    let client = Client::default();
+    connect(&client.connector(), addr, name).await.unwrap();
+    client.shown()
 }
 
 async fn connect(
@@ -159,7 +81,7 @@ async fn the_name_that_a_client_asks_for_chooses_the_certificate() {
         // No name at all.
         ("127.0.0.1", &first_shown),
     ] {
-        assert!(Client::default().shown(rig.addr, name).await == *want, "{name}");
+        assert!(shown(rig.addr, name).await == *want, "{name}");
     }
     // The name in the handshake decides nothing but that: any host may be asked for.
     let stream = connect(&Client::default().connector(), rig.addr, "shop.example").await.unwrap();
@@ -175,7 +97,7 @@ async fn a_self_signed_certificate_is_made_for_the_names_given() {
         (vec!["dev.example".to_owned(), "10.1.2.3".to_owned()], "10.1.2.3", "localhost"),
     ] {
         let rig = Rig::with(config(Tls::new(Certificate::SelfSigned { names }), &upstream)).await;
-        let shown = CertificateDer::from(Client::default().shown(rig.addr, good).await);
+        let shown = CertificateDer::from(shown(rig.addr, good).await);
         let mut roots = rustls::RootCertStore::empty();
         roots.add(shown).unwrap();
         let provider = Arc::new(ring::default_provider());
@@ -267,17 +189,17 @@ async fn a_renewed_certificate_is_shown_without_a_restart() {
     let tls = Tls { reread: Duration::from_millis(5), ..Tls::new(Certificate::Files(files.clone())) };
     let rig = Rig::with(config(tls, &upstream)).await;
     let kept = connect(&Client::default().connector(), rig.addr, "localhost").await.unwrap();
-    assert!(Client::default().shown(rig.addr, "localhost").await == old);
+    assert!(shown(rig.addr, "localhost").await == old);
     // The key comes later than the certificate, as with most tools that renew them.
     let made =
         rcgen::generate_simple_self_signed(["localhost".to_owned(), "also.example".to_owned()]).unwrap();
     fs::write(&files.cert, made.cert.pem()).unwrap();
     for _ in 0..10 {
-        assert!(Client::default().shown(rig.addr, "localhost").await == old);
+        assert!(shown(rig.addr, "localhost").await == old);
     }
     fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
     within(async {
-        while Client::default().shown(rig.addr, "localhost").await != made.cert.der().to_vec() {
+        while shown(rig.addr, "localhost").await != made.cert.der().to_vec() {
             tokio::task::yield_now().await;
         }
     })

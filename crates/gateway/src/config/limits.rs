@@ -5,14 +5,15 @@ use std::time::Duration;
 /// Bounds on size and number: what one stranger, or all together, can take up.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections open at once; beyond it, new ones wait in the listener's queue. Default 10,000.
+    /// Connections open at once. Beyond it, one that asks for nothing is closed for each new one, the oldest first; if all
+    /// are in use, new ones wait in the listener's queue. Default 10,000.
     pub connections_max: usize,
     /// Connections open at once from one client: one IPv4 address, or one IPv6 /64. Trusted proxies have no such limit.
     /// Beyond it, new ones are closed at once. Default 1,000.
     pub connections_per_client_max: usize,
     /// Bytes of request line and headers. Default 32 KiB.
     pub header_bytes_max: u32,
-    /// Header lines in an HTTP/1.1 request. Default 100.
+    /// Header lines in a request. Default 100.
     pub header_count_max: usize,
     /// HTTP/2 requests in flight on one connection. Default 128.
     pub http2_streams_max: u32,

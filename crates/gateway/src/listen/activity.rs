@@ -22,6 +22,7 @@ use tokio::{
     time::{Duration, Instant},
 };
 
+use super::{Seat, streams::Taking};
 use crate::config::Timeouts;
 
 /// See the module. Times are in milliseconds since the connection began, plus one, so that 0 can mean "not".
@@ -35,12 +36,18 @@ pub(super) struct Activity {
     /// Since when the client hasn't taken what is there for it.
     stalled_since: AtomicU64,
     has_spoken: AtomicBool,
+    /// Kept as long as anything of the connection is left.
+    _seat: Seat,
     /// What becomes of the connection once it is no longer one of HTTP.
     after: Mutex<Option<BoxFuture<'static, ()>>>,
 }
 
 /// A request in flight on a connection, until dropped.
-pub(crate) struct InFlight(Arc<Activity>);
+pub(crate) struct InFlight {
+    activity: Arc<Activity>,
+    /// Where it is told how far the client has got, over HTTP/2.
+    taking: Option<Arc<Taking>>,
+}
 
 /// What to do about a connection.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,7 +61,7 @@ pub(super) enum Verdict {
 }
 
 impl Activity {
-    pub(super) fn new(now: Instant) -> Arc<Self> {
+    pub(super) fn new(now: Instant, seat: Seat) -> Arc<Self> {
         Arc::new(Self {
             began: now,
             in_flight: AtomicU32::new(0),
@@ -62,14 +69,15 @@ impl Activity {
             head_since: AtomicU64::new(0),
             stalled_since: AtomicU64::new(0),
             has_spoken: AtomicBool::new(false),
+            _seat: seat,
             after: Mutex::new(None),
         })
     }
 
-    pub(super) fn request(self: &Arc<Self>) -> InFlight {
+    pub(super) fn request(self: &Arc<Self>, taking: Option<Arc<Taking>>) -> InFlight {
         self.in_flight.fetch_add(1, Relaxed);
         self.head_since.store(0, Relaxed);
-        InFlight(self.clone())
+        InFlight { activity: self.clone(), taking }
     }
 
     pub(super) fn judge(&self, now: Instant, timeouts: &Timeouts) -> Verdict {
@@ -100,12 +108,22 @@ impl Activity {
         self.has_spoken.store(false, Relaxed);
     }
 
+    /// Whether nothing is asked for or about to be.
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.load(Relaxed) == 0 && self.head_since.load(Relaxed) == 0
+    }
+
+    /// Whether that is so, and has been for so long.
+    pub(super) fn is_idle_for(&self, long: Duration) -> bool {
+        let since = self.limit(&self.idle_since, long);
+        self.is_idle() && since.is_some_and(|limit| limit <= Instant::now())
+    }
+
     /// Whether nothing is asked for or about to be, and the client has neither said a word since [`Activity::listen`] nor
     /// left anything untaken.
     pub(super) fn is_deserted(&self) -> bool {
-        let is_none = |since: &AtomicU64| since.load(Relaxed) == 0;
-        let is_idle = self.in_flight.load(Relaxed) == 0 && is_none(&self.head_since);
-        is_idle && is_none(&self.stalled_since) && !self.has_spoken.load(Relaxed)
+        let is_stalled = self.stalled_since.load(Relaxed) != 0;
+        self.is_idle() && !is_stalled && !self.has_spoken.load(Relaxed)
     }
 
     fn limit(&self, since: &AtomicU64, allowed: Duration) -> Option<Instant> {
@@ -140,7 +158,21 @@ impl InFlight {
     /// Has a connection do this once its last answer is sent. Over HTTP/1.1 only: there, an answer that switches protocols
     /// is the last one.
     pub(crate) fn then(self, after: BoxFuture<'static, ()>) {
-        *self.0.after.lock() = Some(after);
+        *self.activity.after.lock() = Some(after);
+    }
+
+    /// More of the answer is wanted, so everything before was taken.
+    pub(crate) fn wanted(&self) {
+        if let Some(taking) = &self.taking {
+            taking.wanted();
+        }
+    }
+
+    /// A piece of the answer is there for the client.
+    pub(crate) fn offered(&self) {
+        if let Some(taking) = &self.taking {
+            taking.offered();
+        }
     }
 }
 
@@ -149,8 +181,8 @@ const TICK: Duration = Duration::from_millis(1);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.0.in_flight.fetch_sub(1, Relaxed) == 1 {
-            self.0.idle_since.store(self.0.millis(), Relaxed);
+        if self.activity.in_flight.fetch_sub(1, Relaxed) == 1 {
+            self.activity.idle_since.store(self.activity.millis(), Relaxed);
         }
     }
 }
@@ -243,6 +275,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        config::{ClientLists, Limits},
+        listen::Guests,
+        metrics::Gauge,
+    };
+
+    fn seat() -> Seat {
+        let guests = Guests::new(&Limits::default(), &[], &ClientLists::default(), Gauge::default());
+        Seat::new(&guests)
+    }
 
     fn timeouts() -> Timeouts {
         let secs = Duration::from_secs;
@@ -251,7 +293,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_idle_connection_ends_in_good_order() {
-        let activity = Activity::new(Instant::now());
+        let activity = Activity::new(Instant::now(), seat());
         tokio::time::advance(Duration::from_secs(69)).await;
         assert!(matches!(activity.judge(Instant::now(), &timeouts()), Verdict::Wait(_)));
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -260,7 +302,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_head_that_never_ends_closes_the_connection() {
-        let activity = Activity::new(Instant::now());
+        let activity = Activity::new(Instant::now(), seat());
         activity.has_read();
         tokio::time::advance(Duration::from_secs(9)).await;
         activity.has_read();
@@ -271,8 +313,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_may_take_for_ever_but_its_answer_must_be_taken() {
-        let activity = Activity::new(Instant::now());
-        let request = activity.request();
+        let activity = Activity::new(Instant::now(), seat());
+        let request = activity.request(None);
         tokio::time::advance(Duration::from_secs(100_000)).await;
         assert!(matches!(activity.judge(Instant::now(), &timeouts()), Verdict::Wait(_)));
         activity.cannot_write();

@@ -1,9 +1,9 @@
 //! One connection from a client, from the accepted socket to its end.
 
-use std::{convert::Infallible, io, net::SocketAddr, pin::Pin, sync::Arc};
+use std::{convert::Infallible, io, net::IpAddr, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
 use http::{Request, Response};
 use hyper::{
     body::Incoming,
@@ -14,13 +14,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::{Duration, Instant, sleep_until, timeout},
+    time::{Duration, Instant, sleep, sleep_until, timeout},
 };
-use tokio_rustls::TlsAcceptor;
 
 use super::{
     activity::{Activity, Verdict, Watched},
+    guests::{Refusal, Seat},
+    proxy_protocol::{self, Source},
     sniff::{Spoken, sniff},
+    streams::Streams,
 };
 use crate::{
     proxy::{self, Body, Peer},
@@ -32,6 +34,8 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// How much of an answer is held for an HTTP/2 stream whose client doesn't take it.
 const SEND_BUFFER_MAX: usize = 64 * 1024;
+/// How many requests on one connection may break the rules of HTTP/2, each of which costs a reset.
+const LOCAL_RESETS_MAX: usize = 100;
 /// What hyper reserves at least, and our head limit may be below it.
 const READ_BUFFER_MIN: usize = 8 * 1024;
 
@@ -39,35 +43,43 @@ const READ_BUFFER_MIN: usize = 8 * 1024;
 /// one that is gone already never does.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// When to look for the first time what a connection does, and again when it was at work as it was asked to make room.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+
 /// Serves a connection to its end. Nothing that goes wrong on it is anybody else's business.
 pub(crate) async fn serve(accepted: Accepted, worker: Arc<Worker>) {
-    let Accepted { socket, peer, tls, permit } = accepted;
-    let connections = worker.shared.metrics.connections.clone();
-    connections.accepted.increment(1);
-    connections.open.increment(1);
-    if let Err(error) = greet(socket, peer, tls, &worker).await {
+    let peer = accepted.peer;
+    worker.shared.metrics.connections.accepted.increment(1);
+    if let Err(error) = greet(accepted, &worker).await {
         tracing::debug!(%peer, %error, "a connection ended early");
     }
-    connections.open.decrement(1);
-    drop(permit);
 }
 
-/// Finds out what is spoken, then speaks it.
+/// Finds out whose it is and what is spoken, then speaks it.
 ///
-/// Each way is boxed, so that a connection takes up the room of what it speaks and not of the largest: most are idle, and
+/// Each step is boxed, so that a connection takes up the room of what it does and not of the largest: most are idle, and
 /// there may be many.
-async fn greet(
-    socket: std::net::TcpStream,
-    peer: SocketAddr,
-    tls: Option<TlsAcceptor>,
-    worker: &Arc<Worker>,
-) -> io::Result<()> {
+async fn greet(accepted: Accepted, worker: &Arc<Worker>) -> io::Result<()> {
+    let Accepted { socket, peer, is_announced, tls, mut seat } = accepted;
     let timeouts = &worker.shared.config.timeouts;
     let socket = TcpStream::from_std(socket)?;
-    let peer = Arc::new(Peer::new(peer.ip(), tls.is_some()));
-    let activity = Activity::new(Instant::now());
+    let mut ip = peer.ip();
+    if is_announced {
+        let read = whose(&socket, &mut seat, worker);
+        let Some(client) = in_time(worker, timeouts.headers, FAREWELL, read).await? else {
+            return Ok(());
+        };
+        ip = client.unwrap_or(ip);
+    }
+    let peer = Arc::new(Peer::new(ip, tls.is_some()));
+    let activity = Activity::new(Instant::now(), seat);
     if let Some(tls) = tls {
-        let socket = Box::pin(timeout(timeouts.handshake, tls.accept(socket))).await??;
+        let shaken = in_time(worker, timeouts.handshake, FAREWELL, tls.accept(socket)).await;
+        let Some(socket) =
+            shaken.inspect_err(|_| worker.shared.metrics.connections.tls_failed.increment(1))?
+        else {
+            return Ok(());
+        };
         return if socket.get_ref().1.alpn_protocol() == Some(b"h2") {
             let socket = Watched::http2(socket, Bytes::new(), activity.clone());
             Box::pin(serve_http2(socket, peer, activity, worker)).await
@@ -76,21 +88,49 @@ async fn greet(
             Box::pin(serve_http1(socket, peer, activity, worker)).await
         };
     }
-    let spoken = tokio::select! {
-        spoken = timeout(timeouts.headers, sniff(&socket)) => spoken??,
-        () = worker.draining.cancelled() => Spoken::Nothing,
-    };
-    match spoken {
-        Spoken::Http1(said) => {
+    match in_time(worker, timeouts.headers, Duration::ZERO, sniff(&socket)).await? {
+        Some(Spoken::Http1(said)) => {
             let socket = Watched::http1(socket, said, activity.clone());
             Box::pin(serve_http1(socket, peer, activity, worker)).await
         }
-        Spoken::Http2(said) => {
+        Some(Spoken::Http2(said)) => {
             let socket = Watched::http2(socket, said, activity.clone());
             Box::pin(serve_http2(socket, peer, activity, worker)).await
         }
-        Spoken::Nothing => Ok(()),
+        Some(Spoken::Nothing) | None => Ok(()),
     }
+}
+
+/// One of the steps before the first request, in its time, and when the gateway stops, in what is left of it then. `None`
+/// if the connection ends over it in good order, since the gateway stops or its place is needed.
+fn in_time<'a, T>(
+    worker: &'a Worker,
+    allowed: Duration,
+    at_stop: Duration,
+    step: impl Future<Output = io::Result<T>> + Send + 'a,
+) -> BoxFuture<'a, io::Result<Option<T>>> {
+    Box::pin(async move {
+        tokio::select! {
+            biased;
+            done = timeout(allowed, step) => done?.map(Some),
+            () = worker.draining.cancelled().then(|()| sleep(at_stop)) => Ok(None),
+            // Who has just come is about to say something.
+            () = sleep(allowed / 3).then(|()| worker.shared.guests.turn()) => Ok(None),
+        }
+    })
+}
+
+/// Reads whose connection a proxy hands over, and gives the seat to that client. `None`: the proxy's own.
+async fn whose(socket: &TcpStream, seat: &mut Seat, worker: &Worker) -> io::Result<Option<IpAddr>> {
+    let refused = |refusal: Refusal, error: io::Error| {
+        worker.shared.metrics.connections.refused(refusal.counted());
+        error
+    };
+    let source =
+        proxy_protocol::read(socket).await.map_err(|error| refused(Refusal::NoProxyHeader, error))?;
+    let Source::Client(ip) = source else { return Ok(None) };
+    seat.take(ip).map_err(|refusal| refused(refusal, io::Error::other(refusal)))?;
+    Ok(Some(ip))
 }
 
 async fn serve_http1<S>(
@@ -114,7 +154,7 @@ where
         builder.max_headers(limits.header_count_max);
     }
     let connection = builder
-        .serve_connection(TokioIo::new(socket), answer(peer, activity.clone(), worker))
+        .serve_connection(TokioIo::new(socket), answer(peer, activity.clone(), None, worker))
         .with_upgrades();
     let ended = watch(connection, &activity, worker).await;
     // Taken in any case, so that nothing is left of it when the connection has broken.
@@ -138,18 +178,20 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = &worker.shared.config.limits;
-    let connection = http2::Builder::new(worker.tasks.clone())
+    let streams = Streams::new(worker.tasks.clone(), worker.shared.config.timeouts.write_stall);
+    let connection = http2::Builder::new(streams.clone())
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.http2_streams_max)
         .max_header_list_size(limits.header_bytes_max)
         .max_pending_accept_reset_streams(limits.http2_pending_resets_max)
+        .max_local_error_reset_streams(LOCAL_RESETS_MAX)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER_MAX)
         // RFC 8441: WebSockets over HTTP/2.
         .enable_connect_protocol()
         .keep_alive_interval(worker.shared.config.timeouts.keep_alive)
-        .serve_connection(TokioIo::new(socket), answer(peer, activity.clone(), worker));
+        .serve_connection(TokioIo::new(socket), answer(peer, activity.clone(), Some(streams), worker));
     watch(connection, &activity, worker).await
 }
 
@@ -158,6 +200,7 @@ where
 fn answer(
     peer: Arc<Peer>,
     activity: Arc<Activity>,
+    streams: Option<Streams>,
     worker: &Arc<Worker>,
 ) -> impl hyper::service::HttpService<
     Incoming,
@@ -167,7 +210,8 @@ fn answer(
 > + use<> {
     let worker = worker.clone();
     service_fn(move |request: Request<Incoming>| {
-        proxy::answer(request, peer.clone(), activity.request(), worker.clone())
+        let taking = streams.as_ref().map(Streams::next);
+        proxy::answer(request, peer.clone(), activity.request(taking), worker.clone())
     })
 }
 
@@ -204,8 +248,14 @@ where
 async fn watch(connection: impl Drain, activity: &Activity, worker: &Worker) -> io::Result<()> {
     let timeouts = &worker.shared.config.timeouts;
     let mut connection = std::pin::pin!(connection);
-    let mut look = std::pin::pin!(sleep_until(Instant::now()));
+    let soon = timeouts.headers.min(FIRST_LOOK);
+    let mut look = std::pin::pin!(sleep_until(Instant::now() + soon));
     let mut told = std::pin::pin!(worker.draining.cancelled());
+    let guests = &worker.shared.guests;
+    let mut turn = std::pin::pin!(guests.turn());
+    // Whether it is among those that may be told to make room.
+    let mut is_waiting = false;
+    let mut is_leaving = false;
     let mut is_draining = false;
     let mut is_finishing = false;
     loop {
@@ -218,10 +268,28 @@ async fn watch(connection: impl Drain, activity: &Activity, worker: &Worker) -> 
                 connection.as_mut().drain();
                 look.as_mut().reset(Instant::now() + FAREWELL);
             }
+            () = turn.as_mut(), if is_waiting => {
+                is_waiting = false;
+                if activity.is_idle() && !is_leaving {
+                    is_leaving = true;
+                    connection.as_mut().drain();
+                    look.as_mut().reset(Instant::now() + FAREWELL);
+                } else {
+                    guests.next();
+                    look.as_mut().reset(Instant::now() + soon);
+                }
+            }
             () = look.as_mut() => match activity.judge(Instant::now(), timeouts) {
                 _ if is_draining && activity.is_deserted() => return Ok(()),
+                Verdict::Wait(_) | Verdict::Finish if is_leaving && activity.is_idle() => return Ok(()),
                 Verdict::Wait(_) if is_draining => look.as_mut().reset(Instant::now() + FAREWELL),
-                Verdict::Wait(until) => look.as_mut().reset(until),
+                Verdict::Wait(until) => {
+                    if !is_waiting && activity.is_idle_for(soon / 2) {
+                        turn.set(guests.turn());
+                        is_waiting = true;
+                    }
+                    look.as_mut().reset(until);
+                }
                 Verdict::Close => return Err(io::ErrorKind::TimedOut.into()),
                 Verdict::Finish if is_finishing => return Err(io::ErrorKind::TimedOut.into()),
                 Verdict::Finish => {

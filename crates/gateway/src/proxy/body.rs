@@ -106,10 +106,11 @@ impl Body {
 
     fn note(&mut self, frame: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
         let is_end = matches!(frame, Poll::Ready(None)) || self.is_end_stream();
-        let Some((account, _)) = &mut self.account else { return };
+        let Some((account, in_flight)) = &mut self.account else { return };
         if let Poll::Ready(Some(Ok(frame))) = frame
             && let Some(data) = frame.data_ref()
         {
+            in_flight.offered();
             account.sent(data.len());
         }
         if is_end {
@@ -126,6 +127,9 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some((_, in_flight)) = &self.account {
+            in_flight.wanted();
+        }
         let frame = match &mut self.content {
             Content::Empty | Content::Switched(_) => Poll::Ready(None),
             Content::Full(bytes) => {

@@ -18,6 +18,10 @@ use crate::upstream::SendError;
 /// Why a request was not served, besides payment.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
+    #[error("this client may not come in")]
+    Client,
+    #[error("there are more than {max} header lines")]
+    TooManyHeaders { max: usize },
     #[error("{0}")]
     Host(&'static str),
     #[error("{0}")]
@@ -62,9 +66,41 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const UNAVAILABLE: &str = "14";
 
 impl Failure {
+    /// The codes of the table. Metrics count by them; one that is forgotten here is counted as the last.
+    pub(crate) const CODES: [&'static str; 19] = [
+        "client_refused",
+        "too_many_headers",
+        "host_refused",
+        "path_refused",
+        "method_refused",
+        "upgrade_refused",
+        "upgrade_malformed",
+        "no_service",
+        "body_too_large",
+        "body_stalled",
+        "body_lost",
+        "upstream_connect_timeout",
+        "upstream_unreachable",
+        "upstream_busy",
+        "upstream_upgrade_unsupported",
+        "upstream_failed",
+        "upstream_timeout",
+        "deadline_exceeded",
+        "internal",
+    ];
+
     /// The table.
     const fn verdict(&self) -> Verdict {
         let (status, grpc_status, code, detail) = match self {
+            Self::Client => {
+                (StatusCode::FORBIDDEN, "7", "client_refused", "requests from this address are not served here")
+            }
+            Self::TooManyHeaders { .. } => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "8",
+                "too_many_headers",
+                "the request has more header lines than are taken here",
+            ),
             Self::Host(_) => (
                 StatusCode::BAD_REQUEST,
                 "3",
@@ -118,6 +154,12 @@ impl Failure {
                 UNAVAILABLE,
                 "upstream_connect_timeout",
                 "the service cannot be reached just now: retry",
+            ),
+            Self::Upstream(SendError::Busy) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                UNAVAILABLE,
+                "upstream_busy",
+                "the service has as much to do as it can take: retry",
             ),
             Self::Upstream(SendError::Connect(_) | SendError::Handshake(_)) => (
                 StatusCode::BAD_GATEWAY,

@@ -3,7 +3,10 @@
 //! workspace's own tests.
 #![allow(dead_code, unreachable_pub, reason = "each test file is a crate of its own and uses a part of this")]
 
+pub mod frames;
 pub mod node;
+pub mod socket;
+pub mod tls;
 pub mod upstream;
 pub mod websocket;
 
