@@ -4,11 +4,12 @@
 
 mod support;
 
+use farebox_gateway::UpstreamTls;
 use farebox_protocol::Scheme;
 use futures_util::{SinkExt, StreamExt};
 use http::StatusCode;
 use support::{
-    Rig, free, raw, service,
+    Rig, free, get, raw, service,
     upstream::Recorder,
     websocket::{ACCEPT, Echo, Over, Puppet, connect, fragments, handshake, line, open, read_head},
     within,
@@ -366,5 +367,25 @@ async fn an_upstream_that_speaks_http2_only_and_takes_no_websockets_is_a_clear_5
         let answer = open(over, rig.addr, "/", &[]).await.refused();
         assert_eq!(answer.status(), StatusCode::BAD_GATEWAY, "{over:?}");
         assert_eq!(answer.headers()["farebox-code"], "upstream_upgrade_unsupported");
+    }
+}
+
+/// Which version of HTTP is spoken with an `https` upstream is settled by TLS, before anything is known of WebSockets.
+#[tokio::test]
+async fn an_upstream_behind_tls_is_asked_in_the_version_in_which_it_takes_websockets() {
+    for upstream in BOTH {
+        let echo = Echo::behind_tls(upstream).await;
+        let mut route = free("api", &echo.url());
+        route.upstream.tls = UpstreamTls::InsecureSkipVerify;
+        let rig = Rig::new(vec![route]).await;
+        for client in BOTH {
+            // An ordinary request goes over HTTP/2 before and after.
+            assert_eq!(get(rig.addr, "/", &[]).await.status(), StatusCode::IM_A_TEAPOT);
+            let mut socket = connect(client, rig.addr, "/", &[]).await;
+            within(socket.send(Message::text("hello"))).await.unwrap();
+            let echoed = within(socket.next()).await.unwrap().unwrap();
+            assert_eq!(echoed, Message::text("hello"), "{client:?} {upstream:?}");
+            assert_eq!(get(rig.addr, "/", &[]).await.status(), StatusCode::IM_A_TEAPOT);
+        }
     }
 }

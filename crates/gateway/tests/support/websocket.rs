@@ -1,7 +1,7 @@
 //! WebSockets in both versions of HTTP: servers that echo, and clients. The frames are those of a WebSocket library; for
 //! tests of single bytes there is an upstream that says what the test says.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -9,11 +9,14 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::{body::Incoming, ext::Protocol, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::{ServerConfig, crypto::ring};
+use rustls_pki_types::PrivateKeyDer;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -136,7 +139,7 @@ pub async fn connect(over: Over, addr: SocketAddr, path: &str, headers: &[(&str,
 /// Echoes every message.
 pub struct Echo {
     pub addr: SocketAddr,
-    over: Over,
+    scheme: &'static str,
     _tasks: JoinSet<()>,
 }
 
@@ -150,25 +153,56 @@ impl Echo {
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
                 match over {
-                    Over::Http1 => open.spawn(async move {
-                        if let Ok(socket) =
-                            tokio_tungstenite::accept_async_with_config(socket, Some(roomy())).await
-                        {
-                            echo(socket).await;
-                        }
-                    }),
-                    Over::Http2 => open.spawn(serve_http2(socket)),
+                    Over::Http1 => open.spawn(serve_http1(socket)),
+                    Over::Http2 => open.spawn(serve_http2(socket, over)),
                 };
             }
         });
-        Self { addr, over, _tasks: tasks }
+        let scheme = if over == Over::Http1 { "http" } else { "h2c" };
+        Self { addr, scheme, _tasks: tasks }
+    }
+
+    /// One that speaks both versions behind TLS, and takes WebSockets in this one only.
+    pub async fn behind_tls(over: Over) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut open = JoinSet::new();
+            loop {
+                let (socket, _) = listener.accept().await.unwrap();
+                let acceptor = acceptor.clone();
+                open.spawn(async move {
+                    let Ok(socket) = acceptor.accept(socket).await else { return };
+                    if socket.get_ref().1.alpn_protocol() == Some(b"h2") {
+                        serve_http2(socket, over).await;
+                    } else if over == Over::Http1 {
+                        serve_http1(socket).await;
+                    }
+                });
+            }
+        });
+        Self { addr, scheme: "https", _tasks: tasks }
     }
 
     pub fn url(&self) -> String {
-        match self.over {
-            Over::Http1 => format!("http://{}", self.addr),
-            Over::Http2 => format!("h2c://{}", self.addr),
-        }
+        format!("{}://{}", self.scheme, self.addr)
+    }
+}
+
+async fn serve_http1<S: Io>(socket: S) {
+    if let Ok(socket) = tokio_tungstenite::accept_async_with_config(socket, Some(roomy())).await {
+        echo(socket).await;
     }
 }
 
@@ -181,7 +215,8 @@ async fn echo<S: Io>(mut socket: WebSocketStream<S>) {
     }
 }
 
-async fn serve_http2(socket: TcpStream) {
+/// Answers whatever isn't a WebSocket in its place with 418.
+async fn serve_http2<S: Io + 'static>(socket: S, over: Over) {
     let answer = service_fn(|mut request: Request<Incoming>| async move {
         let protocol = request.extensions().get::<Protocol>().map(|protocol| protocol.as_str().to_owned());
         let is_right = request.method() == Method::CONNECT
@@ -201,10 +236,11 @@ async fn serve_http2(socket: TcpStream) {
         });
         Ok(response)
     });
-    let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-        .enable_connect_protocol()
-        .serve_connection(TokioIo::new(socket), answer)
-        .await;
+    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    if over == Over::Http2 {
+        builder.enable_connect_protocol();
+    }
+    let _ = builder.serve_connection(TokioIo::new(socket), answer).await;
 }
 
 /// An upstream over HTTP/1.1 that says what a test says.
