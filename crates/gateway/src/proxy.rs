@@ -50,19 +50,21 @@ use crate::{
 };
 
 /// Who is at the other end of a connection.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) ip: IpAddr,
     /// The same, as it goes into headers.
     pub(crate) text: HeaderValue,
     pub(crate) is_tls: bool,
+    /// What the upstream was told of it last.
+    forwarded: forwarded::Said,
 }
 
 impl Peer {
     pub(crate) fn new(ip: IpAddr, is_tls: bool) -> Self {
         let ip = ip.to_canonical();
         let text = HeaderValue::try_from(ip.to_string()).expect("an address is digits, dots and colons");
-        Self { ip, text, is_tls }
+        Self { ip, text, is_tls, forwarded: forwarded::Said::default() }
     }
 }
 

@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
 use ipnet::IpNet;
+use parking_lot::Mutex;
 
 use super::Peer;
 
@@ -23,6 +24,25 @@ pub(super) struct Client {
     pub(super) ip: IpAddr,
     /// It came through a proxy that may speak for it.
     pub(super) is_vouched_for: bool,
+}
+
+/// What was said of a connection last, and for which host: it hardly ever asks for another one.
+#[derive(Debug, Default)]
+pub(super) struct Said(Mutex<Option<(Box<[u8]>, HeaderValue)>>);
+
+impl Said {
+    fn of(&self, host: &HeaderValue, say: impl FnOnce() -> HeaderValue) -> HeaderValue {
+        let mut last = self.0.lock();
+        match &*last {
+            Some((same, said)) if **same == *host.as_bytes() => said.clone(),
+            _ => {
+                let said = say();
+                // A copy: a header's own bytes are part of all that was read with it.
+                *last = Some((host.as_bytes().into(), said.clone()));
+                said
+            }
+        }
+    }
 }
 
 /// Who sent a request, as far as trusted proxies say.
@@ -112,7 +132,7 @@ pub(super) fn set(headers: &mut HeaderMap, client: &Client, peer: &Peer, host: H
     let proto = if peer.is_tls { "https" } else { "http" };
     let ours = match peer.text.to_str() {
         Ok(text) if client.ip == peer.ip || headers.contains_key(FORWARDED) => {
-            forwarded(&peer.ip, text, &host, proto)
+            peer.forwarded.of(&host, || forwarded(&peer.ip, text, &host, proto))
         }
         _ => forwarded(&client.ip, &client.ip.to_string(), &host, proto),
     };
@@ -158,7 +178,7 @@ mod tests {
     use super::*;
 
     fn peer(ip: &str) -> Peer {
-        Peer { ip: ip.parse().unwrap(), text: HeaderValue::from_str(ip).unwrap(), is_tls: true }
+        Peer::new(ip.parse().unwrap(), true)
     }
 
     fn headers(lines: &[(HeaderName, &'static str)]) -> HeaderMap {
@@ -272,6 +292,17 @@ mod tests {
         assert_eq!(sent[PROTO], "https");
         assert_eq!(sent[HOST], "a.org:8443");
         assert_eq!(sent[FORWARDED], "for=\"[2001:db8::1]\";host=\"a.org:8443\";proto=https");
+    }
+
+    #[test]
+    fn a_connection_that_asks_for_another_host_is_told_of_with_that_one() {
+        let peer = peer("192.0.2.1");
+        let who = Client { ip: peer.ip, is_vouched_for: false };
+        for host in ["a.org", "a.org", "b.org", "a.org"] {
+            let mut sent = HeaderMap::new();
+            set(&mut sent, &who, &peer, HeaderValue::from_static(host));
+            assert_eq!(sent[FORWARDED], format!("for=192.0.2.1;host=\"{host}\";proto=https"));
+        }
     }
 
     #[test]

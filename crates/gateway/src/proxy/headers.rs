@@ -23,8 +23,8 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Fields that are a matter between neighbours (RFC 9110 7.6.1), besides those that `Connection` names. `Trailer` is
-/// kept, as trailers are passed on.
-const HOP_BY_HOP: [HeaderName; 8] = [
+/// kept, as trailers are passed on. A static: a constant would be built, and dropped, wherever it is looked at.
+static HOP_BY_HOP: [HeaderName; 8] = [
     KEEP_ALIVE,
     PROXY_CONNECTION,
     PROXY_AUTHENTICATE,
@@ -39,11 +39,18 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     settle_length(headers);
     // Comparing the names that are there costs less than looking for each that might be.
-    if !headers.keys().any(|name| *name == CONNECTION || HOP_BY_HOP.contains(name)) {
-        return;
+    let mut ended = [false; HOP_BY_HOP.len()];
+    let mut has_connection = false;
+    for name in headers.keys() {
+        if *name == CONNECTION {
+            has_connection = true;
+        } else if let Some(at) = HOP_BY_HOP.iter().position(|hop| hop == name) {
+            ended[at] = true;
+        }
     }
-    let takes_trailers = headers.get_all(TE).iter().any(|value| lists(value, "trailers"));
-    if headers.contains_key(CONNECTION) {
+    let takes_trailers =
+        headers.contains_key(TE) && headers.get_all(TE).iter().any(|value| lists(value, "trailers"));
+    if has_connection {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
             .iter()
@@ -58,7 +65,7 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(CONNECTION);
     }
-    for name in HOP_BY_HOP {
+    for (name, _) in HOP_BY_HOP.iter().zip(ended).filter(|(_, is_there)| *is_there) {
         headers.remove(name);
     }
     if takes_trailers {
