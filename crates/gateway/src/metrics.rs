@@ -1,152 +1,298 @@
-//! What is counted: requests by service, code and class of status, durations, connections.
+//! What is counted, and how the operator reads it. Which metrics there are stands in `table.rs`.
 //!
-//! Each gateway has a registry of its own and installs none globally, since tests run several in one process. Labels
-//! come from the configuration and from fixed sets of words, never from a request, so their number is bounded. Handles
-//! for what every paid request counts are made once per snapshot; everything rarer is looked up when it happens.
+//! Each gateway has its own, since tests run several in one process. What a request counts goes to plain atomics of its
+//! service and worker, addressed by number: three relaxed additions, nothing looked up and nothing shared between cores.
+//! What is rarer, or known elsewhere anyway, is asked for when the page is made.
 
-use std::{sync::Arc, time::Duration};
+mod instrument;
+mod page;
+mod reason;
+mod table;
 
-use farebox_paywall::Code;
+use std::{
+    array,
+    collections::BTreeMap,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use farebox_lightning::clock::{Clock as _, SystemClock};
+use farebox_paywall::{Paywall, Sales};
+use farebox_protocol::Timestamp;
 use http::StatusCode;
-use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use parking_lot::Mutex;
 
-const REQUESTS: &str = "farebox_requests_total";
-const DURATION: &str = "farebox_request_duration_seconds";
-const UPSTREAM_ERRORS: &str = "farebox_upstream_errors_total";
-const CONNECTIONS: &str = "farebox_connections";
-const CONNECTIONS_ALL: &str = "farebox_connections_total";
-const PANICS: &str = "farebox_panics_total";
+pub(crate) use self::{
+    instrument::{Counter, Gauge},
+    page::Format,
+    reason::Reason,
+};
+use self::{
+    instrument::{Histogram, Times},
+    page::Page,
+    reason::failure_index,
+};
+use crate::{proxy::failure::Failure, services::Services, upstream::AddressStatus};
 
-/// From a millisecond, which is a quick answer, to ten minutes, which is a long stream.
-const BUCKETS: [f64; 14] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0];
-
-const META: Metadata<'static> = Metadata::new("farebox", Level::INFO, None);
-
-/// The registry of one gateway.
-#[derive(Clone)]
+/// What one gateway counts.
 pub(crate) struct Metrics {
-    recorder: Arc<PrometheusRecorder>,
-    text: PrometheusHandle,
     pub(crate) connections: Connections,
+    /// WebSockets and the like that are open.
+    pub(crate) tunnels: Gauge,
     pub(crate) panics: Counter,
     /// Requests for which no service was found.
-    pub(crate) unmatched: ServiceMetrics,
+    pub(crate) unmatched: Arc<ServiceMetrics>,
+    /// By name. Those that neither a snapshot of the services nor a request holds any more are forgotten.
+    services: Mutex<BTreeMap<Arc<str>, Weak<ServiceMetrics>>>,
+    workers: usize,
+    started: Timestamp,
 }
 
 /// Connections from clients.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Connections {
     pub(crate) open: Gauge,
     pub(crate) accepted: Counter,
+    pub(crate) tls_failed: Counter,
+    refused: [Counter; Refused::ALL.len()],
+}
+
+/// Why a connection was closed at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Its client may not come in.
+    Blocked,
+    /// Its client has as many as one may have.
+    TooMany,
+    /// It did not begin with the PROXY header that it had to, or came from somebody who is not trusted with one.
+    ProxyHeader,
 }
 
 /// What is counted for one service.
-#[derive(Clone)]
 pub(crate) struct ServiceMetrics {
-    recorder: Arc<PrometheusRecorder>,
     name: Arc<str>,
-    /// What is forwarded, paid and free, by class of status, 1xx to 5xx.
-    forwarded: [(&'static str, [Counter; 5]); 2],
+    /// One for each worker.
+    shards: Box<[Shard]>,
+    upstream_errors: [AtomicU64; Failure::CODES.len()],
+}
+
+/// What one worker counts for one service. Aligned, so that no two workers write to the same cache line, or to neighbours
+/// that are fetched together.
+#[repr(align(128))]
+struct Shard {
+    /// By reason and class of status, 1xx to 5xx.
+    requests: [[AtomicU64; CLASSES.len()]; Reason::COUNT],
     duration: Histogram,
-}
-
-impl Metrics {
-    pub(crate) fn new() -> Self {
-        let recorder = PrometheusBuilder::new()
-            .set_buckets_for_metric(Matcher::Full(DURATION.to_owned()), &BUCKETS)
-            .expect("the list of buckets isn't empty")
-            .build_recorder();
-        describe(&recorder);
-        let text = recorder.handle();
-        let recorder = Arc::new(recorder);
-        let connections = Connections {
-            open: recorder.register_gauge(&Key::from_static_name(CONNECTIONS), &META),
-            accepted: recorder.register_counter(&Key::from_static_name(CONNECTIONS_ALL), &META),
-        };
-        let panics = recorder.register_counter(&Key::from_static_name(PANICS), &META);
-        let unmatched = ServiceMetrics::new(&recorder, "");
-        Self { recorder, text, connections, panics, unmatched }
-    }
-
-    /// Handles for one service; the same ones if it had some before.
-    pub(crate) fn service(&self, name: &str) -> ServiceMetrics {
-        ServiceMetrics::new(&self.recorder, name)
-    }
-
-    /// Everything, as Prometheus reads it.
-    pub(crate) fn render(&self) -> String {
-        self.text.render()
-    }
-
-    /// Moves what histograms have collected into their buckets. Until then each sample takes up memory, so the gateway
-    /// calls this regularly, whether anybody reads the metrics or not.
-    pub(crate) fn settle(&self) {
-        self.text.run_upkeep();
-    }
-}
-
-impl ServiceMetrics {
-    fn new(recorder: &Arc<PrometheusRecorder>, name: &str) -> Self {
-        let name: Arc<str> = name.into();
-        let forwarded = [Code::Pass, Code::Free].map(|code| {
-            (code.as_str(), CLASSES.map(|class| requests(recorder, &name, code.as_str(), class)))
-        });
-        let key = Key::from_parts(DURATION, vec![Label::new("service", name.clone())]);
-        let duration = recorder.register_histogram(&key, &META);
-        Self { recorder: recorder.clone(), name, forwarded, duration }
-    }
-
-    /// A request has been answered, for the reason `code`.
-    pub(crate) fn answered(&self, code: &'static str, status: StatusCode, took: Duration) {
-        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
-        match self.forwarded.iter().find(|(forwarded, _)| *forwarded == code) {
-            Some((_, counters)) => counters[class].increment(1),
-            None => requests(&self.recorder, &self.name, code, CLASSES[class]).increment(1),
-        }
-        self.duration.record(took.as_secs_f64());
-    }
-
-    /// The upstream failed, for the reason `code`.
-    pub(crate) fn upstream_failed(&self, code: &'static str) {
-        let labels = vec![Label::new("service", self.name.clone()), Label::from_static_parts("code", code)];
-        self.recorder.register_counter(&Key::from_parts(UPSTREAM_ERRORS, labels), &META).increment(1);
-    }
+    first_byte: Histogram,
 }
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-fn requests(
-    recorder: &PrometheusRecorder,
-    service: &Arc<str>,
-    code: &'static str,
-    class: &'static str,
-) -> Counter {
-    let labels = vec![
-        Label::new("service", service.clone()),
-        Label::from_static_parts("code", code),
-        Label::from_static_parts("class", class),
-    ];
-    recorder.register_counter(&Key::from_parts(REQUESTS, labels), &META)
+impl Metrics {
+    pub(crate) fn new(workers: usize) -> Self {
+        Self {
+            connections: Connections::default(),
+            tunnels: Gauge::default(),
+            panics: Counter::default(),
+            unmatched: Arc::new(ServiceMetrics::new("", workers)),
+            services: Mutex::default(),
+            workers,
+            started: SystemClock.now(),
+        }
+    }
+
+    /// What is counted for one service; the same as before if there was one of that name.
+    pub(crate) fn service(&self, name: &str) -> Arc<ServiceMetrics> {
+        let mut services = self.services.lock();
+        services.retain(|_, service| service.strong_count() > 0);
+        if let Some(known) = services.get(name).and_then(Weak::upgrade) {
+            return known;
+        }
+        let service = Arc::new(ServiceMetrics::new(name, self.workers));
+        services.insert(service.name.clone(), Arc::downgrade(&service));
+        service
+    }
+
+    /// The whole page.
+    pub(crate) fn render(&self, services: &Services, paywall: &Paywall, format: Format) -> String {
+        let mut page = Page::new(format);
+        self.requests(&mut page);
+        upstreams(&mut page, services);
+        self.connections(&mut page);
+        sales(&mut page, paywall);
+        self.process(&mut page);
+        page.finish()
+    }
+
+    fn requests(&self, page: &mut Page) {
+        let known: Vec<_> = self.services.lock().values().filter_map(Weak::upgrade).collect();
+        let services = || [&self.unmatched].into_iter().chain(&known);
+        let mut requests = page.family(&table::REQUESTS);
+        for service in services() {
+            for (reason, class, count) in service.requests() {
+                requests.labelled(&[&service.name, reason.as_str(), class], count);
+            }
+        }
+        let mut duration = page.family(&table::DURATION);
+        for service in services() {
+            duration.times(&[&service.name], &service.times(|shard| &shard.duration));
+        }
+        let mut first_byte = page.family(&table::FIRST_BYTE);
+        for service in &known {
+            first_byte.times(&[&service.name], &service.times(|shard| &shard.first_byte));
+        }
+        let mut errors = page.family(&table::UPSTREAM_ERRORS);
+        for service in &known {
+            for (code, count) in Failure::CODES.into_iter().zip(&service.upstream_errors) {
+                let count = count.load(Relaxed);
+                if count > 0 {
+                    errors.labelled(&[&service.name, code], count);
+                }
+            }
+        }
+    }
+
+    fn connections(&self, page: &mut Page) {
+        let Connections { open, accepted, tls_failed, refused } = &self.connections;
+        page.family(&table::CONNECTIONS).value(open.get());
+        page.family(&table::CONNECTIONS_ACCEPTED).value(accepted.get());
+        let mut refusals = page.family(&table::CONNECTIONS_REFUSED);
+        for (reason, count) in Refused::ALL.into_iter().zip(refused) {
+            refusals.labelled(&[reason.as_str()], count.get());
+        }
+        page.family(&table::TLS_FAILED).value(tls_failed.get());
+        page.family(&table::TUNNELS).value(self.tunnels.get());
+    }
+
+    fn process(&self, page: &mut Page) {
+        page.family(&table::PANICS).value(self.panics.get());
+        page.family(&table::WORKERS).value(self.workers);
+        page.family(&table::BUILD).labelled(&[env!("CARGO_PKG_VERSION")], 1);
+        page.family(&table::STARTED).value(self.started.secs());
+    }
 }
 
-fn describe(recorder: &PrometheusRecorder) {
-    let counter = |name: &'static str, text: &'static str| {
-        recorder.describe_counter(KeyName::from_const_str(name), None, text.into());
+/// How the addresses of the services are doing that are configured now.
+fn upstreams(page: &mut Page, services: &Services) {
+    let mut gauge = |family, value: fn(&AddressStatus<'_>) -> usize| {
+        let mut samples = page.family(family);
+        for route in services.routes() {
+            for address in route.upstream.status() {
+                samples.labelled(&[route.config.service.name.as_str(), address.url], value(&address));
+            }
+        }
     };
-    counter(REQUESTS, "Requests answered, by service, reason and class of status");
-    counter(UPSTREAM_ERRORS, "Requests that an upstream failed to answer, by service and reason");
-    counter(CONNECTIONS_ALL, "Connections accepted from clients");
-    counter(PANICS, "Requests answered 500 because of a defect in the gateway");
-    recorder.describe_gauge(
-        KeyName::from_const_str(CONNECTIONS),
-        None,
-        "Connections open from clients".into(),
-    );
-    recorder.describe_histogram(
-        KeyName::from_const_str(DURATION),
-        None,
-        "From the head of a request to the last byte of its answer".into(),
-    );
+    gauge(&table::UPSTREAM_CONNECTIONS, |address| address.connections);
+    gauge(&table::UPSTREAM_IN_FLIGHT, |address| address.in_flight);
+    gauge(&table::UPSTREAM_EJECTED, |address| usize::from(address.is_ejected));
 }
+
+/// What the paywall knows.
+fn sales(page: &mut Page, paywall: &Paywall) {
+    let sales = paywall.sales();
+    let mut counter = |family, value: fn(&Sales) -> u64| {
+        let mut samples = page.family(family);
+        for (service, sales) in &sales {
+            samples.labelled(&[service.as_str()], value(sales));
+        }
+    };
+    counter(&table::CHALLENGES, |sales| sales.challenges);
+    counter(&table::SALES, |sales| sales.purchases);
+    counter(&table::SOLD, |sales| sales.paid.get());
+    counter(&table::SURPLUS, |sales| sales.surplus.get());
+    let health = paywall.health();
+    page.family(&table::SETTLED).value(health.payments_booked);
+    page.family(&table::SETTLED_MSAT).value(health.money_booked.get());
+    page.family(&table::CONFLICTING).value(health.payments_conflicting);
+    page.family(&table::PRESENTED).value(health.presentations_booked);
+    page.family(&table::PRESENTED_DROPPED).value(health.presentations_dropped);
+    page.family(&table::PRESENTED_QUEUED).value(health.presentations_queued);
+    page.family(&table::REVOKED).value(health.revoked_tokens);
+    page.family(&table::RATE_OVERFLOWED).value(health.rate_limits_overflowed);
+    let is_up = health.node == farebox_lightning::Health::Ready;
+    page.family(&table::NODE_UP).value(u8::from(is_up));
+    let mut trouble = page.family(&table::TROUBLE);
+    for (task, why) in [
+        ("minting", &health.minting),
+        ("settling", &health.settling),
+        ("presenting", &health.presenting),
+        ("revoking", &health.revoking),
+    ] {
+        trouble.labelled(&[task], u8::from(why.is_some()));
+    }
+}
+
+impl Connections {
+    pub(crate) fn refused(&self, why: Refused) {
+        self.refused[why as usize].increment(1);
+    }
+}
+
+impl Refused {
+    /// All of them, in the order in which they are declared.
+    pub(crate) const ALL: [Self; 3] = [Self::Blocked, Self::TooMany, Self::ProxyHeader];
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Blocked => "blocked",
+            Self::TooMany => "too_many",
+            Self::ProxyHeader => "proxy_header",
+        }
+    }
+}
+
+impl ServiceMetrics {
+    fn new(name: &str, workers: usize) -> Self {
+        let shard = |_| Shard {
+            requests: array::from_fn(|_| array::from_fn(|_| AtomicU64::new(0))),
+            duration: Histogram::default(),
+            first_byte: Histogram::default(),
+        };
+        Self {
+            name: name.into(),
+            shards: (0..workers).map(shard).collect(),
+            upstream_errors: array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+
+    /// A worker has answered a request, for this reason.
+    pub(crate) fn answered(&self, worker: usize, reason: Reason, status: StatusCode, took: Duration) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
+        let shard = &self.shards[worker];
+        shard.requests[reason.index()][class].fetch_add(1, Relaxed);
+        shard.duration.record(took);
+    }
+
+    /// The upstream has begun to answer a request of this worker's.
+    pub(crate) fn upstream_answered(&self, worker: usize, took: Duration) {
+        self.shards[worker].first_byte.record(took);
+    }
+
+    /// The upstream failed, for the reason `code`.
+    pub(crate) fn upstream_failed(&self, code: &'static str) {
+        self.upstream_errors[failure_index(code)].fetch_add(1, Relaxed);
+    }
+
+    /// How many requests were answered for which reason, as far as any were.
+    fn requests(&self) -> impl Iterator<Item = (Reason, &'static str, u64)> {
+        Reason::all().flat_map(move |reason| {
+            CLASSES.into_iter().enumerate().filter_map(move |(class, name)| {
+                let place = |shard: &Shard| shard.requests[reason.index()][class].load(Relaxed);
+                let count: u64 = self.shards.iter().map(place).sum();
+                (count > 0).then_some((reason, name, count))
+            })
+        })
+    }
+
+    fn times(&self, of: impl Fn(&Shard) -> &Histogram) -> Times {
+        let mut times = Times::default();
+        self.shards.iter().for_each(|shard| of(shard).add_to(&mut times));
+        times
+    }
+}
+
+#[cfg(test)]
+mod tests;

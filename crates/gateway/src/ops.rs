@@ -30,13 +30,12 @@ use crate::{
     config::OpsConfig,
     gateway::Shared,
     listen::{self, ListenError},
+    metrics::Format,
 };
 
 const CONNECTIONS_MAX: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
-/// The media type of the format that Prometheus reads.
-const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The bound listener.
 pub(crate) struct Ops {
@@ -115,7 +114,12 @@ impl Desk {
         match request.uri().path() {
             "/healthz" => text(StatusCode::OK, "text/plain", "ok\n".to_owned()),
             "/readyz" => self.readiness(),
-            "/metrics" => text(StatusCode::OK, EXPOSITION, self.shared.metrics.render()),
+            "/metrics" => {
+                let format = Format::wanted(request.headers());
+                let Shared { metrics, services, paywall, .. } = &*self.shared;
+                let page = metrics.render(&services.load(), paywall, format);
+                text(StatusCode::OK, format.media_type(), page)
+            }
             _ => text(StatusCode::NOT_FOUND, "text/plain", "/healthz, /readyz, /metrics\n".to_owned()),
         }
     }

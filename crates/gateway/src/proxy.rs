@@ -154,6 +154,7 @@ async fn handle(
     let upgrade = outgoing.upgrade.clone();
     let sending = pin!(route.upstream.send(worker, outgoing));
     let (mut answer, lease) = patience.head(sending).await?;
+    route.metrics.upstream_answered(worker.index, account.started().elapsed());
 
     // What the client gets.
     let switched = match &upgrade {
@@ -222,7 +223,7 @@ async fn admit(
 
     // Whether it may pass.
     let pass = if is_preflight(&parts.method, &parts.headers) && body.is_end_stream() {
-        account.decided(Code::Preflight.as_str());
+        account.decided(Code::Preflight);
         if !route.config.cors.is_upstreams() {
             return Err(Own::Preflight(route.config.cors.preflight(&parts.headers)));
         }
@@ -238,7 +239,7 @@ async fn admit(
             grpc: manner.is_grpc,
         };
         let admission = shared.paywall.admit(&question).await;
-        account.decided(admission.code().as_str());
+        account.decided(admission.code());
         match admission {
             Admission::Pass(pass) => pass,
             Admission::Answer(answer) => return Err(Own::Paywall(answer)),

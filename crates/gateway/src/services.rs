@@ -38,7 +38,7 @@ pub(crate) struct Route {
     /// Who may ask for it.
     pub(crate) welcome: Welcome,
     pub(crate) upstream: Upstream,
-    pub(crate) metrics: ServiceMetrics,
+    pub(crate) metrics: Arc<ServiceMetrics>,
 }
 
 /// Why a list of services can't be served.
@@ -164,6 +164,11 @@ impl Services {
             }
         }
         Ok(Some(found.clone()))
+    }
+
+    /// All of them, in the order in which they are tried.
+    pub(crate) fn routes(&self) -> &[Arc<Route>] {
+        &self.routes
     }
 
     /// Lets go of connections of this worker that nobody has used for a while.
@@ -295,7 +300,7 @@ mod tests {
     }
 
     pub(super) fn services(routes: Vec<ServiceRoute>) -> Result<Services, ServicesError> {
-        Services::new(routes, &Metrics::new(), 1)
+        Services::new(routes, &Metrics::new(1), 1)
     }
 
     #[track_caller]

@@ -322,7 +322,6 @@ impl Upstream {
     }
 
     /// How each address is doing, in the order of the configuration.
-    #[allow(dead_code, reason = "for the gauges, which are registered elsewhere")]
     pub(crate) fn status(&self) -> impl Iterator<Item = AddressStatus<'_>> {
         self.addresses.iter().map(Address::status)
     }

@@ -12,14 +12,14 @@ use tokio::time::Instant;
 use tracing::Level;
 
 use super::{Body, Peer, failure::Failure};
-use crate::{listen::InFlight, services::Route, worker::Worker};
+use crate::{listen::InFlight, metrics::Reason, services::Route, worker::Worker};
 
 /// See the module. Dropped without an answer, the client has gone away first.
 pub(super) struct Account {
     worker: Arc<Worker>,
     route: Option<Arc<Route>>,
     started: Instant,
-    code: &'static str,
+    reason: Reason,
     status: StatusCode,
     bytes: u64,
     is_complete: bool,
@@ -33,9 +33,6 @@ struct Line {
     path: String,
 }
 
-/// What to call a request whose client went away before it was decided.
-const GONE: &str = "client_gone";
-
 impl Account {
     pub(super) fn open<B>(request: &Request<B>, peer: &Peer, worker: &Arc<Worker>) -> Self {
         let line = tracing::enabled!(target: "farebox::access", Level::INFO).then(|| {
@@ -46,7 +43,7 @@ impl Account {
             worker: worker.clone(),
             route: None,
             started: Instant::now(),
-            code: GONE,
+            reason: Reason::ClientGone,
             // Nobody sees it; the number is the usual one for this in logs.
             status: StatusCode::from_u16(499).expect("499 is three digits"),
             bytes: 0,
@@ -83,22 +80,22 @@ impl Account {
         self.started
     }
 
-    pub(super) const fn decided(&mut self, code: &'static str) {
-        self.code = code;
+    pub(super) const fn decided(&mut self, code: Code) {
+        self.reason = Reason::Decided(code);
     }
 
     pub(super) fn is_preflight(&self) -> bool {
-        self.code == Code::Preflight.as_str()
+        self.reason == Reason::Decided(Code::Preflight)
     }
 
     pub(super) fn failed(&mut self, failure: &Failure) {
-        self.code = failure.code();
+        self.reason = Reason::Failed(failure.code());
         let Some(route) = self.route.as_ref().filter(|_| failure.is_upstreams()) else { return };
-        route.metrics.upstream_failed(self.code);
+        route.metrics.upstream_failed(failure.code());
         tracing::warn!(
             service = %route.config.service.name,
             upstream = %route.config.upstream.urls[0],
-            code = self.code,
+            code = failure.code(),
             cause = %Causes(failure),
             "an upstream failed",
         );
@@ -133,7 +130,7 @@ impl Drop for Account {
         let took = self.started.elapsed();
         let route = self.route.as_ref();
         let metrics = route.map_or(&self.worker.shared.metrics.unmatched, |route| &route.metrics);
-        metrics.answered(self.code, self.status, took);
+        metrics.answered(self.worker.index, self.reason, self.status, took);
         let Some(line) = &self.line else { return };
         tracing::info!(
             target: "farebox::access",
@@ -142,7 +139,7 @@ impl Drop for Account {
             path = line.path,
             service = route.map_or("", |route| route.config.service.name.as_ref()),
             status = self.status.as_u16(),
-            code = self.code,
+            code = self.reason.as_str(),
             bytes = self.bytes,
             complete = self.is_complete,
             millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
