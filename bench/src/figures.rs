@@ -9,14 +9,13 @@ use anyhow::Result;
 
 use crate::table::Row;
 
-/// Rounds of taking turns that count; one more, before them, warms up.
+/// Rounds of taking turns that count.
 const ROUNDS: usize = 3;
 
 /// One thing that was measured of one subject.
-#[derive(Clone, Copy)]
 pub(crate) struct Figure {
     /// What it is: `CPU`, `rate`.
-    pub(crate) what: &'static str,
+    pub(crate) what: String,
     /// Its unit.
     pub(crate) unit: &'static str,
     /// How much.
@@ -24,8 +23,8 @@ pub(crate) struct Figure {
 }
 
 /// Shorthand for a [`Figure`].
-pub(crate) const fn figure(what: &'static str, unit: &'static str, value: f64) -> Figure {
-    Figure { what, unit, value }
+pub(crate) fn figure(what: impl Into<String>, unit: &'static str, value: f64) -> Figure {
+    Figure { what: what.into(), unit, value }
 }
 
 /// Measures each of `subjects` in turn, for several rounds; each measurement gives the same figures in the same order.
@@ -36,13 +35,21 @@ pub(crate) fn taking_turns<S>(
     name: impl Fn(&S) -> &'static str,
     mut measure: impl FnMut(&S) -> Result<Vec<Figure>>,
 ) -> Result<Vec<Row>> {
-    let mut rounds = Vec::new();
-    for round in 0..=ROUNDS {
-        let measured = subjects.iter().map(&mut measure).collect::<Result<Vec<_>>>()?;
-        if round > 0 {
-            rounds.push(measured);
-        }
+    for subject in subjects {
+        measure(subject)?;
     }
+    cold_turns(bench, subjects, name, measure)
+}
+
+/// The same without a round for warming up, where each measurement begins with a fresh start anyway.
+pub(crate) fn cold_turns<S>(
+    bench: &'static str,
+    subjects: &[S],
+    name: impl Fn(&S) -> &'static str,
+    mut measure: impl FnMut(&S) -> Result<Vec<Figure>>,
+) -> Result<Vec<Row>> {
+    let rounds: Vec<Vec<_>> =
+        (0..ROUNDS).map(|_| subjects.iter().map(&mut measure).collect()).collect::<Result<_>>()?;
     let names: Vec<_> = subjects.iter().map(name).collect();
     Ok(rows(bench, &names, &rounds))
 }
@@ -57,7 +64,7 @@ pub(crate) fn rows(bench: &'static str, names: &[&'static str], rounds: &[Vec<Ve
             let ratio = |round: &Vec<Vec<Figure>>| round[who][at].value / round[0][at].value;
             rows.push(Row {
                 bench,
-                what: kind.what,
+                what: kind.what.clone(),
                 subject: (*subject).to_owned(),
                 value: median(rounds.iter().map(value).collect()),
                 unit: kind.unit,

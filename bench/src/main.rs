@@ -18,7 +18,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Result, bail};
 
 use crate::{
-    parts::{bodies, grpc, idle, latency, proxy, proxy_h2, verify, websocket},
+    parts::{attack, bodies, grpc, idle, latency, proxy, proxy_h2, verify, websocket},
     table::Row,
 };
 
@@ -68,6 +68,11 @@ const BENCHES: &[Bench] = &[
         name: "latency",
         shows: "latency at half of nginx's capacity, counted from when each request was due",
         run: latency::run,
+    },
+    Bench {
+        name: "attack",
+        shows: "what well-behaved clients notice of an attack by a fifth of a core, HTTP/1.1",
+        run: attack::run,
     },
 ];
 

@@ -1,5 +1,6 @@
 //! The parts of the benchmark, one per question.
 
+pub(crate) mod attack;
 pub(crate) mod bodies;
 #[cfg(feature = "challenge")]
 pub(crate) mod challenge;

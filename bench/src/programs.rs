@@ -73,6 +73,8 @@ pub(crate) struct Running {
     pub(crate) proxy: Proxy,
     pub(crate) program: Program,
     pub(crate) address: SocketAddr,
+    /// Where it speaks HTTP/2 in clear text, whatever it speaks at `address`. Only nginx and farebox do.
+    pub(crate) http2: SocketAddr,
     /// What each request to it must carry.
     pub(crate) headers: Vec<(&'static str, String)>,
     /// Its files. Named last, so that they are there until the program has ended.
@@ -97,8 +99,9 @@ impl Proxy {
         // nginx's workers drop root, and are then somebody else.
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         let address = free_address()?;
+        let http2 = if self == Self::Nginx { free_address()? } else { address };
         let (command, headers) = match self {
-            Self::Nginx => (nginx::proxy(dir.path(), address, plan)?, Vec::new()),
+            Self::Nginx => (nginx::proxy(dir.path(), address, http2, plan)?, Vec::new()),
             Self::Haproxy => (haproxy::proxy(dir.path(), address, plan)?, Vec::new()),
             Self::Bare => (bare::proxy(setting, address, plan), Vec::new()),
             Self::FareboxFree => {
@@ -110,7 +113,7 @@ impl Proxy {
             ),
         };
         let program = Program::start(command, address)?;
-        Ok(Running { proxy: self, program, address, headers, _dir: dir })
+        Ok(Running { proxy: self, program, address, http2, headers, _dir: dir })
     }
 }
 

@@ -13,7 +13,7 @@ pub(crate) struct Row {
     /// Which benchmark.
     pub(crate) bench: &'static str,
     /// What was measured. Rows with the same `bench` and `what` are a group.
-    pub(crate) what: &'static str,
+    pub(crate) what: String,
     /// Whose figure it is.
     pub(crate) subject: String,
     /// The figure.
@@ -54,8 +54,8 @@ pub(crate) fn markdown(rows: &[Row], secs: u64) -> Result<String> {
         writeln!(page, "| what | subject | value | unit | ratio |\n|---|---|---:|---|---:|")?;
         let mut group = "";
         for row in rows {
-            let what = if row.what == group { "" } else { row.what };
-            group = row.what;
+            let what = if row.what == group { "" } else { &row.what };
+            group = &row.what;
             writeln!(
                 page,
                 "| {what} | {} | {:.2} | {} | {} |",

@@ -23,6 +23,7 @@ pub(crate) enum Expect {
     /// Statuses below 400.
     Success,
     /// Statuses from 400.
+    #[cfg_attr(not(feature = "challenge"), expect(dead_code, reason = "no other part counts refusals"))]
     Refusal,
 }
 

@@ -56,11 +56,11 @@ fn memory(running: &Running, way: Way) -> Result<Vec<Figure>> {
     let bulk = Bulk { way, size: HUGE, connections: 1, time: std::time::Duration::ZERO };
     let before = running.program.resident()?;
     let (_, peak) = running.program.peak_while(|| bulk::run(running.address, &running.headers, bulk))?;
-    let (start, most) = match way {
-        Way::Down => ("1 GiB answer, memory before", "1 GiB answer, memory at most"),
-        Way::Up => ("1 GiB upload, memory before", "1 GiB upload, memory at most"),
+    let (most, growth) = match way {
+        Way::Down => ("1 GiB answer, memory at most", "1 GiB answer, growth"),
+        Way::Up => ("1 GiB upload, memory at most", "1 GiB upload, growth"),
     };
-    Ok(vec![figure(start, "MiB", mib(before)), figure(most, "MiB", mib(peak))])
+    Ok(vec![figure(most, "MiB", mib(peak)), figure(growth, "MiB", mib(peak.saturating_sub(before)))])
 }
 
 #[expect(clippy::cast_precision_loss, reason = "far less than 2^53 bytes")]

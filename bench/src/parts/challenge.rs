@@ -45,9 +45,9 @@ pub(crate) fn run(setting: &Setting) -> Result<Vec<Row>> {
     let growth = after as f64 / before as f64;
     #[expect(clippy::cast_precision_loss, reason = "a few million requests at most")]
     let count = measured.requests as f64;
-    let row = |what, value, unit| Row {
+    let row = |what: &str, value, unit| Row {
         bench: "challenge",
-        what,
+        what: what.to_owned(),
         subject: "farebox".to_owned(),
         value,
         unit,

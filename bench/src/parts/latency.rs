@@ -38,12 +38,12 @@ pub(crate) fn run(setting: &Setting) -> Result<Vec<Row>> {
             ensure!(outcome.failed == 0, "{} of {}'s requests failed", outcome.failed, running.proxy.name());
             Ok([("p50", 500), ("p99", 990), ("p99.9", 999)]
                 .map(|(what, permille)| figure(what, "ms", outcome.latencies.millis(permille)))
-                .to_vec())
+                .into())
         },
     )?;
     all.push(Row {
         bench: "latency",
-        what: "rate",
+        what: "rate".to_owned(),
         subject: "all, half of nginx's capacity".to_owned(),
         value: pace.rate,
         unit: "requests/s",

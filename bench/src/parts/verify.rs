@@ -69,5 +69,12 @@ pub(crate) fn run(setting: &Setting) -> Result<Vec<Row>> {
     }
     let micros = started.elapsed().as_secs_f64() * 1e6 / f64::from(rounds);
     let subject = "one credential, three caveats".to_owned();
-    Ok(vec![Row { bench: "verify", what: "time", subject, value: micros, unit: "us", ratio: None }])
+    Ok(vec![Row {
+        bench: "verify",
+        what: "time".to_owned(),
+        subject,
+        value: micros,
+        unit: "us",
+        ratio: None,
+    }])
 }

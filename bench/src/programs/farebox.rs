@@ -33,9 +33,11 @@ pub(super) fn proxy(
     let nowhere = free_address()?;
     let scheme = if plan.back == Wire::Http1 { "http" } else { "h2c" };
     let price = if sold == Sold::Free { "auth: off" } else { "price: 10sat" };
-    let clients = match plan.clients {
-        Clients::Any => "",
-        Clients::Limited => "trusted-proxies: [127.0.0.0/8]",
+    let (trusted, limited) = match plan.clients {
+        Clients::Any => ("", ""),
+        Clients::Limited => {
+            ("trusted-proxies: [127.0.0.0/8]", "rate-limits: [{ by: client, rate: 1000/s, burst: 1000 }]")
+        }
     };
     let file = dir.join("farebox.yaml");
     fs::write(
@@ -51,11 +53,12 @@ lightning:
   embedded:
     dir: {dir}/node
     chain: {{ esplora: \"http://{nowhere}\" }}
-{clients}
+{trusted}
 services:
   - name: bench
     upstream: {scheme}://{upstream}
     {price}
+    {limited}
 ",
             dir = dir.display(),
             upstream = plan.upstream,

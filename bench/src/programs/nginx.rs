@@ -27,7 +27,7 @@ impl Small {
     }
 }
 
-pub(super) fn proxy(dir: &Path, listen: SocketAddr, plan: &Plan) -> Result<Command> {
+pub(super) fn proxy(dir: &Path, listen: SocketAddr, http2: SocketAddr, plan: &Plan) -> Result<Command> {
     let mut http = format!("upstream app {{ server {}; keepalive 64; }}", plan.upstream);
     // Bodies go through as they come, as with the others, and not by way of a file.
     let mut location = "client_max_body_size 0; ".to_owned();
@@ -48,8 +48,8 @@ pub(super) fn proxy(dir: &Path, listen: SocketAddr, plan: &Plan) -> Result<Comma
         location.push_str(" limit_req zone=clients burst=1000 nodelay;");
     }
     let listen = match plan.front {
-        Wire::Http1 => listen.to_string(),
-        Wire::Http2 => format!("{listen} http2"),
+        Wire::Http1 => format!("{listen}; listen {http2} http2"),
+        Wire::Http2 => format!("{listen} http2; listen {http2} http2"),
     };
     command(dir, &listen, &location, &http)
 }
