@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::table::Row;
 
@@ -36,7 +36,7 @@ pub(crate) fn taking_turns<S>(
     mut measure: impl FnMut(&S) -> Result<Vec<Figure>>,
 ) -> Result<Vec<Row>> {
     for subject in subjects {
-        measure(subject)?;
+        measure(subject).with_context(|| name(subject))?;
     }
     cold_turns(bench, subjects, name, measure)
 }
@@ -48,6 +48,7 @@ pub(crate) fn cold_turns<S>(
     name: impl Fn(&S) -> &'static str,
     mut measure: impl FnMut(&S) -> Result<Vec<Figure>>,
 ) -> Result<Vec<Row>> {
+    let mut measure = |subject| measure(subject).with_context(|| name(subject));
     let rounds: Vec<Vec<_>> =
         (0..ROUNDS).map(|_| subjects.iter().map(&mut measure).collect()).collect::<Result<_>>()?;
     let names: Vec<_> = subjects.iter().map(name).collect();
