@@ -212,7 +212,7 @@ async fn admit(
 
     // Whose it is. The request keeps this route to its end, whatever is configured meanwhile.
     let found =
-        shared.services.load().find_clearly(host.name(), path, &parts.method).map_err(Failure::Path)?;
+        shared.services.load().find_clearly(worker.index, host.name(), path, &parts.method).map_err(Failure::Path)?;
     let route = found.ok_or(Failure::NoService)?;
     account.routed(route.clone());
     if !route.welcome.is_for(client.ip) {

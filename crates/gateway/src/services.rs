@@ -12,7 +12,7 @@ use std::{collections::HashSet, sync::Arc};
 use farebox_paywall::{PathError, PathPattern};
 use farebox_protocol::ServiceName;
 use http::{
-    HeaderName, Method,
+    HeaderName, HeaderValue, Method,
     header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
 };
 
@@ -27,6 +27,8 @@ use crate::{
 /// All services, in the order in which they are tried.
 pub(crate) struct Services {
     routes: Vec<Arc<Route>>,
+    /// The same for each worker, in the same order: see [`Route::copy`].
+    copies: Vec<Vec<Arc<Route>>>,
     /// Whether an upstream that doesn't tell capitals from small letters could be asked for more than was decided on. Where
     /// what is configured differs by nothing else, the upstream does tell them apart.
     is_folded: bool,
@@ -37,7 +39,7 @@ pub(crate) struct Route {
     pub(crate) config: ServiceRoute,
     /// Who may ask for it.
     pub(crate) welcome: Welcome,
-    pub(crate) upstream: Upstream,
+    pub(crate) upstream: Arc<Upstream>,
     pub(crate) metrics: Arc<ServiceMetrics>,
 }
 
@@ -105,24 +107,28 @@ pub enum ServicesError {
 }
 
 impl Services {
-    /// Judges the configured services side by side and makes a snapshot of them. Upstream connections start afresh.
+    /// Judges the configured services side by side and makes a snapshot of them. Upstreams that are the same as one of
+    /// `known`, or as each other's, are one: they keep their connections and what is known of their addresses.
     pub(crate) fn new(
         configured: Vec<ServiceRoute>,
         metrics: &Metrics,
         workers: usize,
+        mut known: Vec<Arc<Upstream>>,
     ) -> Result<Self, ServicesError> {
         judge(&configured)?;
         let is_folded = !is_one_outcome(&configured) && !tells_letters_apart(&configured);
-        let route = |config: ServiceRoute| -> Result<_, ServicesError> {
+        let mut route = |config: ServiceRoute| -> Result<_, ServicesError> {
             let name = &config.service.name;
-            let upstream = Upstream::new(&config.upstream, workers)
+            let upstream = Upstream::new(&config.upstream, workers, &known)
                 .map_err(|error| ServicesError::Upstream { service: name.clone(), error })?;
+            known.push(upstream.clone());
             let metrics = metrics.service(name.as_str());
             let welcome = Welcome::new(&config.clients);
             Ok(Arc::new(Route { config, welcome, upstream, metrics }))
         };
-        let routes = configured.into_iter().map(route).collect::<Result<_, _>>()?;
-        Ok(Self { routes, is_folded })
+        let routes: Vec<_> = configured.into_iter().map(&mut route).collect::<Result<_, _>>()?;
+        let copies = (0..workers).map(|_| routes.iter().map(|route| Arc::new(route.copy())).collect()).collect();
+        Ok(Self { routes, copies, is_folded })
     }
 
     /// The service that a request is for. `host` is normalised (empty if the request has none), and so is `path`.
@@ -134,6 +140,7 @@ impl Services {
     /// something that isn't served: which of the two is asked for, and paid for, would be a guess.
     pub(crate) fn find_clearly(
         &self,
+        worker: usize,
         host: &str,
         path: &str,
         method: &Method,
@@ -158,17 +165,28 @@ impl Services {
             }
             let path = other.as_deref().unwrap_or(path);
             let matches = |route: &&Arc<Route>| route.config.matcher.matches_folded(host, path, method);
-            if is_folded && is_dearer(self.routes.iter().find(matches), &|route| !route.is_free_folded(path))
-            {
+            if is_folded && is_dearer(self.routes.iter().find(matches), &|route| !route.is_free_folded(path)) {
                 return Err(PathError::TwoServices);
             }
         }
-        Ok(Some(found.clone()))
+        let at = self.routes.iter().position(|route| Arc::ptr_eq(route, found));
+        Ok(at.map(|at| self.copies[worker][at].clone()))
     }
 
     /// All of them, in the order in which they are tried.
     pub(crate) fn routes(&self) -> &[Arc<Route>] {
         &self.routes
+    }
+
+    /// The upstreams of all services, each once.
+    pub(crate) fn upstreams(&self) -> Vec<Arc<Upstream>> {
+        let mut upstreams: Vec<Arc<Upstream>> = Vec::with_capacity(self.routes.len());
+        for route in &self.routes {
+            if !upstreams.iter().any(|known| Arc::ptr_eq(known, &route.upstream)) {
+                upstreams.push(route.upstream.clone());
+            }
+        }
+        upstreams
     }
 
     /// Lets go of connections of this worker that nobody has used for a while.
@@ -213,6 +231,27 @@ fn tells_letters_apart(configured: &[ServiceRoute]) -> bool {
     let texts: Vec<String> = prefixes.map(|prefix| prefix.stem().to_owned()).chain(free.map(stem)).collect();
     let differ = |(a, b): (&String, &String)| begins_folded(a, b) && !a.starts_with(b.as_str());
     texts.iter().flat_map(|a| texts.iter().map(move |b| (a, b))).any(differ)
+}
+
+impl Route {
+    /// The same for one worker alone, down to what its requests count their references in: two cores that write to one
+    /// of those wait for each other, and that would be the most of what finding a service costs.
+    fn copy(&self) -> Self {
+        let mut config = self.config.clone();
+        config.service.name = config.service.name.as_str().parse().expect("it was a name before");
+        for (_, value) in &mut config.headers {
+            *value = unshared(value);
+        }
+        let welcome = Welcome::new(&config.clients);
+        Self { config, welcome, upstream: self.upstream.clone(), metrics: self.metrics.clone() }
+    }
+}
+
+/// The same value in memory of its own.
+pub(crate) fn unshared(value: &HeaderValue) -> HeaderValue {
+    let mut copy = HeaderValue::from_bytes(value.as_bytes()).expect("it was a value before");
+    copy.set_sensitive(value.is_sensitive());
+    copy
 }
 
 fn judge(configured: &[ServiceRoute]) -> Result<(), ServicesError> {
@@ -300,7 +339,7 @@ mod tests {
     }
 
     pub(super) fn services(routes: Vec<ServiceRoute>) -> Result<Services, ServicesError> {
-        Services::new(routes, &Metrics::new(1), 1)
+        Services::new(routes, &Metrics::new(1), 1, Vec::new())
     }
 
     #[track_caller]
@@ -371,7 +410,7 @@ mod tests {
     }
 
     fn is_clear(services: &Services, path: &str) -> bool {
-        services.find_clearly("", path, &Method::GET).is_ok()
+        services.find_clearly(0, "", path, &Method::GET).is_ok()
     }
 
     fn with_free(mut route: ServiceRoute, free: &[&str]) -> ServiceRoute {

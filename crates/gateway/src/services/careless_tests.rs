@@ -28,7 +28,7 @@ fn route(name: &str, prefix: &str, auth: Auth, free: &[&str]) -> ServiceRoute {
 /// Whether it is passed on unpaid.
 fn is_given_away(services: &Services, path: &str) -> bool {
     let Ok(normal) = normalise(path) else { return false };
-    let found = services.find_clearly("", &normal, &Method::GET);
+    let found = services.find_clearly(0, "", &normal, &Method::GET);
     found.is_ok_and(|found| found.is_some_and(|route| route.config.service.is_free(&normal)))
 }
 

@@ -55,8 +55,8 @@ impl Address {
             .map_err(|_| UpstreamError::Name(authority.to_string()))?;
         Ok(Self {
             text: url.to_string(),
+            pools: Pool::for_address(config, &connector, &host, workers),
             naming: Naming { scheme, authority, host },
-            pools: Pool::for_address(config, &connector, workers),
             connector,
             standing: Standing::new(config.failures_max, config.eject_for),
         })

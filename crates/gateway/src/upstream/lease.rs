@@ -62,7 +62,7 @@ impl Lease {
     pub(super) fn shape(&self, outgoing: &mut Outgoing, naming: &Naming) {
         match &self.taken {
             Some(Connection::Http2(_)) => outgoing.shape_for_http2(naming),
-            _ => outgoing.shape_for_http1(naming),
+            _ => outgoing.shape_for_http1(&self.pool.host),
         }
     }
 

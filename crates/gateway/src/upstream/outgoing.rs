@@ -34,7 +34,8 @@ pub(super) struct Naming {
 
 impl Outgoing {
     /// Puts it into the form of HTTP/1.1, also when a connection that spoke HTTP/2 has had it before.
-    pub(super) fn shape_for_http1(&mut self, naming: &Naming) {
+    /// `host` is what to name the address unless something else is asked for.
+    pub(super) fn shape_for_http1(&mut self, host: &HeaderValue) {
         let request = &mut self.request;
         *request.version_mut() = Version::HTTP_11;
         if request.uri().scheme().is_some() {
@@ -46,7 +47,7 @@ impl Outgoing {
             // hyper takes it for granted that GET and HEAD have no body, and would drop it in silence.
             request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
-        let host = self.host.as_ref().unwrap_or(&naming.host).clone();
+        let host = self.host.as_ref().unwrap_or(host).clone();
         request.headers_mut().insert(HOST, host);
         join_cookies(request.headers_mut());
         if request.headers().contains_key(TE) {
@@ -184,7 +185,7 @@ mod tests {
             assert_eq!(outgoing.request.uri(), "https://app/a?b");
             assert_eq!(outgoing.request.version(), Version::HTTP_2);
             assert_eq!(outgoing.request.headers().keys().collect::<Vec<_>>(), [TE]);
-            outgoing.shape_for_http1(&naming);
+            outgoing.shape_for_http1(&naming.host);
             assert_eq!(outgoing.request.uri(), "/a?b");
             assert_eq!(outgoing.request.version(), Version::HTTP_11);
             assert_eq!(

@@ -12,6 +12,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use http::HeaderValue;
 use hyper::client::conn::{http1, http2};
 use parking_lot::Mutex;
 use tokio::{
@@ -24,10 +25,12 @@ use super::{
     SendError,
     connect::{Begun, Connector, Terms},
 };
-use crate::{config::UpstreamConfig, proxy::RequestBody, worker::Worker};
+use crate::{config::UpstreamConfig, proxy::RequestBody, services::unshared, worker::Worker};
 
 /// See the module.
 pub(crate) struct Pool {
+    /// What the address is called, in memory of this pool's own: each request counts a reference to it.
+    pub(super) host: HeaderValue,
     held: Mutex<Held>,
     /// One connection is made at a time where it will carry many requests: a burst must not make one each.
     making: Semaphore,
@@ -107,10 +110,12 @@ impl Pool {
     pub(super) fn for_address(
         config: &UpstreamConfig,
         connector: &Connector,
+        host: &HeaderValue,
         workers: usize,
     ) -> Box<[Arc<Self>]> {
         let limit = config.connections_max.filter(|_| connector.may_be_http1());
         let pool = |idle_max| Self {
+            host: unshared(host),
             held: Mutex::default(),
             making: Semaphore::new(1),
             seats: limit.map(|max| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))),
