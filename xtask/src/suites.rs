@@ -75,6 +75,11 @@ const LIVE: &[Suite] = &[
         shows: "h2spec finds nothing in the gateway that it does not find in bare hyper, or that is not listed (needs Go)",
         steps: &[cargo(&["cargo", "test", "--test", "live_h2", "--", "--ignored", "--nocapture"])],
     },
+    Suite {
+        name: "ws",
+        shows: "Autobahn's cases go through the gateway as without it, and paid over HTTP/2 (needs Python, Node.js)",
+        steps: &[cargo(&["cargo", "test", "--test", "live_ws", "--", "--ignored", "--nocapture"])],
+    },
 ];
 
 /// Runs the proof called `name`, or lists them all.
