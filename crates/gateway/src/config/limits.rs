@@ -35,6 +35,11 @@ impl Default for Limits {
 }
 
 /// Bounds on time towards clients. None of them limits how long a request may take in all.
+///
+/// How long a request's body may be silent is not among them but the service's own matter
+/// ([`UpstreamConfig::idle_timeout`](super::UpstreamConfig::idle_timeout)): an upload over a bad line, a stream of rare
+/// messages and one that only holds a place look alike, and only who runs the service knows which it should bear. Nobody gets
+/// that far who hasn't paid, or asks for what is free; what all of them can hold is bounded in number by [`Limits`].
 #[derive(Clone, Debug)]
 pub struct Timeouts {
     /// From accepting a connection to the end of the TLS handshake. Default 10 s.
@@ -44,7 +49,8 @@ pub struct Timeouts {
     pub headers: Duration,
     /// How long a connection without a request is kept. Default 75 s.
     pub keep_alive: Duration,
-    /// How long a client may take nothing of an answer that is waiting for it. Default 60 s.
+    /// How long a client may take nothing of an answer that is waiting for it. Then its connection is closed, or over
+    /// HTTP/2, if it takes other answers, just this one is cut. Default 60 s.
     pub write_stall: Duration,
     /// How long requests in flight may take to finish once the gateway was told to stop. Default 30 s.
     pub drain: Duration,

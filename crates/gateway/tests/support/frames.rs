@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 pub const DATA: u8 = 0;
@@ -92,7 +92,17 @@ impl Frame {
 impl Wire {
     /// Connects and says these settings.
     pub async fn connect(addr: SocketAddr, settings: &[(u16, u32)]) -> Self {
-        let mut socket = TcpStream::connect(addr).await.unwrap();
+        Self::begin(TcpStream::connect(addr).await.unwrap(), settings).await
+    }
+
+    /// The same, with so little room for what comes back that it is soon full.
+    pub async fn narrow(addr: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        Self::begin(socket.connect(addr).await.unwrap(), &[]).await
+    }
+
+    async fn begin(mut socket: TcpStream, settings: &[(u16, u32)]) -> Self {
         socket.set_nodelay(true).unwrap();
         let settings: Vec<u8> = settings
             .iter()
