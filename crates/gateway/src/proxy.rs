@@ -84,6 +84,8 @@ impl From<Failure> for Own {
 /// What must be known of a request to answer it in its own way, whatever becomes of it.
 struct Manner {
     is_grpc: bool,
+    /// Over HTTP/2 hyper sends a body if there is one, and a client that gets it breaks off.
+    is_head: bool,
     is_grpc_web: bool,
     origin: Option<HeaderValue>,
 }
@@ -101,7 +103,8 @@ pub(crate) fn answer(
     // No CONNECT is answered in gRPC's way, whose 200 would say yes to it.
     let is_grpc = is_grpc(request.headers()) && request.method() != Method::CONNECT;
     let is_grpc_web = is_grpc && !is_native_grpc(request.headers());
-    let manner = Manner { is_grpc, is_grpc_web, origin: request.headers().get(ORIGIN).cloned() };
+    let is_head = request.method() == Method::HEAD;
+    let manner = Manner { is_grpc, is_grpc_web, is_head, origin: request.headers().get(ORIGIN).cloned() };
     let mut account = Account::open(&request, &peer, &worker);
     let (mut parts, body) = request.into_parts();
     Box::pin(async move {
@@ -129,7 +132,8 @@ fn answer_ourselves(own: Own, manner: &Manner, account: &mut Account) -> Respons
         Own::Paywall(answer) => answer.into_response().map(Body::full),
         Own::Failure(failure) => {
             account.failed(&failure);
-            failure.response(manner.is_grpc)
+            let response = failure.response(manner.is_grpc);
+            if manner.is_head { response.map(|_| Body::empty()) } else { response }
         }
     };
     if manner.is_grpc_web {
