@@ -9,6 +9,7 @@
 
 mod address;
 mod connect;
+mod gather;
 pub(crate) mod health;
 mod lease;
 mod outgoing;

@@ -257,6 +257,38 @@ async fn with_all_streams_taken_for_good_another_request_is_still_answered() {
     }
 }
 
+/// As it comes: the upstream's usual limit, several clients within theirs, nothing configured.
+#[tokio::test]
+async fn with_150_endless_calls_at_the_defaults_a_unary_call_is_still_answered() {
+    let (addr, connections, _tasks) = narrow(100).await;
+    let mut config = support::config(vec![free("streams", &format!("h2c://{addr}"))]);
+    (config.limits, config.workers) = (GatewayConfig::default().limits, GatewayConfig::default().workers);
+    let rig = Rig::with(config).await;
+    let call = |path: &str| {
+        let grpc = [("content-type", "application/grpc"), ("te", "trailers")];
+        request("POST", &format!("http://localhost{path}"), &grpc)
+    };
+    let mut endless = Vec::new();
+    for _ in 0..3 {
+        let client = http2(rig.addr).await;
+        let mut held = JoinSet::new();
+        for _ in 0..50 {
+            let (mut client, call) = (client.clone(), call("/endless"));
+            held.spawn(async move { client.send_request(call).await.unwrap() });
+        }
+        while let Some(response) = within(held.join_next()).await {
+            endless.push(response.unwrap());
+        }
+    }
+    assert_eq!(endless.len(), 150);
+    for _ in 0..4 {
+        let unary = within(http2(rig.addr).await.send_request(call("/unary"))).await.unwrap();
+        assert_eq!(within(unary.into_body().collect()).await.unwrap().to_bytes(), "ok");
+    }
+    // A hundred at most fit on each.
+    assert!(connections.load(Ordering::SeqCst) >= 2, "{connections:?}");
+}
+
 #[tokio::test]
 async fn a_client_that_resets_at_once_is_shown_the_door() {
     let upstream = Upstream::echo().await;

@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{SendError, UpstreamError};
+use super::{SendError, UpstreamError, gather::Gathered};
 use crate::{
     config::{UpstreamScheme, UpstreamUrl},
     proxy::RequestBody,
@@ -144,9 +144,7 @@ where
     K: Send + 'static,
 {
     let (sender, connection) = http1::Builder::new()
-        // Most requests are one head: the simpler call costs less. Pieces of a body are copied once more for it.
-        .writev(false)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(Gathered::new(stream)))
         .await
         .map_err(SendError::Handshake)?;
     // Its end is told to whoever waits for an answer; there is nobody else to tell.

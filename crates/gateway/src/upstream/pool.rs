@@ -88,7 +88,7 @@ struct Taken {
     _guest: TaskTrackerToken,
 }
 
-/// Counts a connection until it has ended.
+/// Counts a connection from when it is begun until it has ended.
 struct Open {
     count: Arc<AtomicUsize>,
     _seat: Option<Arc<Seat>>,
@@ -196,23 +196,22 @@ impl Pool {
         want: Want,
         seat: Option<Arc<Seat>>,
     ) -> Result<Connection, SendError> {
-        self.open.fetch_add(1, Ordering::Relaxed);
-        let open = Open { count: self.open.clone(), _seat: seat.clone() };
+        let opened = || Open::new(&self.open, seat.clone());
         if want == Want::Http1 {
             // What is known of the upstream's HTTP/2 stays as it is.
-            return match connector.without_http2().begin(&worker.tasks, open).await? {
+            return match connector.without_http2().begin(&worker.tasks, opened()).await? {
                 Begun::Http1(sender) => Ok(Connection::Http1(Http1 { sender, seat })),
                 Begun::Http2 { .. } => Err(SendError::NoExtendedConnect),
             };
         }
         if connector.is_http1() || self.held.lock().is_http1 {
-            return Ok(self.hold(connector.begin(&worker.tasks, open).await?, seat));
+            return Ok(self.hold(connector.begin(&worker.tasks, opened()).await?, seat));
         }
         let _turn = self.making.acquire().await.expect("the semaphore is never closed");
         if let Some(stream) = self.held.lock().free_stream() {
             return Ok(Connection::Http2(stream));
         }
-        Ok(self.hold(connector.begin(&worker.tasks, open).await?, seat))
+        Ok(self.hold(connector.begin(&worker.tasks, opened()).await?, seat))
     }
 
     fn hold(&self, begun: Begun, seat: Option<Arc<Seat>>) -> Connection {
@@ -321,6 +320,13 @@ impl Seat {
     fn leave(&self) {
         let taken = self.taken.lock().take();
         drop(taken);
+    }
+}
+
+impl Open {
+    fn new(count: &Arc<AtomicUsize>, seat: Option<Arc<Seat>>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self { count: count.clone(), _seat: seat }
     }
 }
 
