@@ -168,6 +168,12 @@ impl Presented {
     }
 }
 
+/// Whether a value of `Authorization` has a credential of ours in it, readable or not: then [`Presented::read`] looks nowhere
+/// else than in that header.
+pub fn names_credential(authorization: &HeaderValue) -> bool {
+    segments(authorization.as_bytes()).any(|segment| matches!(segment, Segment::Ours(_)))
+}
+
 /// Removes every credential of ours, also those that [`Presented::read`] would pass over in favour of others: the upstream
 /// must not get what opens the gate. What belongs to others stays.
 pub fn strip_credentials(headers: &mut HeaderMap) {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use farebox_protocol::{
     Identifier, Macaroon, Presented as Read, TOKENS_MAX, Timestamp,
     caveat::{Asked, Judged, judge},
+    names_credential,
 };
 
 use super::{
@@ -92,7 +93,9 @@ impl Paywall {
             examined.push(explained.map(|of| self.weigh(macaroon, of, holds, request, now)));
             last = explained.filter(|_| holds).map(|of| (of, macaroon));
         }
-        if let (Some(value), 1, Some((of, macaroon))) = (alone, examined.len, last) {
+        // Only where the credential is in that value: it may as well stand in the gRPC metadata beside somebody else's.
+        let source = alone.filter(|value| names_credential(value));
+        if let (Some(value), 1, Some((of, macaroon))) = (source, examined.len, last) {
             let names = Arc::new(Names::of(&of.identifier));
             let Explained { identifier, secret } = of;
             let proven = Arc::new(Proven { macaroon: macaroon.clone(), identifier, secret, names });

@@ -109,8 +109,8 @@ impl Known {
     }
 }
 
-/// The one value of `Authorization`, where there is one and no other: then nothing else of a request is read as a credential
-/// once it has been found to hold one.
+/// The one value of `Authorization`, where there is one and no other. If it names a credential, nothing else of the request
+/// is read as one; if it doesn't, what was read elsewhere says nothing about it.
 pub(super) fn alone(headers: &HeaderMap) -> Option<&HeaderValue> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     values.next().filter(|_| values.next().is_none())

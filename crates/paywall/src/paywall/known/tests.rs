@@ -35,6 +35,12 @@ fn presented(values: &[&str]) -> HeaderMap {
     values.iter().map(|value| (AUTHORIZATION, HeaderValue::from_str(value).unwrap())).collect()
 }
 
+/// As gRPC clients send it: digits, the preimage as a caveat of their own.
+fn in_metadata(token: &Macaroon, preimage: &Preimage) -> HeaderValue {
+    let token = token.attenuate(&format!("preimage={}", *preimage.expose_hex())).unwrap();
+    token.to_hex().parse().unwrap()
+}
+
 const FOREVER: [&str; 2] = ["services=weather:1,maps:0", "farebox_terms=v1;offer=forever;msat=10000"];
 
 /// Good ones and bad ones of every kind that the decision tells apart.
@@ -64,6 +70,12 @@ fn corpus() -> Vec<HeaderMap> {
         all.push(presented(&[&shown(vec![timed.clone()], &preimage)]));
         all.push(presented(&[&shown(vec![good.clone()], &Preimage::from_bytes([0xee; 32]))]));
         all.push(presented(&[&shown(vec![good.clone(), timed.clone()], &preimage)]));
+        for beside in ["Basic abc", "Bearer null", &shown(vec![good.clone()], &preimage)] {
+            let mut both = presented(&[beside]);
+            all.push(both.clone());
+            both.insert("macaroon", in_metadata(&good, &preimage));
+            all.push(both);
+        }
         let (one, other) = (shown(vec![good], &preimage), shown(vec![timed], &preimage));
         all.push(presented(&[&one, &other]));
         all.push(presented(&[&format!("{one}, {other}")]));
@@ -200,12 +212,39 @@ async fn only_what_held_is_remembered() {
         let proofs = format!("{:?}", examined.facts(&request, START));
         let holds = proofs.matches("preimage_holds: true").count() == 1
             && proofs.matches("preimage_holds").count() == 1
-            && headers.get_all(AUTHORIZATION).iter().count() == 1;
+            && headers.get_all(AUTHORIZATION).iter().count() == 1
+            // What is shown elsewhere, beside somebody else's, is proved each time.
+            && headers.get("macaroon").is_none_or(|_| headers[AUTHORIZATION].as_bytes().starts_with(b"L402"));
         let found = alone(&headers).and_then(|value| shop.paywall.known.find(value.as_bytes()));
         assert_eq!(found.is_some(), holds, "{proofs}");
         held += usize::from(holds);
     }
     assert!(held >= 24, "{held}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_stood_beside_a_credential_does_not_stand_for_it() {
+    let shop = Shop::open_with(config(), keyring()).await;
+    let (of, preimage) = identifier(1);
+    let mut headers = presented(&["Bearer null"]);
+    headers.insert("grpc-metadata-macaroon", in_metadata(&token(1, &of, &FOREVER), &preimage));
+    let service = weather();
+    let mut request = Request {
+        service: &service,
+        method: &Method::GET,
+        path: "/forecast",
+        client: Ipv4Addr::new(192, 0, 2, 1).into(),
+        headers: &headers,
+        grpc: false,
+    };
+    let passes = |request: &Request<'_>| {
+        let decision = decide(&shop.paywall.examine(request, START).facts(request, START));
+        matches!(decision, crate::decide::Decision::Forward(_))
+    };
+    assert!(passes(&request));
+    let without = presented(&["Bearer null"]);
+    request.headers = &without;
+    assert!(!passes(&request));
 }
 
 #[test]
