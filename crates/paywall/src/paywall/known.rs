@@ -30,6 +30,8 @@ const SHARDS: usize = 32;
 const PLACES: usize = 1_024;
 /// How many neighbouring places may hold one credential.
 const WAYS: usize = 4;
+/// How many bytes of a credential tell its place: the 64 digits of a preimage, and a signature in base64.
+const HASHED_MAX: usize = 112;
 /// Longer credentials are proved each time. Twice as long as one with a handful of caveats.
 const CREDENTIAL_BYTES_MAX: usize = 1_024;
 
@@ -72,7 +74,7 @@ impl Known {
 
     /// The proof of these very bytes, if it has been found to hold and isn't forgotten.
     pub(super) fn find(&self, credential: &[u8]) -> Option<Arc<Proven>> {
-        let hash = self.hasher.hash_one(credential);
+        let hash = self.hash(credential);
         let shard = self.shard().lock();
         let neighbours = shard.places.get(neighbourhood(hash))?;
         let place = neighbours
@@ -87,7 +89,7 @@ impl Known {
         if credential.len() > CREDENTIAL_BYTES_MAX {
             return;
         }
-        let hash = self.hasher.hash_one(credential);
+        let hash = self.hash(credential);
         let place = Place { hash, credential: Zeroizing::new(credential.to_vec()), proven };
         let mut shard = self.shard().lock();
         if shard.places.is_empty() {
@@ -98,6 +100,11 @@ impl Known {
         let neighbours = &mut shard.places[neighbourhood(hash)];
         let at = neighbours.iter().position(Option::is_none).unwrap_or(turn);
         neighbours[at] = Some(place);
+    }
+
+    /// Of the end only: there stand the signature and the preimage, so no two tokens that were found to hold share it.
+    fn hash(&self, credential: &[u8]) -> u64 {
+        self.hasher.hash_one(&credential[credential.len().saturating_sub(HASHED_MAX)..])
     }
 
     fn shard(&self) -> &Mutex<Shard> {
