@@ -9,7 +9,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{Entry, FORWARDED},
+};
 use ipnet::IpNet;
 use parking_lot::Mutex;
 
@@ -163,14 +166,17 @@ fn forwarded(ip: &IpAddr, text: &str, host: &HeaderValue, proto: &str) -> Header
 
 /// Adds to a list, in one line however many there were.
 fn append(headers: &mut HeaderMap, name: HeaderName, ours: HeaderValue) {
-    let merged = if headers.contains_key(&name) {
-        let mut lines: Vec<&[u8]> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
-        lines.push(ours.as_bytes());
-        HeaderValue::from_bytes(&lines.join(&b", "[..])).unwrap_or(ours)
-    } else {
-        ours
-    };
-    headers.insert(name, merged);
+    match headers.entry(name) {
+        Entry::Vacant(place) => {
+            place.insert(ours);
+        }
+        Entry::Occupied(mut place) => {
+            let mut lines: Vec<&[u8]> = place.iter().map(HeaderValue::as_bytes).collect();
+            lines.push(ours.as_bytes());
+            let merged = HeaderValue::from_bytes(&lines.join(&b", "[..]));
+            place.insert(merged.unwrap_or(ours));
+        }
+    }
 }
 
 #[cfg(test)]
