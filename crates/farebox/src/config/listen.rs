@@ -1,10 +1,10 @@
 //! Where buyers connect: addresses, certificates, who may come in, and what they can take up.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs, slice};
 
 use farebox_gateway::{
-    Certificate, ClientCertificates, ClientLists, HostPattern, Limits, Listen, OpsConfig, Timeouts, Tls,
-    TlsFiles, TlsVersion,
+    Certificate, ClientCertificates, ClientLists, Gateway, HostPattern, Limits, Listen, OpsConfig, Timeouts,
+    Tls, TlsFiles, TlsVersion,
 };
 use ipnet::IpNet;
 
@@ -31,7 +31,18 @@ pub(super) fn listen(file: &File, findings: &mut Findings<'_>) -> Vec<Listen> {
             findings.problem(format!("{key}.proxy-protocol"), message);
         }
         let tls = entry.tls.as_ref().map(|tls| self::tls(&format!("{key}.tls"), tls, file, findings));
-        listen.push(Listen { addr: entry.addr, tls, proxy_protocol: entry.proxy_protocol });
+        let judged = Listen { addr: entry.addr, tls, proxy_protocol: entry.proxy_protocol };
+        // Only certificates that are all here can be judged; what is missing has been said.
+        let files = judged.tls.as_ref().filter(|tls| tls.certificates.iter().all(is_here));
+        if files.is_some()
+            && let Err(error) = Gateway::check_listen(
+                slice::from_ref(&Listen { proxy_protocol: false, ..judged.clone() }),
+                &[],
+            )
+        {
+            findings.problem(format!("{key}.tls"), error.to_string());
+        }
+        listen.push(judged);
     }
     listen
 }
@@ -77,6 +88,14 @@ fn tls(key: &str, tls: &file::Tls, file: &File, findings: &mut Findings<'_>) -> 
         file::TlsVersion::V1_3 => TlsVersion::V1_3,
     };
     read
+}
+
+/// Whether a certificate comes from files that can be read.
+fn is_here(certificate: &Certificate) -> bool {
+    match certificate {
+        Certificate::Files(files) => fs::File::open(&files.cert).and(fs::File::open(&files.key)).is_ok(),
+        Certificate::SelfSigned { .. } => false,
+    }
 }
 
 /// What a certificate made by ourselves is for: this machine, and the hosts that services name.

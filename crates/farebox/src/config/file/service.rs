@@ -67,7 +67,7 @@ pub(crate) struct Service {
     #[serde(default, deserialize_with = "some")]
     pub(crate) rate_limits: Vec<RateLimit>,
     /// `true` lets a client change to another protocol, such as WebSocket, on a connection that is paid for like any other
-    /// request; `false` answers 501. Default: `true`.
+    /// request; `false` answers a WebSocket 501 and passes other offers over. Default: `true`.
     #[serde(default = "yes")]
     pub(crate) upgrades: bool,
     /// The largest request body. Default: any, since bodies are streamed and never held.
