@@ -1,5 +1,7 @@
 //! What the operator reads: the numbers after known traffic, and how many of them there can be.
 
+#![expect(clippy::unwrap_used, reason = "an error is how a test fails")]
+
 mod support;
 
 use std::{collections::HashMap, num::NonZeroU32, time::Duration};

@@ -13,7 +13,10 @@ use std::{fmt, process::ExitCode};
 use anyhow::Context as _;
 use farebox_gateway::UpstreamUrl;
 use farebox_protocol::Msat;
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{
+    net::{TcpStream, UnixStream},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -72,11 +75,16 @@ async fn perform(args: &Args, tell: &Teller, stop: &CancellationToken) -> anyhow
 
 /// Makes sure that there is something to sell, before anybody pays for it.
 async fn reach(upstream: &UpstreamUrl) -> anyhow::Result<()> {
-    let host = upstream.authority().host().trim_start_matches('[').trim_end_matches(']');
-    TcpStream::connect((host, upstream.port())).await.with_context(|| {
+    let connected = match upstream.socket() {
+        Some(path) => UnixStream::connect(path).await.map(drop),
+        None => {
+            let host = upstream.authority().host().trim_start_matches('[').trim_end_matches(']');
+            TcpStream::connect((host, upstream.port())).await.map(drop)
+        }
+    };
+    connected.with_context(|| {
         format!("nothing answers at `{upstream}`; start your API first, or correct --upstream")
-    })?;
-    Ok(())
+    })
 }
 
 async fn tell_story(

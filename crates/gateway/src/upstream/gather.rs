@@ -129,8 +129,9 @@ mod tests {
         let mut stream = Gathered::new(Told::default());
         let large = [b'x'; SMALL];
         for pieces in [&[&b"head"[..], b"body"][..], &[b"", b"head", b""], &[b"head", &large], &[&large]] {
+            let length: usize = pieces.iter().map(|piece| piece.len()).sum();
             let pieces: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-            stream.write_vectored(&pieces).await.unwrap();
+            assert_eq!(stream.write_vectored(&pieces).await.unwrap(), length);
         }
         assert_eq!(stream.stream.0, [(1, 8), (1, 4), (2, SMALL + 4), (1, SMALL)]);
     }
