@@ -32,6 +32,8 @@ pub(crate) struct Services {
     /// Whether an upstream that doesn't tell capitals from small letters could be asked for more than was decided on. Where
     /// what is configured differs by nothing else, the upstream does tell them apart.
     is_folded: bool,
+    /// Whether a path without any capitals may be another one's in other letters.
+    has_capitals: bool,
 }
 
 /// One service and all that is needed to serve it.
@@ -117,6 +119,7 @@ impl Services {
     ) -> Result<Self, ServicesError> {
         judge(&configured)?;
         let is_folded = !is_one_outcome(&configured) && !tells_letters_apart(&configured);
+        let has_capitals = places(&configured).any(|place| place.bytes().any(|b| b.is_ascii_uppercase()));
         let mut route = |config: ServiceRoute| -> Result<_, ServicesError> {
             let name = &config.service.name;
             let upstream = Upstream::new(&config.upstream, workers, &known)
@@ -127,8 +130,9 @@ impl Services {
             Ok(Arc::new(Route { config, welcome, upstream, metrics }))
         };
         let routes: Vec<_> = configured.into_iter().map(&mut route).collect::<Result<_, _>>()?;
-        let copies = (0..workers).map(|_| routes.iter().map(|route| Arc::new(route.copy())).collect()).collect();
-        Ok(Self { routes, copies, is_folded })
+        let copies =
+            (0..workers).map(|_| routes.iter().map(|route| Arc::new(route.copy())).collect()).collect();
+        Ok(Self { routes, copies, is_folded, has_capitals })
     }
 
     /// The service that a request is for. `host` is normalised (empty if the request has none), and so is `path`.
@@ -147,7 +151,9 @@ impl Services {
     ) -> Result<Option<Arc<Route>>, PathError> {
         let Some(found) = self.find(host, path, method) else { return Ok(None) };
         let is_odd = is_odd(path);
-        let is_folded = self.is_folded && path.bytes().any(|byte| byte.is_ascii_uppercase());
+        // Capitals of ours count as much as those of the request, which may also show only once they are decoded.
+        let has_capitals = || self.has_capitals || is_odd || path.bytes().any(|b| b.is_ascii_uppercase());
+        let is_folded = self.is_folded && has_capitals();
         if is_odd || is_folded {
             let other = match if is_odd { Loose::read(path) } else { Loose::Same } {
                 Loose::Same => None,
@@ -165,7 +171,8 @@ impl Services {
             }
             let path = other.as_deref().unwrap_or(path);
             let matches = |route: &&Arc<Route>| route.config.matcher.matches_folded(host, path, method);
-            if is_folded && is_dearer(self.routes.iter().find(matches), &|route| !route.is_free_folded(path)) {
+            if is_folded && is_dearer(self.routes.iter().find(matches), &|route| !route.is_free_folded(path))
+            {
                 return Err(PathError::TwoServices);
             }
         }
@@ -223,12 +230,16 @@ fn is_one_outcome(configured: &[ServiceRoute]) -> bool {
     }
 }
 
+/// All paths that are configured.
+fn places(configured: &[ServiceRoute]) -> impl Iterator<Item = String> {
+    let prefixes = configured.iter().flat_map(|route| &route.matcher.path_prefixes).map(ToString::to_string);
+    prefixes.chain(configured.iter().flat_map(|route| &route.service.free_paths).map(ToString::to_string))
+}
+
 /// Whether one configured path is another's, or its beginning, but for capitals.
 fn tells_letters_apart(configured: &[ServiceRoute]) -> bool {
-    let prefixes = configured.iter().flat_map(|route| &route.matcher.path_prefixes);
-    let free = configured.iter().flat_map(|route| &route.service.free_paths).map(ToString::to_string);
     let stem = |text: String| text.trim_end_matches('*').trim_end_matches('/').to_owned();
-    let texts: Vec<String> = prefixes.map(|prefix| prefix.stem().to_owned()).chain(free.map(stem)).collect();
+    let texts: Vec<String> = places(configured).map(stem).collect();
     let differ = |(a, b): (&String, &String)| begins_folded(a, b) && !a.starts_with(b.as_str());
     texts.iter().flat_map(|a| texts.iter().map(move |b| (a, b))).any(differ)
 }
@@ -443,6 +454,28 @@ mod tests {
         let part = services(vec![off(route("part", &[], &["/part"], &[]))]).unwrap();
         assert!(!is_clear(&part, "/part/..%252fx"));
         assert!(is_clear(&part, "/part/X;y"));
+    }
+
+    #[test]
+    fn a_path_is_dear_however_its_letters_are_written_and_whoever_wrote_them() {
+        let off = |mut route: ServiceRoute| {
+            route.service.auth = farebox_paywall::Auth::Off;
+            route
+        };
+        let services =
+            services(vec![route("dear", &[], &["/Dear", "/api"], &[]), off(route("rest", &[], &[], &[]))])
+                .unwrap();
+        // The operator wrote the capitals; or they show only once they are decoded.
+        for path in ["/dear", "/dear/x", "/DEAR", "/%2541pi", "/dear;x"] {
+            assert!(!is_clear(&services, path), "{path}");
+        }
+        // Some drop parameters before they decode, and some know no ends but those of the path.
+        for path in ["/api;%252Fx/y", "/api;%23/y", "/x%23/%252e%252e/api"] {
+            assert!(!is_clear(&services, path), "{path}");
+        }
+        for path in ["/Dear", "/Dear/X", "/api/Dear", "/rest", "/x/dear", "/x%23y", "/x%3Fy"] {
+            assert!(is_clear(&services, path), "{path}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ pub(crate) enum Loose {
     Same,
     /// As this one, in normal form.
     Other(String),
-    /// As one that climbs, and then nobody knows from where.
+    /// As one that climbs, and then nobody knows from where; or as one that is cut up in ways that nobody can foresee.
     Climbs,
 }
 
@@ -40,24 +40,23 @@ impl Loose {
         if !is_odd(path) {
             return Self::Same;
         }
-        let mut bytes = path.as_bytes().to_vec();
-        for _ in 0..ROUNDS {
-            let decoded = decode(&bytes);
-            if decoded == bytes {
-                break;
-            }
-            bytes = decoded;
-        }
-        let bytes = replace_lookalikes(&bytes);
-        // Decoded, these end a path, a target or a C string.
-        let end = bytes.iter().position(|byte| matches!(byte, b'?' | b'#' | 0)).unwrap_or(bytes.len());
-        let mut loose = String::with_capacity(path.len());
-        let mut is_last_named = false;
-        for segment in bytes[..end].split(|byte| matches!(byte, b'/' | b'\\')) {
-            let name = segment.split(|byte| *byte == b';').next().unwrap_or_default();
-            if name == b".." {
+        let mut bytes = Vec::with_capacity(path.len());
+        for segment in path.split('/').skip(1) {
+            let segment = plainly(segment);
+            if has_a_parameter_with_an_end(&segment) {
                 return Self::Climbs;
             }
+            bytes.push(b'/');
+            bytes.extend(segment);
+        }
+        // Decoded, these end a path, a target or a C string; and for others nothing.
+        let end = bytes.iter().position(|byte| matches!(byte, b'?' | b'#' | 0)).unwrap_or(bytes.len());
+        if names(&bytes[end..]).chain(names(&bytes[..end])).any(climbs) {
+            return Self::Climbs;
+        }
+        let mut loose = String::with_capacity(path.len());
+        let mut is_last_named = false;
+        for name in names(&bytes[1..end]) {
             let name = without_tail(name);
             is_last_named = !name.is_empty();
             if is_last_named {
@@ -118,11 +117,42 @@ fn replace_lookalikes(bytes: &[u8]) -> Vec<u8> {
     plain
 }
 
+/// What is read of a segment once it is decoded, and folded, as often as anybody does.
+fn plainly(segment: &str) -> Vec<u8> {
+    let mut bytes = segment.as_bytes().to_vec();
+    for _ in 0..ROUNDS {
+        let decoded = decode(&bytes);
+        if decoded == bytes {
+            break;
+        }
+        bytes = decoded;
+    }
+    replace_lookalikes(&bytes)
+}
+
+/// Whether a segment has a parameter that ends sooner for those who decode it before they drop it than for those who drop it
+/// first: what is behind it would be a part of the parameter for the ones, and of the path for the others.
+fn has_a_parameter_with_an_end(segment: &[u8]) -> bool {
+    let parameter = segment.iter().position(|byte| *byte == b';').map_or(&[][..], |at| &segment[at..]);
+    parameter.iter().any(|byte| matches!(byte, b'/' | b'\\' | b'?' | b'#' | 0))
+}
+
+/// The names in a path, without their parameters.
+fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|byte| matches!(byte, b'/' | b'\\'))
+        .map(|segment| segment.split(|byte| *byte == b';').next().unwrap_or_default())
+}
+
+/// Whether a name stands for the place above, also for those who cut off final spaces first.
+fn climbs(name: &[u8]) -> bool {
+    name.trim_ascii_end() == b".."
+}
+
 /// Without the dots and spaces that some file systems drop from the end of a name.
 fn without_tail(name: &[u8]) -> &[u8] {
     let kept = name.iter().rposition(|byte| !matches!(byte, b'.' | b' ')).map_or(0, |at| at + 1);
     // What consists of nothing else is a name of its own, but for the dot that stands for "here".
-    if kept == 0 && name != b"." { name } else { &name[..kept] }
+    if kept == 0 && name.trim_ascii_end() != b"." { name } else { &name[..kept] }
 }
 
 /// In the spelling of `farebox_paywall::normalise`.
@@ -204,6 +234,37 @@ mod tests {
         ] {
             check(path, "climbs");
         }
+    }
+
+    #[test]
+    fn what_climbs_for_those_who_cut_nothing_off_climbs() {
+        for path in [
+            "/a/x%23/%252e%252e/%252e%252e/b",
+            "/a/x%3F/%252e%252e/b",
+            "/a/x%2500/%252e./b",
+            "/a/..%20/b",
+            "/a/..%2520%2520",
+        ] {
+            check(path, "climbs");
+        }
+        check("/.%20/dear", "/dear");
+        check("/%20../dear", "/%20../dear");
+    }
+
+    #[test]
+    fn a_parameter_whose_end_depends_on_who_looks_has_no_reading() {
+        for path in [
+            "/a;%252Fx/b",
+            "/a;%255Cx/b",
+            "/a%3B%252Fx/b",
+            "/a;%E2%88%95x/b",
+            "/a;%23/b",
+            "/a;x%3F/b",
+            "/a;%2500/b",
+        ] {
+            check(path, "climbs");
+        }
+        check("/a%252F;x/b", "/a/b");
     }
 
     #[test]
