@@ -9,8 +9,8 @@
 //! is moved, never copied, and values that stay the same for a token or a connection are shared. One timer is set for the
 //! answer's head and one for its body if that is not there yet. It locks its worker's own pool and proofs, and its
 //! connection's last `Forwarded`: nothing that others contend for, and the counts of references it changes are its worker's
-//! own (`services.rs`). It awaits: the paywall (which for a pass has nothing to wait for), a connection where none is free, and the
-//! upstream. It makes four system calls, two reads and two writes, and its share of a wait.
+//! own (`services.rs`). It awaits: the paywall (which for a pass has nothing to wait for), a connection where none is
+//! free, and the upstream. It makes four system calls, two reads and two writes, and its share of a wait.
 
 mod access;
 mod body;
