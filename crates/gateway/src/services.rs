@@ -164,14 +164,18 @@ impl Services {
             let is_dearer = |route: Option<&Arc<Route>>, costs: &dyn Fn(&Route) -> bool| {
                 route.is_none_or(|route| (is_free || !Arc::ptr_eq(route, found)) && costs(route))
             };
-            if let Some(path) = &other
-                && is_dearer(self.find(host, path, method), &|route| !route.config.service.is_free(path))
+            if let Some(other) = &other
+                && (is_dearer(self.find(host, other, method), &|route| !route.config.service.is_free(other))
+                    || found.is_slower(path, |limited| limited.matches(other)))
             {
                 return Err(PathError::TwoServices);
             }
+            let asked = path;
             let path = other.as_deref().unwrap_or(path);
             let matches = |route: &&Arc<Route>| route.config.matcher.matches_folded(host, path, method);
-            if is_folded && is_dearer(self.routes.iter().find(matches), &|route| !route.is_free_folded(path))
+            if is_folded
+                && (is_dearer(self.routes.iter().find(matches), &|route| !route.is_free_folded(path))
+                    || found.is_slower(asked, |limited| matches_folded(limited, path)))
             {
                 return Err(PathError::TwoServices);
             }
@@ -208,18 +212,31 @@ impl Route {
     /// Whether a path costs nothing where letters may be small or capital.
     fn is_free_folded(&self, path: &str) -> bool {
         self.config.service.is_free(path)
-            || self.config.service.free_paths.iter().any(|free| {
-                let free = free.to_string();
-                match free.strip_suffix("/*") {
-                    Some(stem) => begins_folded(path, stem),
-                    None => path.eq_ignore_ascii_case(&free),
-                }
-            })
+            || self.config.service.free_paths.iter().any(|free| matches_folded(free, path))
+    }
+
+    /// Whether another reading of a path is limited by a rule that this one is not.
+    fn is_slower(&self, path: &str, is_other: impl Fn(&PathPattern) -> bool) -> bool {
+        self.config.service.rate_limits.iter().any(|limit| {
+            limit.paths.iter().any(&is_other) && !limit.paths.iter().any(|limited| limited.matches(path))
+        })
     }
 }
 
-/// Whether every path has the same price.
+/// Whether a path is one of these where letters may be small or capital.
+fn matches_folded(pattern: &PathPattern, path: &str) -> bool {
+    let pattern = pattern.to_string();
+    match pattern.strip_suffix("/*") {
+        Some(stem) => path.len() > stem.len() && begins_folded(path, stem),
+        None => path.eq_ignore_ascii_case(&pattern),
+    }
+}
+
+/// Whether every path has the same price, and no rate of its own.
 fn is_one_outcome(configured: &[ServiceRoute]) -> bool {
+    if limited(configured).next().is_some() {
+        return false;
+    }
     match configured {
         [only] => {
             let service = &only.service;
@@ -233,7 +250,13 @@ fn is_one_outcome(configured: &[ServiceRoute]) -> bool {
 /// All paths that are configured.
 fn places(configured: &[ServiceRoute]) -> impl Iterator<Item = String> {
     let prefixes = configured.iter().flat_map(|route| &route.matcher.path_prefixes).map(ToString::to_string);
-    prefixes.chain(configured.iter().flat_map(|route| &route.service.free_paths).map(ToString::to_string))
+    let free = configured.iter().flat_map(|route| &route.service.free_paths);
+    prefixes.chain(free.chain(limited(configured)).map(ToString::to_string))
+}
+
+/// The paths that have a rate of their own.
+fn limited(configured: &[ServiceRoute]) -> impl Iterator<Item = &PathPattern> {
+    configured.iter().flat_map(|route| &route.service.rate_limits).flat_map(|limit| &limit.paths)
 }
 
 /// Whether one configured path is another's, or its beginning, but for capitals.
@@ -474,6 +497,25 @@ mod tests {
             assert!(!is_clear(&services, path), "{path}");
         }
         for path in ["/Dear", "/Dear/X", "/api/Dear", "/rest", "/x/dear", "/x%23y", "/x%3Fy"] {
+            assert!(is_clear(&services, path), "{path}");
+        }
+    }
+
+    #[test]
+    fn no_spelling_of_a_limited_path_gets_past_its_limit() {
+        let mut all = route("all", &[], &[], &[]);
+        all.service.rate_limits = vec![farebox_paywall::RateLimit {
+            by: farebox_paywall::LimitBy::Client,
+            rate: farebox_paywall::Rate::per_second(std::num::NonZeroU32::MIN),
+            burst: None,
+            paths: vec!["/search".parse().unwrap(), "/Slow/*".parse().unwrap()],
+        }];
+        let services = services(vec![all]).unwrap();
+        for path in ["/search;x", "/search.", "/SEARCH", "/%2573earch", "/Slow;x/y", "/slow/y", "/%2573LOW/y"]
+        {
+            assert!(!is_clear(&services, path), "{path}");
+        }
+        for path in ["/search", "/Slow", "/Slow/X;y", "/slow", "/research", "/Other", "/x;y", "/x/SEARCH"] {
             assert!(is_clear(&services, path), "{path}");
         }
     }
