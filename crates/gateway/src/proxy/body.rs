@@ -203,10 +203,19 @@ impl Streamed {
         }
     }
 
+    /// Where the answer has ended before the request, the connection is of no use to others: it ends when the request does.
     fn give_back(&mut self) {
-        if let Some(mut lease) = self.lease.take() {
+        if let Some(mut lease) = self.lease.take()
+            && !self.patience.is_uploading()
+        {
             lease.finish();
         }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.upload.let_go();
     }
 }
 

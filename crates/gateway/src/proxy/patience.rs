@@ -50,7 +50,7 @@ pub(super) enum UploadState {
     Flowing,
     /// The client takes its time to send more.
     Awaited,
-    /// It has been sent to its end.
+    /// It has been sent to its end, or nobody wants more of it.
     Done,
     /// It has turned out to be too large.
     TooLarge,
@@ -69,6 +69,14 @@ impl Upload {
             self.moved_millis.store(u64::try_from(millis).unwrap_or(u64::MAX), Relaxed);
         }
         self.state.store(state as u8, Relaxed);
+    }
+
+    /// Nobody reads it any more. hyper leaves off with the last byte that was announced, whether or not the body has said
+    /// that it is the last.
+    pub(super) fn let_go(&self) {
+        if matches!(self.state(), UploadState::Flowing | UploadState::Awaited) {
+            self.note(UploadState::Done);
+        }
     }
 
     fn state(&self) -> UploadState {
@@ -138,6 +146,11 @@ impl Patience {
                 _ => return Err(self.expired()),
             }
         }
+    }
+
+    /// Whether the request is still on its way: an answer may come, and end, before it.
+    pub(super) fn is_uploading(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| upload.state() != UploadState::Done)
     }
 
     /// The upstream has said something. Until more is asked of it, its silence is the client's, who takes its time.

@@ -1,0 +1,96 @@
+//! Answers that come, and end, before their requests: what becomes of the connection to the upstream, and of the others who
+//! want one.
+
+#![expect(clippy::unwrap_used, reason = "an error is how a test fails")]
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use support::{PATIENCE, Rig, free, get, http2, request, upstream::Recorder, within};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// A client that has its answer and still owes the rest of its request.
+async fn answered_early(rig: &Rig) -> TcpStream {
+    let mut stream = TcpStream::connect(rig.addr).await.unwrap();
+    stream.write_all(b"POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf").await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"ok") {
+        let read = within(stream.read_buf(&mut answer)).await.unwrap();
+        assert!(read > 0, "{}", String::from_utf8_lossy(&answer));
+    }
+    stream
+}
+
+#[tokio::test]
+async fn a_connection_whose_request_has_not_ended_is_offered_to_nobody() {
+    for (connections_max, idle_connections_max) in [(Some(2), 64), (None, 1)] {
+        let upstream = Recorder::start().await;
+        let mut route = free("api", &upstream.url());
+        route.upstream.connections_max = connections_max;
+        route.upstream.idle_connections_max = idle_connections_max;
+        // Longer than this test waits.
+        route.upstream.connect_timeout = PATIENCE * 2;
+        let mut config = support::config(vec![route]);
+        config.workers = 1;
+        let rig = Rig::with(config).await;
+        let mut early = answered_early(&rig).await;
+        for _ in 0..3 {
+            assert_eq!(get(rig.addr, "/other", &[]).await.status(), 200);
+        }
+        assert_eq!(upstream.connections(), 2, "the others share one, besides {connections_max:?}");
+        // What is left of it still goes where the beginning went.
+        early.write_all(b"+half").await.unwrap();
+        within(async {
+            while !upstream.received().contains("+half") {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn such_a_connection_counts_among_those_that_the_upstream_takes() {
+    let upstream = Recorder::start().await;
+    let mut route = free("api", &upstream.url());
+    route.upstream.connections_max = Some(1);
+    route.upstream.connect_timeout = Duration::from_millis(200);
+    let rig = Rig::new(vec![route]).await;
+    let early = answered_early(&rig).await;
+    assert_eq!(get(rig.addr, "/", &[]).await.headers()["farebox-code"], "upstream_busy");
+    assert_eq!(upstream.connections(), 1);
+    drop(early);
+    while get(rig.addr, "/", &[]).await.status() != 200 {}
+}
+
+#[tokio::test]
+async fn a_body_whose_end_is_told_after_its_last_byte_leaves_a_connection_for_others() {
+    let upstream = Recorder::start().await;
+    let rig = {
+        let mut config = support::config(vec![free("api", &upstream.url())]);
+        config.workers = 1;
+        Rig::with(config).await
+    };
+    for _ in 0..5 {
+        // Over HTTP/2 as well: there the end may come in an empty frame of its own.
+        let (tell, told) = tokio::sync::mpsc::unbounded_channel();
+        let told = futures_util::stream::unfold(told, |mut told| async {
+            told.recv().await.map(|frame| (frame, told))
+        });
+        let mut post = request("POST", "/", &[("content-length", "4")]).map(|_| support::pieces(told));
+        *post.uri_mut() = "http://localhost/".parse().unwrap();
+        let mut client = http2(rig.addr).await;
+        let answer = client.send_request(post);
+        tell.send(http_body::Frame::data(Bytes::from_static(b"body"))).unwrap();
+        let answer = within(answer).await.unwrap();
+        assert_eq!(within(answer.into_body().collect()).await.unwrap().to_bytes(), "ok");
+        drop(tell);
+    }
+    assert_eq!(upstream.connections(), 1);
+}
