@@ -84,7 +84,8 @@ impl Activity {
         let stalled = self.limit(&self.stalled_since, timeouts.write_stall);
         let head = self.limit(&self.head_since, timeouts.headers);
         let is_idle = self.in_flight.load(Relaxed) == 0;
-        let idle = self.limit(&self.idle_since, timeouts.keep_alive).filter(|_| is_idle && head.is_none());
+        let idle = self.limit(&self.idle_since, timeouts.keep_alive)
+            .filter(|_| is_idle && head.is_none() && stalled.is_none());
         if stalled.into_iter().chain(head.filter(|_| is_idle)).any(|limit| now >= limit) {
             Verdict::Close
         } else if idle.is_some_and(|limit| now >= limit) {
@@ -108,9 +109,11 @@ impl Activity {
         self.has_spoken.store(false, Relaxed);
     }
 
-    /// Whether nothing is asked for or about to be.
+    /// Whether nothing is asked for or about to be, and all answers have been taken: hyper has done with the last one before
+    /// the socket has.
     pub(super) fn is_idle(&self) -> bool {
-        self.in_flight.load(Relaxed) == 0 && self.head_since.load(Relaxed) == 0
+        let none = |since: &AtomicU64| since.load(Relaxed) == 0;
+        self.in_flight.load(Relaxed) == 0 && none(&self.head_since) && none(&self.stalled_since)
     }
 
     /// Whether that is so, and has been for so long.
@@ -122,8 +125,7 @@ impl Activity {
     /// Whether nothing is asked for or about to be, and the client has neither said a word since [`Activity::listen`] nor
     /// left anything untaken.
     pub(super) fn is_deserted(&self) -> bool {
-        let is_stalled = self.stalled_since.load(Relaxed) != 0;
-        self.is_idle() && !is_stalled && !self.has_spoken.load(Relaxed)
+        self.is_idle() && !self.has_spoken.load(Relaxed)
     }
 
     fn limit(&self, since: &AtomicU64, allowed: Duration) -> Option<Instant> {
@@ -144,6 +146,8 @@ impl Activity {
     fn has_written(&self) {
         if self.stalled_since.load(Relaxed) != 0 {
             self.stalled_since.store(0, Relaxed);
+            // As long as it was taking an answer it wasn't idle.
+            self.idle_since.store(self.millis(), Relaxed);
         }
     }
 
@@ -309,6 +313,24 @@ mod tests {
         assert!(matches!(activity.judge(Instant::now(), &timeouts()), Verdict::Wait(_)));
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(activity.judge(Instant::now(), &timeouts()), Verdict::Close);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_slowly_takes_the_rest_of_its_answer_is_not_idle() {
+        let activity = Activity::new(Instant::now(), seat());
+        drop(activity.request(None));
+        for _ in 0..10 {
+            activity.cannot_write();
+            tokio::time::advance(Duration::from_secs(50)).await;
+            assert!(matches!(activity.judge(Instant::now(), &timeouts()), Verdict::Wait(_)));
+            assert!(!activity.is_idle(), "it makes no room for others");
+            activity.has_written();
+        }
+        assert!(activity.is_idle());
+        tokio::time::advance(Duration::from_secs(69)).await;
+        assert!(matches!(activity.judge(Instant::now(), &timeouts()), Verdict::Wait(_)));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(activity.judge(Instant::now(), &timeouts()), Verdict::Finish);
     }
 
     #[tokio::test(start_paused = true)]
