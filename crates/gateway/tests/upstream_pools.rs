@@ -26,7 +26,7 @@ use rustls_pki_types::{PrivateKeyDer, pem::PemObject};
 use support::{Rig, free, get, http1, request, socket::Place, within};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, UnixSocket, UnixStream},
     sync::Notify,
     task::JoinSet,
 };
@@ -87,6 +87,39 @@ async fn a_socket_that_is_not_there_is_an_upstream_that_cannot_be_reached() {
     let response = get(rig.addr, "/", &[]).await;
     assert_eq!(response.status(), 502);
     assert_eq!(response.headers()["farebox-code"], "upstream_unreachable");
+}
+
+#[tokio::test]
+async fn who_finds_the_queue_of_a_unix_socket_full_waits_in_front_of_it() {
+    let place = Place::new();
+    let socket = UnixSocket::new_stream().unwrap();
+    socket.bind(&place.path).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let mut queued = Vec::new();
+    while let Ok(stream) = UnixStream::connect(&place.path).await {
+        queued.push(stream);
+    }
+    let rig = Rig::new(vec![free("api", &place.url())]).await;
+    let mut asking = JoinSet::new();
+    asking.spawn(get(rig.addr, "/", &[]));
+    // As long as nobody takes one out of the queue, there is no answer, not even a bad one.
+    let early = tokio::time::timeout(Duration::from_millis(100), asking.join_next()).await;
+    assert!(early.is_err(), "{early:?}");
+    drop(queued);
+    let answered = async {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // Those that have only stood in the queue are gone by now.
+            if matches!(stream.read(&mut [0; 4096]).await, Ok(1..)) {
+                stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            }
+        }
+    };
+    let asked = tokio::select! {
+        asked = within(asking.join_next()) => asked.unwrap().unwrap(),
+        () = answered => unreachable!(),
+    };
+    assert_eq!(asked.status(), 204);
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! Making one connection: TCP or a Unix socket, TLS where it is asked for, and the conversation on top.
 
 use std::{
-    path::PathBuf,
+    io,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::{
         Arc,
@@ -31,6 +32,8 @@ use crate::{
 /// The number of streams that we take an HTTP/2 upstream to allow until its settings have arrived. An odd number, so
 /// that it can be told from theirs.
 const STREAMS_UNTIL_TOLD: usize = 97;
+/// How long to wait before a Unix socket whose queue is full is tried again.
+const KNOCK_AGAIN: Duration = Duration::from_millis(10);
 /// How long to wait for those settings. They are the first thing that a server says, so only a strange one is late.
 const SETTINGS_WAIT: Duration = Duration::from_millis(200);
 /// A peer that has said nothing for so long while it owes an answer is asked whether it is still there … Not sooner: gRPC
@@ -113,7 +116,7 @@ impl Connector {
         let (name, port) = match &self.place {
             Place::Host { name, port } => (name.as_str(), *port),
             Place::Socket(path) => {
-                let stream = UnixStream::connect(path).await.map_err(SendError::Connect)?;
+                let stream = knock(path).await.map_err(SendError::Connect)?;
                 return match self.scheme {
                     UpstreamScheme::H2c => begin_http2(stream, tasks, kept).await,
                     UpstreamScheme::Http | UpstreamScheme::Https => begin_http1(stream, tasks, kept).await,
@@ -134,6 +137,17 @@ impl Connector {
             begin_http2(stream, tasks, kept).await
         } else {
             begin_http1(stream, tasks, kept).await
+        }
+    }
+}
+
+/// Connects to a Unix socket. Where TCP has clients wait for room in the listener's queue, this refuses at once, and that
+/// says nothing about who listens but that much is to do.
+async fn knock(path: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(KNOCK_AGAIN).await,
+            connected => return connected,
         }
     }
 }
