@@ -30,7 +30,10 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject};
-use tokio::{task::spawn_blocking, time::interval};
+use tokio::{
+    task::spawn_blocking,
+    time::{Duration, interval},
+};
 use tokio_rustls::TlsAcceptor;
 
 use self::certificate::{ByName, Shown};
@@ -47,6 +50,9 @@ pub(crate) struct Terminator {
     /// The files as they were when they were last tried.
     tried: Mutex<Vec<Look>>,
 }
+
+/// Files are not looked at more often than this.
+const REREAD_MIN: Duration = Duration::from_millis(1);
 
 /// What tells that a file has changed: when it was written, and its length. None if there is no such file.
 type Look = Option<(SystemTime, u64)>;
@@ -132,7 +138,8 @@ impl Terminator {
         if looks(&self.tls).is_empty() {
             return;
         }
-        let mut tick = interval(self.tls.reread);
+        // Which must not be zero.
+        let mut tick = interval(self.tls.reread.max(REREAD_MIN));
         loop {
             tick.tick().await;
             let this = self.clone();
@@ -221,7 +228,7 @@ fn chain(path: &Path, expected: &'static str) -> Result<Vec<CertificateDer<'stat
     CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| error.to_string())
-        .and_then(|chain| if chain.is_empty() { Err("there is none in it".to_owned()) } else { Ok(chain) })
+        .and_then(|chain| if chain.is_empty() { Err("there is no certificate in it".to_owned()) } else { Ok(chain) })
         .map_err(|error| TlsError::File { path: path.to_owned(), expected, error })
 }
 
@@ -283,6 +290,18 @@ mod tests {
         fs::write(&files.cert, format!("{}\n", fs::read_to_string(&files.cert).unwrap())).unwrap();
         terminator.look_again();
         assert_ne!(current(), second);
+    }
+
+    #[tokio::test]
+    async fn files_may_be_looked_at_as_often_as_can_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = TlsFiles { cert: dir.path().join("cert.pem"), key: dir.path().join("key.pem") };
+        renew(&files);
+        let mut tls = Tls::new(Certificate::Files(files));
+        tls.reread = Duration::ZERO;
+        let terminator = Terminator::new("127.0.0.1:443".parse().unwrap(), &tls).unwrap();
+        let looking = terminator.keep_current();
+        assert!(tokio::time::timeout(Duration::from_millis(5), looking).await.is_err(), "it never ends");
     }
 
     #[test]
