@@ -237,4 +237,5 @@ async fn files_that_cannot_be_used_stop_the_start_and_are_named() {
     };
     let said = error.to_string();
     assert!(said.contains("one.pem") && said.contains("other-key.pem"), "{said}");
+    assert!(said.ends_with("the key is not the one that the certificate was made for"), "{said}");
 }

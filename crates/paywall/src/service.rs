@@ -87,7 +87,7 @@ pub enum PathPatternError {
     #[error("`{0}` is not a path: start with `/`, with no encoded separators")]
     NotAPath(String),
     /// A star that isn't the whole last segment.
-    #[error("`{0}` has a star in the middle; only a final `/*` is understood")]
+    #[error("`{0}` has a star that is not understood; only a final `/*` is")]
     Star(String),
 }
 
@@ -199,8 +199,8 @@ mod tests {
             ("//a/*", "`//a/*` would never match: write it in normal form, `/a/*`"),
             ("health", "`health` is not a path: start with `/`, with no encoded separators"),
             ("/a%2Fb", "`/a%2Fb` is not a path: start with `/`, with no encoded separators"),
-            ("/a*", "`/a*` has a star in the middle; only a final `/*` is understood"),
-            ("/*/a", "`/*/a` has a star in the middle; only a final `/*` is understood"),
+            ("/a*", "`/a*` has a star that is not understood; only a final `/*` is"),
+            ("/*/a", "`/*/a` has a star that is not understood; only a final `/*` is"),
         ] {
             assert_eq!(text.parse::<PathPattern>().unwrap_err().to_string(), want);
         }

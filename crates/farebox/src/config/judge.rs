@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use farebox_gateway::{Gateway, GatewayConfig, ServicesError};
+use farebox_gateway::{Gateway, GatewayConfig, ServicesError, UpstreamError};
 use farebox_paywall::{PaywallConfig, Rate, ServiceError};
 
 use super::{
@@ -241,8 +241,15 @@ fn services(services: Vec<file::Service>, findings: &mut Findings<'_>) -> Vec<fa
         let at = culprit(&error).and_then(|culprit| names.iter().position(|name| name == culprit));
         let key = at.map_or("services".to_owned(), |at| format!("services[{at}]"));
         match error {
-            // An authority's file, which may be elsewhere.
-            ServicesError::Upstream { .. } => findings.missing(key, error.to_string()),
+            // An authority's file that isn't here has been told of; one that is here, and no use, is wrong everywhere.
+            ServicesError::Upstream { error: UpstreamError::CaFile { ref path, .. }, .. }
+                if fs::File::open(path).is_err() => {}
+            ServicesError::Upstream { error: ref error @ UpstreamError::CaFile { .. }, .. } => {
+                findings.problem(format!("{key}.upstream.tls.ca"), error.to_string());
+            }
+            ServicesError::Upstream { error: UpstreamError::SystemRoots { .. }, .. } => {
+                findings.missing(key, error.to_string());
+            }
             _ => findings.problem(key, error.to_string()),
         }
     }

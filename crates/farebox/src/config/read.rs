@@ -13,6 +13,9 @@ use super::{
     source::Source,
 };
 
+/// The keys of what says where a secret is.
+const SECRETS: [&str; 2] = [".password", ".from"];
+
 /// Reads the document with the variables put in.
 pub(super) fn read(text: &str, source: &Source, variables: &Variables) -> Result<File, Vec<Problem>> {
     let options = serde_saphyr::options! {
@@ -44,9 +47,17 @@ fn explain(error: &Error, expanded: &str, source: &Source, variables: &Variables
         None => Problem { place, ..Problem::new("", message) },
     };
     let written = || node.and_then(|node| source.written(node).or_else(|| source.value_of(source.key(node))));
+    let is_secret = || {
+        let key = node.map(|node| source.key(node)).unwrap_or_default();
+        SECRETS.iter().any(|secret| key.ends_with(secret))
+    };
     match error {
         Error::SerdeUnknownField { field, expected, .. } => {
             problem(format!("there is no such key{}", advice(field, expected)))
+        }
+        // The secret itself may stand where its place should, and is not repeated.
+        Error::SerdeUnknownVariant { expected, .. } if is_secret() => {
+            problem(format!("write below this key where it is: {}", listed(expected)))
         }
         Error::SerdeUnknownVariant { variant, expected, .. } => {
             let word = written().unwrap_or(variant);
@@ -63,17 +74,24 @@ fn explain(error: &Error, expanded: &str, source: &Source, variables: &Variables
             problem("only one of these may be chosen; remove the others".to_owned())
         }
         Error::SerdeInvalidType { expected, .. } | Error::SerdeInvalidValue { expected, .. } => {
-            let found = written().map_or("something else".to_owned(), |written| format!("`{written}`"));
+            let found = written().map_or(String::new(), |written| format!("found `{written}`; "));
             // What serde says of Rust's own types means nothing to who writes the file.
             let expected =
                 if expected.starts_with("a nonzero") { "a whole number above zero" } else { expected };
-            problem(format!("found {found}; write {expected}"))
+            problem(format!("{found}write {expected}"))
         }
         Error::InvalidScalar { ty, .. } => problem(format!("not a whole number in the range of {ty}")),
         Error::InvalidBooleanStrict { .. } => problem("write `true` or `false`".to_owned()),
         Error::NullIntoString { .. } => problem("there is no value; write one, or remove the key".to_owned()),
         Error::Unexpected { expected, .. } => {
-            problem(format!("expected {expected}; is the indentation right?"))
+            // The library names what it would have read next. What stands there instead may be a secret.
+            let wanted = match *expected {
+                "sequence start" => "a list, like `[…]` or lines that begin with `- `",
+                "mapping start" => "keys and values, like `key: value`, each on its own line",
+                "string scalar" => "a single value",
+                other => return problem(format!("expected {other}; is the indentation right?")),
+            };
+            problem(format!("write {wanted}"))
         }
         Error::Eof { .. } => {
             let message = "there is nothing in it; begin with `network`, `lightning` and `services`";

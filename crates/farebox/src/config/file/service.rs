@@ -84,7 +84,8 @@ pub(crate) enum Offer {
     Duration(Written<Span>),
 }
 
-/// How the path changes on the way to the upstream. Links in answers are not changed.
+/// How the path changes on the way to the upstream. `Location` and `Content-Location` of answers are changed back; links in
+/// bodies are not.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct Rewrite {

@@ -176,7 +176,7 @@ impl<'de> Deserialize<'de> for Upstream {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         text_or_map(
             deserializer,
-            "an address like `http://127.0.0.1:3000`, or a mapping with `url`",
+            "an address like `http://127.0.0.1:3000`, or a mapping with `url`, which takes a list, too",
             |text| text.parse().map(|url| Self(UpstreamMap::new(url))).map_err(|error| error.to_string()),
             Self,
         )

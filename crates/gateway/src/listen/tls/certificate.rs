@@ -54,7 +54,12 @@ impl Shown {
         let key = CertifiedKey::from_der(chain, key, provider).map_err(|error| TlsError::Mismatch {
             cert: files.cert.clone(),
             key: files.key.clone(),
-            error: error.to_string(),
+            error: match error {
+                rustls::Error::InconsistentKeys(_) => {
+                    "the key is not the one that the certificate was made for".to_owned()
+                }
+                other => other.to_string(),
+            },
         })?;
         Ok(Self::new(key, false))
     }
