@@ -116,6 +116,7 @@ struct Listening {
 #[derive(Debug, Serialize)]
 struct Offered {
     name: String,
+    /// Its addresses, with commas between them.
     upstream: String,
     /// In millisatoshi; none when it is free.
     price_msat: Option<u64>,
@@ -306,9 +307,10 @@ fn buys(offer: &Offer) -> String {
 fn offered(route: &farebox_gateway::ServiceRoute) -> Offered {
     let service = &route.service;
     let is_free = service.auth == farebox_paywall::Auth::Off;
+    let addresses: Vec<_> = route.upstream.urls.iter().map(ToString::to_string).collect();
     Offered {
         name: service.name.to_string(),
-        upstream: route.upstream.urls[0].to_string(),
+        upstream: addresses.join(", "),
         price_msat: (!is_free).then(|| service.price.get()),
         price: if is_free {
             "free".to_owned()

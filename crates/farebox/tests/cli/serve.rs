@@ -433,3 +433,25 @@ fn base64(text: &str) -> String {
     }
     encoded
 }
+
+#[test]
+fn every_address_of_a_service_is_told_when_it_is_served() {
+    let directory = TempDir::new().unwrap();
+    let text = format!(
+        "\
+network: regtest
+listen: [127.0.0.1:0]
+ops: off
+lightning: {{ phoenixd: {{ url: \"http://{}\", password: {{ text: hunter2 }} }} }}
+services:
+  - name: weather
+    upstream: {{ url: [\"http://127.0.0.1:1\", \"http://127.0.0.1:2\"] }}
+    price: 10sat
+",
+        nobody()
+    );
+    fs::write(directory.path().join("farebox.yaml"), text).unwrap();
+    let running = Running::start(directory.path(), &["serve"]);
+    assert_eq!(running.listening["services"][0]["upstream"], "http://127.0.0.1:1, http://127.0.0.1:2");
+    assert_eq!(running.stop("TERM"), 0);
+}
