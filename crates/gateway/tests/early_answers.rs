@@ -8,6 +8,7 @@ mod support;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http_body::Frame;
 use http_body_util::BodyExt;
 use support::{PATIENCE, Rig, free, get, http2, request, upstream::Recorder, within};
 use tokio::{
@@ -70,6 +71,21 @@ async fn such_a_connection_counts_among_those_that_the_upstream_takes() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_answers_and_closes_without_reading_on_is_heard() {
+    let upstream = Recorder::closing(
+        b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 5\r\n\r\nlarge",
+    )
+    .await;
+    let rig = Rig::new(vec![free("api", &upstream.url())]).await;
+    for _ in 0..30 {
+        let piece = || Frame::data(Bytes::from_static(&[b'x'; 16 * 1024]));
+        let much = futures_util::stream::iter((0..64).map(move |_| piece()));
+        let answer = support::ask(rig.addr, request("POST", "/", &[]).map(|_| support::pieces(much))).await;
+        assert_eq!((answer.status().as_u16(), &answer.body()[..]), (413, &b"large"[..]));
+    }
+}
+
+#[tokio::test]
 async fn a_body_whose_end_is_told_after_its_last_byte_leaves_a_connection_for_others() {
     let upstream = Recorder::start().await;
     let rig = {
@@ -87,7 +103,7 @@ async fn a_body_whose_end_is_told_after_its_last_byte_leaves_a_connection_for_ot
         *post.uri_mut() = "http://localhost/".parse().unwrap();
         let mut client = http2(rig.addr).await;
         let answer = client.send_request(post);
-        tell.send(http_body::Frame::data(Bytes::from_static(b"body"))).unwrap();
+        tell.send(Frame::data(Bytes::from_static(b"body"))).unwrap();
         let answer = within(answer).await.unwrap();
         assert_eq!(within(answer.into_body().collect()).await.unwrap().to_bytes(), "ok");
         drop(tell);
