@@ -84,7 +84,8 @@ impl Activity {
         let stalled = self.limit(&self.stalled_since, timeouts.write_stall);
         let head = self.limit(&self.head_since, timeouts.headers);
         let is_idle = self.in_flight.load(Relaxed) == 0;
-        let idle = self.limit(&self.idle_since, timeouts.keep_alive)
+        let idle = self
+            .limit(&self.idle_since, timeouts.keep_alive)
             .filter(|_| is_idle && head.is_none() && stalled.is_none());
         if stalled.into_iter().chain(head.filter(|_| is_idle)).any(|limit| now >= limit) {
             Verdict::Close
