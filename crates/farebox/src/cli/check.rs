@@ -15,8 +15,8 @@ use crate::{
 /// Check a configuration file, without its secrets, its node or the network
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-What is wrong everywhere is an error (exit code 1). What is only missing here, such as an environment variable or a
-secret's file, is a note.
+What is wrong everywhere is an error (exit code 1). What is only missing here, such as an
+environment variable or a secret's file, is a note.
 
 Examples:
   farebox check

@@ -32,13 +32,15 @@ const WALLET_URL: &str = "FAREBOX_WALLET_URL";
 /// Fetch a URL, and pay for it over Lightning if it asks for money
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A price up to --max-cost is paid without asking, plus a routing fee up to --max-fee. What has been bought is kept in the
-journal and used again: a second call pays nothing. A call that was killed may simply be made again.
+A price up to --max-cost is paid without asking, plus a routing fee up to --max-fee. What has been
+bought is kept in the journal and used again: a second call pays nothing. A call that was killed may
+simply be made again.
 
-Exit codes: 0 done; 1 other errors; 2 the command line; 3 the payment failed, nothing spent; 4 the network; 5 paid, but
-the server refuses the credential; 6 status 429 with --fail; 7 not paid, by the limits and rules; 8 nobody knows whether
-the payment arrived (run it again, or see --resume); 10 a dry run is done; 22 another status of 400 or more with --fail.
-When standard error is not a terminal, errors are one line of JSON with a `code` and the state of the `money`.
+Exit codes: 0 done; 1 other errors; 2 the command line; 3 the payment failed, nothing spent; 4 the
+network; 5 paid, but the server refuses the credential; 6 status 429 with --fail; 7 not paid, by the
+limits and rules; 8 nobody knows whether the payment arrived (run it again, or see --resume); 10 a
+dry run is done; 22 another status of 400 or more with --fail. When standard error is not a
+terminal, errors are one line of JSON with a `code` and the state of the `money`.
 
 Examples:
   farebox get https://api.example.com/weather

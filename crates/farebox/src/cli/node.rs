@@ -11,8 +11,8 @@ use farebox_protocol::Network;
 /// Run a Lightning node whose wallet speaks phoenixd's HTTP API
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The password is made on the first start and kept in DIR/http-password. What is in DIR is money: keep it, never run two
-nodes on it, and never put back an old copy.
+The password is made on the first start and kept in DIR/http-password. What is in DIR is money: keep
+it, never run two nodes on it, and never put back an old copy.
 
 Examples:
   farebox node --network signet --esplora https://mempool.space/signet/api

@@ -33,8 +33,8 @@ use crate::{
 /// Run the gateway: from a configuration file, or for one service from flags
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Without --config and --upstream, farebox.yaml in the working directory is served. With --upstream, and without a node named,
-the phoenixd that runs on this machine is used.
+Without --config and --upstream, farebox.yaml in the working directory is served. With --upstream,
+and without a node named, the phoenixd that runs on this machine is used.
 
 Examples:
   farebox serve

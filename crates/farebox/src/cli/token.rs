@@ -22,8 +22,9 @@ mod revoke;
 /// Look at a token, narrow it, or revoke it
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
-A TOKEN is a macaroon in base64 or hexadecimal digits, a credential (`L402 <token>:<preimage>`), or the challenge that
-offered it (`L402 macaroon=\"…\", invoice=\"…\"`). `-` reads it from standard input.
+A TOKEN is a macaroon in base64 or hexadecimal digits, a credential (`L402 <token>:<preimage>`), or
+the challenge that offered it (`L402 macaroon=\"…\", invoice=\"…\"`). `-` reads it from standard
+input.
 
 Examples:
   farebox token inspect -

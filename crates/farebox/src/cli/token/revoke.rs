@@ -17,7 +17,8 @@ use crate::{config, output::Reader, state};
 /// Refuse a token from now on, without stopping the gateway. What was paid for it stays on the books
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A running gateway notices within about a second. Narrower tokens made from this one are refused with it.
+A running gateway notices within about a second. Narrower tokens made from this one are refused with
+it.
 
 Examples:
   farebox token revoke - < leaked-credential.txt
