@@ -8,12 +8,14 @@ mod support;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Request;
 use http_body::Frame;
-use http_body_util::BodyExt;
-use support::{PATIENCE, Rig, free, get, http2, request, upstream::Recorder, within};
+use http_body_util::{BodyExt, combinators::BoxBody};
+use support::{PATIENCE, Rig, free, get, http2, request, socket::Place, upstream::Recorder, within};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::mpsc::UnboundedReceiver,
 };
 
 /// A client that has its answer and still owes the rest of its request.
@@ -26,6 +28,19 @@ async fn answered_early(rig: &Rig) -> TcpStream {
         assert!(read > 0, "{}", String::from_utf8_lossy(&answer));
     }
     stream
+}
+
+/// A request over HTTP/2 whose body comes piece by piece.
+fn told_later(
+    method: &str,
+    headers: &[(&str, &str)],
+    told: UnboundedReceiver<Frame<Bytes>>,
+) -> Request<BoxBody<Bytes, hyper::Error>> {
+    let next = |mut told: UnboundedReceiver<_>| async { told.recv().await.map(|frame| (frame, told)) };
+    let body = support::pieces(futures_util::stream::unfold(told, next));
+    let mut request = request(method, "/", headers).map(|_| body);
+    *request.uri_mut() = "http://localhost/".parse().unwrap();
+    request
 }
 
 #[tokio::test]
@@ -71,6 +86,25 @@ async fn such_a_connection_counts_among_those_that_the_upstream_takes() {
 }
 
 #[tokio::test]
+async fn the_rest_of_a_request_that_has_its_answer_may_be_silent_as_long_as_any() {
+    let upstream = Recorder::start().await;
+    let mut route = free("api", &upstream.url());
+    route.upstream.connections_max = Some(1);
+    route.upstream.connect_timeout = PATIENCE / 2;
+    route.upstream.idle_timeout = Some(Duration::from_millis(300));
+    let rig = Rig::new(vec![route]).await;
+    let (tell, told) = tokio::sync::mpsc::unbounded_channel();
+    let mut client = http2(rig.addr).await;
+    let answer = client.send_request(told_later("POST", &[], told));
+    tell.send(Frame::data(Bytes::from_static(b"half"))).unwrap();
+    let answer = within(answer).await.unwrap();
+    assert_eq!(within(answer.into_body().collect()).await.unwrap().to_bytes(), "ok");
+    // The stream stays open and says no more; its place is given to others all the same.
+    assert_eq!(get(rig.addr, "/", &[]).await.status(), 200);
+    assert_eq!(upstream.connections(), 2);
+}
+
+#[tokio::test]
 async fn an_upstream_that_answers_and_closes_without_reading_on_is_heard() {
     let upstream = Recorder::closing(
         b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 5\r\n\r\nlarge",
@@ -87,7 +121,7 @@ async fn an_upstream_that_answers_and_closes_without_reading_on_is_heard() {
 
 #[tokio::test]
 async fn a_body_whose_end_is_told_after_its_last_byte_leaves_a_connection_for_others() {
-    let upstream = Recorder::start().await;
+    let upstream = Place::live();
     let rig = {
         let mut config = support::config(vec![free("api", &upstream.url())]);
         config.workers = 1;
@@ -96,16 +130,12 @@ async fn a_body_whose_end_is_told_after_its_last_byte_leaves_a_connection_for_ot
     for _ in 0..5 {
         // Over HTTP/2 as well: there the end may come in an empty frame of its own.
         let (tell, told) = tokio::sync::mpsc::unbounded_channel();
-        let told = futures_util::stream::unfold(told, |mut told| async {
-            told.recv().await.map(|frame| (frame, told))
-        });
-        let mut post = request("POST", "/", &[("content-length", "4")]).map(|_| support::pieces(told));
-        *post.uri_mut() = "http://localhost/".parse().unwrap();
         let mut client = http2(rig.addr).await;
-        let answer = client.send_request(post);
+        let answer = client.send_request(told_later("POST", &[("content-length", "4")], told));
         tell.send(Frame::data(Bytes::from_static(b"body"))).unwrap();
         let answer = within(answer).await.unwrap();
-        assert_eq!(within(answer.into_body().collect()).await.unwrap().to_bytes(), "ok");
+        assert_eq!(answer.status(), 200);
+        within(answer.into_body().collect()).await.unwrap();
         drop(tell);
     }
     assert_eq!(upstream.connections(), 1);

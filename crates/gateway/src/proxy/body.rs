@@ -12,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::{Body as HttpBody, Incoming};
+use tokio::time::{Sleep, sleep_until};
 
 use super::{
     access::Account,
@@ -53,6 +54,8 @@ struct Reading {
     left: u64,
     upload: Arc<Upload>,
     route: Arc<Route>,
+    /// Made when nobody else limits its silence.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// Why a body ends before its end. It is told to hyper, which breaks the connection or the stream off.
@@ -62,6 +65,8 @@ pub(crate) enum BodyError {
     Broken(#[source] hyper::Error),
     #[error("the upstream has been silent for too long")]
     Silent,
+    #[error("the rest of the request did not come in time")]
+    Stalled,
     #[error("the body is too large")]
     TooLarge,
 }
@@ -205,11 +210,26 @@ impl Streamed {
 
     /// Where the answer has ended before the request, the connection is of no use to others: it ends when the request does.
     fn give_back(&mut self) {
-        if let Some(mut lease) = self.lease.take()
-            && !self.patience.is_uploading()
-        {
+        let Some(mut lease) = self.lease.take() else { return };
+        if self.patience.is_uploading() {
+            self.patience.leave();
+        } else {
             lease.finish();
         }
+    }
+}
+
+impl Reading {
+    /// Waits until the rest of a request has been silent for too long whose answer has ended.
+    fn poll_silence(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let idle = self.route.upstream.config().idle_timeout;
+        let Some(idle) = idle.filter(|_| self.upload.is_left(context)) else { return Poll::Pending };
+        let limit = self.upload.moved() + idle;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(limit)));
+        if timer.deadline() < limit {
+            timer.as_mut().reset(limit);
+        }
+        timer.as_mut().poll(context)
     }
 }
 
@@ -227,7 +247,7 @@ impl RequestBody {
 
     pub(super) fn new(body: Incoming, route: &Arc<Route>, upload: Option<Arc<Upload>>) -> Self {
         let left = route.config.request_bytes_max.unwrap_or(u64::MAX);
-        Self(upload.map(|upload| Reading { body, left, upload, route: route.clone() }))
+        Self(upload.map(|upload| Reading { body, left, upload, route: route.clone(), timer: None }))
     }
 
     pub(crate) const fn is_none(&self) -> bool {
@@ -246,6 +266,9 @@ impl HttpBody for RequestBody {
         let Some(reading) = &mut self.0 else { return Poll::Ready(None) };
         let polled = Pin::new(&mut reading.body).poll_frame(context);
         let (state, frame) = match polled {
+            Poll::Pending if reading.poll_silence(context).is_ready() => {
+                (UploadState::Lost, Poll::Ready(Some(Err(BodyError::Stalled))))
+            }
             Poll::Pending => (UploadState::Awaited, Poll::Pending),
             Poll::Ready(None) => (UploadState::Done, Poll::Ready(None)),
             Poll::Ready(Some(Err(error))) => {

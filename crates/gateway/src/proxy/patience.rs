@@ -8,11 +8,12 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
 };
 
+use futures_util::task::AtomicWaker;
 use http::HeaderMap;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Duration, Instant, Sleep, sleep_until};
@@ -40,6 +41,9 @@ pub(crate) struct Upload {
     began: Instant,
     moved_millis: AtomicU64,
     state: AtomicU8,
+    /// The answer has ended before it.
+    is_left: AtomicBool,
+    reader: AtomicWaker,
 }
 
 /// Where a request body is.
@@ -60,7 +64,13 @@ pub(super) enum UploadState {
 
 impl Upload {
     fn new() -> Arc<Self> {
-        Arc::new(Self { began: Instant::now(), moved_millis: AtomicU64::new(0), state: AtomicU8::new(0) })
+        Arc::new(Self {
+            began: Instant::now(),
+            moved_millis: AtomicU64::new(0),
+            state: AtomicU8::new(0),
+            is_left: AtomicBool::new(false),
+            reader: AtomicWaker::new(),
+        })
     }
 
     pub(super) fn note(&self, state: UploadState) {
@@ -79,6 +89,13 @@ impl Upload {
         }
     }
 
+    /// Whether the answer has ended, so that who reads the body is the only one left to limit its silence. If not, they are
+    /// woken when it does.
+    pub(super) fn is_left(&self, context: &Context<'_>) -> bool {
+        self.reader.register(context.waker());
+        self.is_left.load(Relaxed)
+    }
+
     fn state(&self) -> UploadState {
         match self.state.load(Relaxed) {
             0 => UploadState::Flowing,
@@ -89,7 +106,7 @@ impl Upload {
         }
     }
 
-    fn moved(&self) -> Instant {
+    pub(super) fn moved(&self) -> Instant {
         self.began + Duration::from_millis(self.moved_millis.load(Relaxed))
     }
 }
@@ -151,6 +168,14 @@ impl Patience {
     /// Whether the request is still on its way: an answer may come, and end, before it.
     pub(super) fn is_uploading(&self) -> bool {
         self.upload.as_ref().is_some_and(|upload| upload.state() != UploadState::Done)
+    }
+
+    /// The answer has ended; what is left is the request.
+    pub(super) fn leave(&self) {
+        if let Some(upload) = &self.upload {
+            upload.is_left.store(true, Relaxed);
+            upload.reader.wake();
+        }
     }
 
     /// The upstream has said something. Until more is asked of it, its silence is the client's, who takes its time.
