@@ -105,6 +105,25 @@ async fn the_rest_of_a_request_that_has_its_answer_may_be_silent_as_long_as_any(
 }
 
 #[tokio::test]
+async fn who_sends_much_without_having_paid_still_hears_the_price() {
+    let rig = Rig::new(vec![support::service("api", "http://127.0.0.1:9")]).await;
+    for _ in 0..20 {
+        let piece = || Frame::data(Bytes::from_static(&[b'x'; 16 * 1024]));
+        let much = futures_util::stream::iter((0..256).map(move |_| piece()));
+        let answer = support::ask(rig.addr, request("POST", "/", &[]).map(|_| support::pieces(much))).await;
+        assert_eq!(answer.status(), 402);
+    }
+    // Who neither sends it nor goes is not waited for in vain.
+    let mut config = support::config(vec![support::service("api", "http://127.0.0.1:9")]);
+    config.timeouts.headers = Duration::from_millis(200);
+    let rig = Rig::with(config).await;
+    let mut stream = TcpStream::connect(rig.addr).await.unwrap();
+    stream.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9999\r\n\r\n").await.unwrap();
+    within(stream.read_to_end(&mut Vec::new())).await.unwrap();
+    rig.metric("farebox_connections 0").await;
+}
+
+#[tokio::test]
 async fn an_upstream_that_answers_and_closes_without_reading_on_is_heard() {
     let upstream = Recorder::closing(
         b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 5\r\n\r\nlarge",

@@ -6,12 +6,13 @@
 
 use std::{
     io::{self, IoSlice},
+    mem::MaybeUninit,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, Bytes};
@@ -36,6 +37,8 @@ pub(super) struct Activity {
     /// Since when the client hasn't taken what is there for it.
     stalled_since: AtomicU64,
     has_spoken: AtomicBool,
+    /// The last request has a body, of which some may be on its way when the connection ends.
+    has_body: AtomicBool,
     /// Kept as long as anything of the connection is left.
     _seat: Seat,
     /// What becomes of the connection once it is no longer one of HTTP.
@@ -69,6 +72,7 @@ impl Activity {
             head_since: AtomicU64::new(0),
             stalled_since: AtomicU64::new(0),
             has_spoken: AtomicBool::new(false),
+            has_body: AtomicBool::new(false),
             _seat: seat,
             after: Mutex::new(None),
         })
@@ -78,6 +82,11 @@ impl Activity {
         self.in_flight.fetch_add(1, Relaxed);
         self.head_since.store(0, Relaxed);
         InFlight { activity: self.clone(), taking }
+    }
+
+    /// Told of each request over HTTP/1.1: whether it has a body, and when that has been read.
+    pub(super) fn bodied(&self, has_body: bool) {
+        self.has_body.store(has_body, Relaxed);
     }
 
     pub(super) fn judge(&self, now: Instant, timeouts: &Timeouts) -> Verdict {
@@ -166,6 +175,11 @@ impl InFlight {
         *self.activity.after.lock() = Some(after);
     }
 
+    /// The request has been read to its end: nothing of it can be on its way when the connection ends.
+    pub(crate) fn heard_out(&self) {
+        self.activity.bodied(false);
+    }
+
     /// More of the answer is wanted, so everything before was taken.
     pub(crate) fn wanted(&self) {
         if let Some(taking) = &self.taking {
@@ -181,6 +195,11 @@ impl InFlight {
     }
 }
 
+/// How much is thrown away at once, and how often before others get their turn.
+const REST: usize = 8 * 1024;
+const REST_TURN: usize = 16;
+/// How much in all: most of what is sent without having asked for the price, and nothing to fill a line with.
+const REST_MAX: usize = 8 * 1024 * 1024;
 /// Never look more often than this.
 const TICK: Duration = Duration::from_millis(1);
 
@@ -199,15 +218,18 @@ pub(super) struct Watched<S> {
     activity: Arc<Activity>,
     /// Over HTTP/2 anything may arrive between requests; only over HTTP/1.1 it is the beginning of one.
     reads_are_heads: bool,
+    is_shut: bool,
+    /// How much more is thrown away at the end.
+    rest: usize,
 }
 
 impl<S> Watched<S> {
     pub(super) const fn http1(socket: S, said: Bytes, activity: Arc<Activity>) -> Self {
-        Self { socket, said, activity, reads_are_heads: true }
+        Self { socket, said, activity, reads_are_heads: true, is_shut: false, rest: REST_MAX }
     }
 
     pub(super) const fn http2(socket: S, said: Bytes, activity: Arc<Activity>) -> Self {
-        Self { socket, said, activity, reads_are_heads: false }
+        Self { socket, said, activity, reads_are_heads: false, is_shut: false, rest: REST_MAX }
     }
 
     fn note_write<T>(&self, written: Poll<T>) -> Poll<T> {
@@ -216,6 +238,26 @@ impl<S> Watched<S> {
             Poll::Pending => self.activity.cannot_write(),
         }
         written
+    }
+}
+
+impl<S: AsyncRead + Unpin> Watched<S> {
+    /// Throws away what a client still sends of a request that has its answer, until it has ended as well. If the socket were
+    /// closed before, the system would reset the connection, and the answer would be lost to a client that sends all before
+    /// it reads anything. It has as long as for a head, and so much and no more is taken.
+    fn poll_rest(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.activity.has_read();
+        let mut space = [MaybeUninit::uninit(); REST];
+        for _ in 0..REST_TURN {
+            let mut rest = ReadBuf::uninit(&mut space);
+            let read = ready!(Pin::new(&mut self.socket).poll_read(context, &mut rest));
+            self.rest = self.rest.saturating_sub(rest.filled().len());
+            if read.is_err() || rest.filled().is_empty() || self.rest == 0 {
+                return Poll::Ready(());
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -244,7 +286,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -273,7 +315,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(context)
+        if !self.is_shut {
+            ready!(Pin::new(&mut self.socket).poll_shutdown(context))?;
+            self.is_shut = true;
+        }
+        if self.reads_are_heads && self.activity.has_body.load(Relaxed) {
+            return self.poll_rest(context).map(Ok);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use http::{Request, Response};
 use hyper::{
-    body::Incoming,
+    body::{Body as _, Incoming},
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -230,6 +230,9 @@ fn answer(
     let worker = worker.clone();
     service_fn(move |request: Request<Incoming>| {
         let taking = streams.as_ref().map(Streams::next);
+        if streams.is_none() {
+            activity.bodied(!request.body().is_end_stream());
+        }
         proxy::answer(request, peer.clone(), activity.request(taking), worker.clone())
     })
 }

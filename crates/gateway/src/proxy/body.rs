@@ -104,6 +104,9 @@ impl Body {
     pub(super) fn with_account(mut self, mut account: Account, in_flight: InFlight) -> Self {
         if self.is_end_stream() {
             account.complete();
+            if self.has_read_all() {
+                in_flight.heard_out();
+            }
         }
         self.account = Some((account, in_flight));
         self
@@ -111,6 +114,7 @@ impl Body {
 
     fn note(&mut self, frame: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
         let is_end = matches!(frame, Poll::Ready(None)) || self.is_end_stream();
+        let has_read_all = is_end && self.has_read_all();
         let Some((account, in_flight)) = &mut self.account else { return };
         if let Poll::Ready(Some(Ok(frame))) = frame
             && let Some(data) = frame.data_ref()
@@ -121,6 +125,14 @@ impl Body {
         if is_end {
             account.complete();
         }
+        if has_read_all {
+            in_flight.heard_out();
+        }
+    }
+
+    /// Whether nothing is left of the request that this answers, as far as is known.
+    fn has_read_all(&self) -> bool {
+        matches!(&self.content, Content::Streamed(streamed) if streamed.patience.has_read_all())
     }
 }
 

@@ -54,12 +54,20 @@ pub(super) enum UploadState {
     Flowing,
     /// The client takes its time to send more.
     Awaited,
-    /// It has been sent to its end, or nobody wants more of it.
+    /// It has been sent to its end.
     Done,
     /// It has turned out to be too large.
     TooLarge,
     /// It broke off.
     Lost,
+    /// Nobody wants more of it, whether there is more or not.
+    LetGo,
+}
+
+impl UploadState {
+    const fn is_over(self) -> bool {
+        matches!(self, Self::Done | Self::LetGo)
+    }
 }
 
 impl Upload {
@@ -85,7 +93,7 @@ impl Upload {
     /// that it is the last.
     pub(super) fn let_go(&self) {
         if matches!(self.state(), UploadState::Flowing | UploadState::Awaited) {
-            self.note(UploadState::Done);
+            self.note(UploadState::LetGo);
         }
     }
 
@@ -102,6 +110,7 @@ impl Upload {
             1 => UploadState::Awaited,
             2 => UploadState::Done,
             3 => UploadState::TooLarge,
+            5 => UploadState::LetGo,
             _ => UploadState::Lost,
         }
     }
@@ -167,7 +176,12 @@ impl Patience {
 
     /// Whether the request is still on its way: an answer may come, and end, before it.
     pub(super) fn is_uploading(&self) -> bool {
-        self.upload.as_ref().is_some_and(|upload| upload.state() != UploadState::Done)
+        self.upload.as_ref().is_some_and(|upload| !upload.state().is_over())
+    }
+
+    /// Whether the request has been read to its end.
+    pub(super) fn has_read_all(&self) -> bool {
+        self.upload.as_ref().is_none_or(|upload| upload.state() == UploadState::Done)
     }
 
     /// The answer has ended; what is left is the request.
@@ -205,7 +219,7 @@ impl Patience {
     fn head_limit(&self) -> Option<Instant> {
         let state = self.upload.as_ref().map_or(UploadState::Done, |upload| upload.state());
         let moved = self.upload.as_ref().map_or(self.heard, |upload| upload.moved());
-        let silence = if self.is_grpc || state != UploadState::Done { self.idle } else { self.head };
+        let silence = if self.is_grpc || !state.is_over() { self.idle } else { self.head };
         let limit = silence.map(|silence| self.heard.max(moved) + silence);
         [limit, self.deadline].into_iter().flatten().min()
     }
