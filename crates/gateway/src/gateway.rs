@@ -117,12 +117,16 @@ impl Gateway {
         let listeners = config.listen.iter().map(bind).collect::<Result<_, _>>()?;
         let guests = Guests::new(&config.limits, &trusted, &config.clients, metrics.connections.open.clone());
         let ops = config.ops.map(Ops::bind).transpose()?;
-        let settings = Settings {
-            limits: config.limits,
-            timeouts: config.timeouts,
-            trusted_proxies: trusted,
+        let settings =
+            Settings { limits: config.limits, timeouts: config.timeouts, trusted_proxies: trusted };
+        let shared = Shared {
+            services: ArcSwap::from_pointee(services),
+            services_changed: Notify::new(),
+            paywall,
+            metrics,
+            guests,
+            config: settings,
         };
-        let shared = Shared { services: ArcSwap::from_pointee(services), services_changed: Notify::new(), paywall, metrics, guests, config: settings };
         Ok(Self { listeners, ops, workers, shared: Arc::new(shared) })
     }
 

@@ -26,12 +26,12 @@ use tokio::{
     time::{Duration, sleep},
 };
 
+use self::guests::Refusal;
 pub(crate) use self::{
     activity::InFlight,
     guests::{Guests, Seat},
     tls::{Terminator, TlsError},
 };
-use self::guests::Refusal;
 use crate::{config::Listen, metrics::Connections, worker::Accepted};
 
 /// How many connections the system queues for us before clients have to knock again.

@@ -34,13 +34,13 @@ use http::{
 };
 use hyper::body::{Body as _, Incoming};
 
-pub(crate) use self::{
-    body::{Body, RequestBody},
-    upgrade::Asked,
-};
 use self::{
     access::Account, body::Streamed, failure::Failure, forwarded::Client, patience::Patience, rewrite::Way,
     upgrade::Tunnel,
+};
+pub(crate) use self::{
+    body::{Body, RequestBody},
+    upgrade::Asked,
 };
 use crate::{
     config::UpstreamHost,
@@ -58,6 +58,9 @@ pub(crate) struct Peer {
     /// The same, as it goes into headers.
     pub(crate) text: HeaderValue,
     pub(crate) is_tls: bool,
+    /// What its headers say of the client is its own word, also at an address that is believed: a proxy that didn't say
+    /// whose connection it hands over has put nothing into the conversation either.
+    pub(crate) speaks_for_itself: bool,
     /// What the upstream was told of it last.
     forwarded: forwarded::Said,
 }
@@ -66,7 +69,7 @@ impl Peer {
     pub(crate) fn new(ip: IpAddr, is_tls: bool) -> Self {
         let ip = ip.to_canonical();
         let text = HeaderValue::try_from(ip.to_string()).expect("an address is digits, dots and colons");
-        Self { ip, text, is_tls, forwarded: forwarded::Said::default() }
+        Self { ip, text, is_tls, speaks_for_itself: false, forwarded: forwarded::Said::default() }
     }
 }
 
@@ -217,8 +220,11 @@ async fn admit(
     let upgrade = upgrade::asked(parts, &body)?;
 
     // Whose it is. The request keeps this route to its end, whatever is configured meanwhile.
-    let found =
-        shared.services.load().find_clearly(worker.index, host.name(), path, &parts.method).map_err(Failure::Path)?;
+    let found = shared
+        .services
+        .load()
+        .find_clearly(worker.index, host.name(), path, &parts.method)
+        .map_err(Failure::Path)?;
     let route = found.ok_or(Failure::NoService)?;
     account.routed(route.clone());
     if !route.welcome.is_for(client.ip) {

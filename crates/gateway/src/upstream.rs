@@ -12,6 +12,7 @@ mod connect;
 mod gather;
 pub(crate) mod health;
 mod lease;
+mod names;
 mod outgoing;
 mod pool;
 mod standing;

@@ -90,7 +90,13 @@ pub(crate) fn start(
     let (sockets, handed) = mpsc::channel(HANDED_MAX);
     let (tell, ended) = oneshot::channel();
     let thread = thread::Builder::new().name(format!("farebox-worker-{index}")).spawn(move || {
-        let worker = Arc::new(Worker { index, tasks: Tasks::default(), connections: TaskTracker::new(), shared, draining });
+        let worker = Arc::new(Worker {
+            index,
+            tasks: Tasks::default(),
+            connections: TaskTracker::new(),
+            shared,
+            draining,
+        });
         let connections = runtime.block_on(async {
             tokio::select! {
                 connections = work(worker, handed) => connections,

@@ -85,6 +85,11 @@ async fn x_forwarded_for_is_read_on_only_if_the_announced_client_is_trusted_too(
     assert!(of_a_proxy.contains("x-forwarded-for: 203.0.113.5, 10.1.2.3\""), "{of_a_proxy}");
     let of_a_stranger = told(rig.addr, b"PROXY TCP4 192.0.2.7 198.51.100.1 5 443\r\n", request).await;
     assert!(of_a_stranger.contains("x-forwarded-for: 192.0.2.7\""), "{of_a_stranger}");
+    // A proxy that doesn't say whose connection it is has written no headers either: these are the client's own.
+    for unknown in [b"PROXY UNKNOWN\r\n".to_vec(), v2(0x20, 0x00, b"")] {
+        let of_nobody = told(rig.addr, &unknown, request).await;
+        assert!(of_nobody.contains("x-forwarded-for: 127.0.0.1\""), "{of_nobody}");
+    }
 }
 
 #[tokio::test]

@@ -213,7 +213,9 @@ impl Paywall {
             return self.refuse(request, Code::RateLimited, Some(wait));
         }
         let service = request.service.name.clone();
-        let Some((index, identifier)) = paid else { return Admission::Pass(Pass::unpaid(service, Code::Free)) };
+        let Some((index, identifier)) = paid else {
+            return Admission::Pass(Pass::unpaid(service, Code::Free));
+        };
         let hash = identifier.payment_hash;
         let sold = || examined.sold(index, request.service);
         self.books.note(&hash, || sold().map(|sold| Presentation { hash, sold, at: now }));

@@ -168,10 +168,10 @@ impl Presented {
     }
 }
 
-/// Whether a value of `Authorization` has a credential of ours in it, readable or not: then [`Presented::read`] looks nowhere
-/// else than in that header.
-pub fn names_credential(authorization: &HeaderValue) -> bool {
-    segments(authorization.as_bytes()).any(|segment| matches!(segment, Segment::Ours(_)))
+/// Whether a value of `Authorization` is a credential of ours, readable or not, and nothing beside it. Where it is the only
+/// value, [`Presented::read`] then looks nowhere else.
+pub fn is_one_credential(authorization: &HeaderValue) -> bool {
+    is_ours_alone(authorization.as_bytes())
 }
 
 /// Removes every credential of ours, also those that [`Presented::read`] would pass over in favour of others: the upstream

@@ -22,7 +22,9 @@ pub use amount::{AmountError, Msat};
 pub use bolt11::{Invoice, InvoiceError};
 pub use caveat::{Asked, CaveatError, CaveatRefusal, Judged};
 pub use challenge::{Challenge, OfferedChallenge, Scheme};
-pub use credential::{Credential, CredentialError, Presented, TOKENS_MAX, names_credential, strip_credentials};
+pub use credential::{
+    Credential, CredentialError, Presented, TOKENS_MAX, is_one_credential, strip_credentials,
+};
 pub use identifier::{Identifier, IdentifierError, IdentifierHash, TokenId};
 pub use key::{Fingerprint, MintSecret, RootKey};
 pub use macaroon::{CAVEATS_MAX, Forged, MACAROON_BYTES_MAX, Macaroon, MacaroonError};

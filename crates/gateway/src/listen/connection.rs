@@ -79,14 +79,18 @@ async fn greet(accepted: Accepted, worker: Arc<Worker>) -> io::Result<Option<Spe
     let timeouts = &worker.shared.config.timeouts;
     let socket = TcpStream::from_std(socket)?;
     let mut ip = peer.ip();
+    let mut speaks_for_itself = false;
     if is_announced {
         let read = whose(&socket, &mut seat, &worker);
         let Some(client) = in_time(&worker, timeouts.headers, FAREWELL, read).await? else {
             return Ok(None);
         };
+        speaks_for_itself = client.is_none();
         ip = client.unwrap_or(ip);
     }
-    let peer = Arc::new(Peer::new(ip, tls.is_some()));
+    let mut peer = Peer::new(ip, tls.is_some());
+    peer.speaks_for_itself = speaks_for_itself;
+    let peer = Arc::new(peer);
     let activity = Activity::new(Instant::now(), seat);
     if let Some(tls) = tls {
         let shaken = in_time(&worker, timeouts.handshake, FAREWELL, tls.accept(socket)).await;

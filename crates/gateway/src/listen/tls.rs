@@ -228,7 +228,11 @@ fn chain(path: &Path, expected: &'static str) -> Result<Vec<CertificateDer<'stat
     CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| error.to_string())
-        .and_then(|chain| if chain.is_empty() { Err("there is no certificate in it".to_owned()) } else { Ok(chain) })
+        .and_then(
+            |chain| {
+                if chain.is_empty() { Err("there is no certificate in it".to_owned()) } else { Ok(chain) }
+            },
+        )
         .map_err(|error| TlsError::File { path: path.to_owned(), expected, error })
 }
 

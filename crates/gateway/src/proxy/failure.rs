@@ -92,9 +92,12 @@ impl Failure {
     /// The table.
     const fn verdict(&self) -> Verdict {
         let (status, grpc_status, code, detail) = match self {
-            Self::Client => {
-                (StatusCode::FORBIDDEN, "7", "client_refused", "requests from this address are not served here")
-            }
+            Self::Client => (
+                StatusCode::FORBIDDEN,
+                "7",
+                "client_refused",
+                "requests from this address are not served here",
+            ),
             Self::TooManyHeaders { .. } => (
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "8",

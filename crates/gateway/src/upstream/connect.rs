@@ -16,13 +16,13 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, UnixStream},
+    net::UnixStream,
     sync::oneshot,
     time::{Duration, sleep},
 };
 use tokio_rustls::TlsConnector;
 
-use super::{SendError, UpstreamError, gather::Gathered};
+use super::{SendError, UpstreamError, gather::Gathered, names::Host};
 use crate::{
     config::{UpstreamScheme, UpstreamUrl},
     proxy::RequestBody,
@@ -52,7 +52,7 @@ pub(super) struct Connector {
 
 #[derive(Clone)]
 enum Place {
-    Host { name: String, port: u16 },
+    Host(Host),
     Socket(PathBuf),
 }
 
@@ -83,7 +83,7 @@ impl Connector {
         };
         let place = match url.socket() {
             Some(path) => Place::Socket(path.to_owned()),
-            None => Place::Host { name, port: url.port() },
+            None => Place::Host(Host::new(&name, url.port())),
         };
         Ok(Self { place, scheme: url.scheme(), tls })
     }
@@ -113,8 +113,8 @@ impl Connector {
     where
         K: Send + 'static,
     {
-        let (name, port) = match &self.place {
-            Place::Host { name, port } => (name.as_str(), *port),
+        let host = match &self.place {
+            Place::Host(host) => host,
             Place::Socket(path) => {
                 let stream = knock(path).await.map_err(SendError::Connect)?;
                 return match self.scheme {
@@ -123,7 +123,7 @@ impl Connector {
                 };
             }
         };
-        let stream = TcpStream::connect((name, port)).await.map_err(SendError::Connect)?;
+        let stream = host.connect().await.map_err(SendError::Connect)?;
         // Without it small messages wait for acknowledgements. A socket that refuses the option still works.
         let _ = stream.set_nodelay(true);
         let Some((connector, name)) = &self.tls else {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use farebox_protocol::{
     Identifier, Macaroon, Presented as Read, TOKENS_MAX, Timestamp,
     caveat::{Asked, Judged, judge},
-    names_credential,
+    is_one_credential,
 };
 
 use super::{
@@ -93,8 +93,9 @@ impl Paywall {
             examined.push(explained.map(|of| self.weigh(macaroon, of, holds, request, now)));
             last = explained.filter(|_| holds).map(|of| (of, macaroon));
         }
-        // Only where the credential is in that value: it may as well stand in the gRPC metadata beside somebody else's.
-        let source = alone.filter(|value| names_credential(value));
+        // Only where the credential is that value: it may as well stand in the gRPC metadata beside somebody else's, or be
+        // folded with something in one line, whose end anybody could foresee then.
+        let source = alone.filter(|value| is_one_credential(value));
         if let (Some(value), 1, Some((of, macaroon))) = (source, examined.len, last) {
             let names = Arc::new(Names::of(&of.identifier));
             let Explained { identifier, secret } = of;
