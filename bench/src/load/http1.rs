@@ -1,7 +1,7 @@
 //! One connection of HTTP/1.1, blocking, as simple as it can be: heads are given as bytes, bodies are counted.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream},
     time::Duration,
 };
@@ -104,6 +104,24 @@ impl Connection {
             (start, self.filled) = (0, 0);
             self.fill()?;
         }
+    }
+
+    /// Reads an answer that fits into the buffer, as far as it is there: for a socket that doesn't block.
+    pub(crate) fn try_receive(&mut self) -> Result<Option<(u16, u64)>> {
+        match self.socket.read(&mut self.buffer[self.filled..]) {
+            Ok(0) => bail!("the connection ended before the answer did, or the answer is too large"),
+            Ok(read) => self.filled += read,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+        let Some(head) = read_head(&self.buffer[..self.filled])? else { return Ok(None) };
+        let end = head.length + usize::try_from(head.body)?;
+        if self.filled < end {
+            return Ok(None);
+        }
+        self.buffer.copy_within(end..self.filled, 0);
+        self.filled -= end;
+        Ok(Some((head.status, head.body)))
     }
 
     /// Reads exactly `length` bytes that are not HTTP, and drops them.

@@ -111,6 +111,7 @@ fn measure(running: &Running, attack: &Attack, time: Duration) -> Result<Vec<Fig
     let pace = Pace {
         rate: 500.0,
         connections: 16,
+        threads: 16,
         time,
         from: Some(WELL_BEHAVED),
         // Some have to get in anew while the attack goes on.

@@ -24,6 +24,7 @@ pub(crate) fn run(setting: &Setting) -> Result<Vec<Row>> {
     let pace = Pace {
         rate: capacity / 2.0,
         connections: 64,
+        threads: 1,
         time: setting.time,
         from: None,
         per_connection: u32::MAX,
