@@ -275,8 +275,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             buffer.put_slice(&self.said[..length]);
             self.said.advance(length);
             // What comes after it is usually there, too. Handed over one by one, the second would find its buffer begun, and
-            // hyper would double that for as long as the connection lasts. What goes wrong here will do so again next time.
-            let _ = Pin::new(&mut self.socket).poll_read(context, buffer);
+            // hyper would double that for as long as the connection lasts. What goes wrong here shows next time, at least as
+            // the end.
+            if buffer.remaining() > 0 {
+                let _ = Pin::new(&mut self.socket).poll_read(context, buffer);
+            }
             Poll::Ready(Ok(()))
         };
         if buffer.filled().len() > before {
