@@ -15,7 +15,7 @@ use farebox_lightning::{
     config::{ConnectError, Connected, LightningConfig, Places},
     phoenixd,
 };
-use farebox_protocol::{Invoice, Msat, Network, PaymentHash};
+use farebox_protocol::{Invoice, Network, PaymentHash};
 use futures_util::{
     future::{self, BoxFuture, FutureExt as _},
     stream::{self, BoxStream, StreamExt as _},
@@ -28,9 +28,6 @@ use tokio_util::sync::CancellationToken;
 const FIRST_ATTEMPT: Duration = Duration::from_secs(2);
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// What is assumed of a node that hasn't spoken yet; no invoice is made on these assumptions.
-const GRANULARITY: Msat = Msat::new(1_000);
-const GRACE: Duration = Duration::from_secs(86_400);
 
 /// A node, connected now or later.
 pub(crate) struct LateNode {
@@ -108,13 +105,15 @@ impl LateNode {
             }
             Err(error) => return Err(error).context("cannot use the Lightning node"),
         };
-        let network = node.receive().facts().network;
+        // One that hasn't been spoken to yet is held against the configuration by its first invoice.
+        let facts = node.receive().facts();
+        let network = facts.as_ref().map_or(self.network, |facts| facts.network);
         anyhow::ensure!(
             network == self.network,
             "the Lightning node is on {network}, but the configuration sells on {}; test coins must not buy what costs money",
             self.network
         );
-        tracing::info!(node = node.receive().facts().node, "connected to the Lightning node");
+        tracing::info!(node = facts.map(|facts| facts.node), "connected to the Lightning node");
         _ = self.node.set(node);
         Ok(())
     }
@@ -129,16 +128,8 @@ impl LateNode {
 }
 
 impl Receive for LateNode {
-    fn facts(&self) -> ReceiveFacts {
-        match self.connected() {
-            Ok(node) => node.facts(),
-            Err(_) => ReceiveFacts {
-                network: self.network,
-                node: String::new(),
-                grace: GRACE,
-                granularity: GRANULARITY,
-            },
-        }
+    fn facts(&self) -> Option<ReceiveFacts> {
+        self.node.get().and_then(|node| node.receive().facts())
     }
 
     fn invoice(&self, ask: Ask) -> BoxFuture<'_, Result<Invoice, ReceiveError>> {

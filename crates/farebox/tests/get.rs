@@ -30,13 +30,14 @@ use tokio::task::JoinSet;
 struct NoReceive;
 
 impl Receive for NoReceive {
-    fn facts(&self) -> ReceiveFacts {
-        ReceiveFacts {
+    fn facts(&self) -> Option<ReceiveFacts> {
+        Some(ReceiveFacts {
             network: Network::Regtest,
             node: "double".to_owned(),
             grace: Duration::ZERO,
             granularity: Msat::new(1_000),
-        }
+            is_shared: false,
+        })
     }
 
     fn invoice(&self, _: Ask) -> BoxFuture<'_, Result<Invoice, ReceiveError>> {

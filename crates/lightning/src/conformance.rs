@@ -57,7 +57,7 @@ async fn invoice(backend: &dyn Receive, amount: Msat) -> Invoice {
 }
 
 async fn an_invoice_says_what_was_asked(backend: &dyn Receive) {
-    let facts = backend.facts();
+    let facts = backend.facts().expect("a backend that is ready knows its node");
     let invoice = invoice(backend, PRICE).await;
     assert_eq!(invoice.network(), facts.network, "an invoice is for the backend's network");
     let amount = invoice.amount().expect("an invoice has an amount");
@@ -187,7 +187,8 @@ pub struct Bad {
 /// # Panics
 /// When the backend breaks a rule; the message is the rule.
 pub async fn pay(backend: &dyn Pay, payee: &dyn Receive, bad: Bad) {
-    assert_eq!(backend.facts().network, payee.facts().network, "payer and payee are on one network");
+    let payee_facts = payee.facts().expect("a payee that is ready knows its node");
+    assert_eq!(backend.facts().network, payee_facts.network, "payer and payee are on one network");
     nothing_is_known_of_what_was_not_sent(backend, payee).await;
     a_payment_settles_with_its_proof(backend, payee).await;
     paying_again_pays_once(backend, payee).await;

@@ -97,8 +97,11 @@ pub fn router(
 }
 
 /// Who the node is, and what its wallet can do beyond phoenixd.
-async fn info(State(door): State<Arc<Door>>) -> Json<NodeInfo> {
-    let (receive, pay) = (door.receive.facts(), door.outgoing.facts());
+async fn info(State(door): State<Arc<Door>>) -> Response {
+    let Some(receive) = door.receive.facts() else {
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "the node has not been reached yet");
+    };
+    let pay = door.outgoing.facts();
     // phoenixd's is a public key, and its clients may parse it; a backend may name more than that.
     let key = receive.node.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
     Json(NodeInfo {
@@ -115,6 +118,7 @@ async fn info(State(door): State<Arc<Door>>) -> Json<NodeInfo> {
             grace_secs: receive.grace.as_secs(),
         }),
     })
+    .into_response()
 }
 
 /// Answers hold preimages.

@@ -222,13 +222,14 @@ impl Phoenixd {
 }
 
 impl Receive for Phoenixd {
-    fn facts(&self) -> ReceiveFacts {
+    fn facts(&self) -> Option<ReceiveFacts> {
         // Their cursors differ, so a cursor of the one must not be taken for the other's.
         let (node, grace) = match &self.door {
             Some(door) => (format!("door:{}", door.node), Duration::from_secs(door.grace_secs)),
             None => (format!("phoenixd:{}", self.node), GRACE),
         };
-        ReceiveFacts { network: self.network, node, grace, granularity: Msat::new(1_000) }
+        let (network, granularity) = (self.network, Msat::new(1_000));
+        Some(ReceiveFacts { network, node, grace, granularity, is_shared: false })
     }
 
     fn invoice(&self, ask: Ask) -> BoxFuture<'_, Result<Invoice, ReceiveError>> {

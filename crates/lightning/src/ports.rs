@@ -31,6 +31,8 @@ pub struct ReceiveFacts {
     pub grace: Duration,
     /// Amounts are multiples of this.
     pub granularity: Msat,
+    /// The node is paid for other things, too: a settlement is ours only if its description says so.
+    pub is_shared: bool,
 }
 
 /// What the node knows of one incoming payment.
@@ -62,6 +64,8 @@ pub struct Settlement {
     pub amount: Msat,
     /// When.
     pub at: Timestamp,
+    /// What [`Ask::description`] said, where the node keeps it.
+    pub description: Option<String>,
 }
 
 /// Whether new invoices can be had just now.
@@ -93,8 +97,8 @@ pub enum ReceiveError {
 
 /// A node that can be paid.
 pub trait Receive: Send + Sync {
-    /// What is true of this backend.
-    fn facts(&self) -> ReceiveFacts;
+    /// What is true of this backend; `None` until its node has been spoken to, and then the same for ever.
+    fn facts(&self) -> Option<ReceiveFacts>;
 
     /// A new invoice. It has been checked: amount, network, expiry and signature are as asked.
     fn invoice(&self, ask: Ask) -> BoxFuture<'_, Result<Invoice, ReceiveError>>;

@@ -180,7 +180,10 @@ impl Books {
     /// Books settlements from where the books stop, until something breaks. Dropping it loses nothing: what the store
     /// was asked to write it writes whole or not at all, and the cursor tells which.
     async fn follow_once(&self, backoff: &mut Backoff) -> Interrupted {
-        let node = self.node.facts().node;
+        let node = match self.node.facts() {
+            Some(facts) => facts.node,
+            None => return ReceiveError::Unavailable("not reached yet".to_owned()).into(),
+        };
         let after = match self.bounded(self.store.cursor(&node)).await {
             Ok(after) => after,
             Err(interrupted) => return interrupted,

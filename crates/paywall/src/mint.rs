@@ -63,7 +63,7 @@ impl Mint {
         keyring: &Keyring,
         node: &dyn Receive,
     ) -> Result<Minted, MintError> {
-        let facts = node.facts();
+        let facts = node.facts().ok_or_else(|| ReceiveError::Unavailable("not reached yet".to_owned()))?;
         let price = price::askable(service.price, facts.granularity)
             .ok_or_else(|| MintError::Price { service: service.name.to_string(), price: service.price })?;
         let ask = Ask { amount: price, expiry: config.invoice_expiry, description: describe(service) };

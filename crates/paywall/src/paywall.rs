@@ -35,6 +35,9 @@ mod known;
 use examine::{Examined, Token};
 use known::Known;
 
+/// How late a payment may have come to a node that has not been spoken to yet: the longest grace of any backend.
+const GRACE_UNKNOWN: Duration = Duration::from_secs(86_400);
+
 /// How many look-ups for withdrawn secrets may be under way: whoever has such a secret can cause them at will.
 const LOOKUPS_MAX: usize = 32;
 
@@ -127,9 +130,9 @@ impl Paywall {
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, OpenError> {
-        let node_network = node.facts().network;
-        if node_network != config.network {
-            return Err(OpenError::OtherNetwork { node: node_network, config: config.network });
+        // A node that hasn't been spoken to yet is judged by each invoice that it makes.
+        if let Some(facts) = node.facts().filter(|facts| facts.network != config.network) {
+            return Err(OpenError::OtherNetwork { node: facts.network, config: config.network });
         }
         let opened = async {
             store.adopt(keyring.fingerprints(), config.continuity, clock.now()).await?;
@@ -233,7 +236,8 @@ impl Paywall {
         let service = request.service;
         let Some(sold) = token.sold(service) else { return Vouched::No };
         let Ok(_permit) = self.lookups.try_acquire() else { return Vouched::Unreadable };
-        let margin = self.config.invoice_expiry + self.node.facts().grace + CLOCK_SKEW_MAX;
+        let grace = self.node.facts().map_or(GRACE_UNKNOWN, |facts| facts.grace);
+        let margin = self.config.invoice_expiry + grace + CLOCK_SKEW_MAX;
         let check =
             |purchase: Option<&Purchase>| Voucher { purchase, token: &sold, service, since, margin }.check();
         let hash = token.identifier.payment_hash;

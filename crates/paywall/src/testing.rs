@@ -102,7 +102,8 @@ impl Node {
     /// A settlement at a place of the sequence.
     pub(crate) fn tell(&self, hash: PaymentHash, amount: u64, cursor: u64) {
         let at = farebox_lightning::clock::Clock::now(&*self.clock);
-        let settlement = Settlement { cursor: Cursor(cursor), hash, amount: Msat::new(amount), at };
+        let settlement =
+            Settlement { cursor: Cursor(cursor), hash, amount: Msat::new(amount), at, description: None };
         self.settled.lock().push(settlement);
         self.news.notify_waiters();
     }
@@ -144,13 +145,14 @@ impl Node {
 }
 
 impl Receive for Node {
-    fn facts(&self) -> ReceiveFacts {
-        ReceiveFacts {
+    fn facts(&self) -> Option<ReceiveFacts> {
+        Some(ReceiveFacts {
             network: Network::Regtest,
             node: "02aa".to_owned(),
             grace: Duration::from_secs(60),
             granularity: *self.granularity.lock(),
-        }
+            is_shared: false,
+        })
     }
 
     fn invoice(&self, ask: Ask) -> BoxFuture<'_, Result<Invoice, ReceiveError>> {

@@ -82,13 +82,14 @@ fn now() -> Duration {
 }
 
 impl Receive for Node {
-    fn facts(&self) -> ReceiveFacts {
-        ReceiveFacts {
+    fn facts(&self) -> Option<ReceiveFacts> {
+        Some(ReceiveFacts {
             network: Network::Regtest,
             node: "double".to_owned(),
             grace: Duration::ZERO,
             granularity: Msat::new(1),
-        }
+            is_shared: false,
+        })
     }
 
     fn invoice(&self, ask: Ask) -> BoxFuture<'_, Result<Invoice, ReceiveError>> {

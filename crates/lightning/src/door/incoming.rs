@@ -102,7 +102,8 @@ pub(super) async fn lookup(State(door): State<Arc<Door>>, Path(hash): Path<Strin
     };
     match door.receive.lookup(hash).await {
         Ok(Incoming::Settled { amount, at }) => {
-            Json(door.row(Settlement { cursor: Cursor(0), hash, amount, at })).into_response()
+            let cursor = Cursor(0);
+            Json(door.row(Settlement { cursor, hash, amount, at, description: None })).into_response()
         }
         Ok(Incoming::Unpaid) => match door.unpaid(&hash) {
             Some(row) => Json(row).into_response(),
@@ -194,6 +195,7 @@ impl Door {
                 hash: *hash,
                 amount: Msat::ZERO,
                 at: Timestamp::default(),
+                description: None,
             })
         })
     }

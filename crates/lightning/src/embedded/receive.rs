@@ -25,13 +25,14 @@ impl From<NotRunning> for ReceiveError {
 }
 
 impl Receive for EmbeddedNode {
-    fn facts(&self) -> ReceiveFacts {
-        ReceiveFacts {
+    fn facts(&self) -> Option<ReceiveFacts> {
+        Some(ReceiveFacts {
             network: self.shared.network(),
             node: self.shared.name(),
             grace: GRACE,
             granularity: Msat::new(1),
-        }
+            is_shared: false,
+        })
     }
 
     fn invoice(&self, ask: Ask) -> BoxFuture<'_, Result<Invoice, ReceiveError>> {

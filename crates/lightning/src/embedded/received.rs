@@ -61,6 +61,7 @@ impl Book {
                 hash: PaymentHash::from_bytes(row.get(1)?),
                 amount: msat(row.get(2)?),
                 at: Timestamp::from_secs(unsigned(row.get(3)?)),
+                description: None,
             })
         })?;
         rows.collect()

@@ -188,7 +188,8 @@ pub(super) fn settlement(row: &IncomingPayment) -> Result<Settlement, ReceiveErr
     let cursor =
         Cursor(millis.checked_mul(1 << TIE_BITS).ok_or_else(|| wrong("a time beyond all times"))? | tie);
     let amount = super::received(row);
-    Ok(Settlement { cursor, hash, amount, at: Timestamp::from_secs(millis / 1_000) })
+    let at = Timestamp::from_secs(millis / 1_000);
+    Ok(Settlement { cursor, hash, amount, at, description: None })
 }
 
 fn wrong(what: &str) -> ReceiveError {

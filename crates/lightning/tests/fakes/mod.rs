@@ -246,19 +246,21 @@ impl FakeReceiver {
     pub(crate) fn settle(&self, hash: PaymentHash, amount: Msat, at: Timestamp) {
         self.settled.send_modify(|settled| {
             let cursor = settled.keys().next_back().map_or(1, |last| last + 1);
-            settled.insert(cursor, Settlement { cursor: Cursor(cursor), hash, amount, at });
+            settled
+                .insert(cursor, Settlement { cursor: Cursor(cursor), hash, amount, at, description: None });
         });
     }
 }
 
 impl Receive for FakeReceiver {
-    fn facts(&self) -> ReceiveFacts {
-        ReceiveFacts {
+    fn facts(&self) -> Option<ReceiveFacts> {
+        Some(ReceiveFacts {
             network: Network::Regtest,
             node: "02fake/book".to_owned(),
             grace: Duration::from_secs(60),
             granularity: Msat::new(1),
-        }
+            is_shared: false,
+        })
     }
 
     fn invoice(&self, ask: Ask) -> BoxFuture<'_, Result<Invoice, ReceiveError>> {

@@ -151,7 +151,7 @@ async fn a_handler_in_the_same_process_is_told_who_paid() {
     *request.headers_mut() = credential(&macaroon, &preimage);
     let response = paid.oneshot(request).await.unwrap();
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
-    assert_eq!(shop.node.facts().granularity, Msat::new(1));
+    assert_eq!(shop.node.facts().unwrap().granularity, Msat::new(1));
 }
 
 use std::convert::Infallible;

@@ -497,6 +497,7 @@ async fn a_node_that_lost_its_history_is_noticed() {
         hash: hash(2),
         amount: Msat::new(5),
         at: START,
+        description: None,
     }];
     assert_eq!(shop.store.settle("02aa", told).await.unwrap().conflicting, 1);
 }

@@ -49,7 +49,7 @@ fn hash(number: u8) -> PaymentHash {
 
 fn settlement(cursor: u64, number: u8, msat: u64) -> Settlement {
     let at = Timestamp::from_secs(1_000 + cursor);
-    Settlement { cursor: Cursor(cursor), hash: hash(number), amount: Msat::new(msat), at }
+    Settlement { cursor: Cursor(cursor), hash: hash(number), amount: Msat::new(msat), at, description: None }
 }
 
 fn sold(number: u8, msat: u64) -> Sold {

@@ -128,7 +128,7 @@ async fn listening(node: &EmbeddedNode, listen: SocketAddr, password_file: PathB
     };
     Listening {
         event: "listening",
-        network: Receive::facts(node).network.to_string(),
+        network: Pay::facts(node).network.to_string(),
         node_id: node.node_id().to_string(),
         url: format!("http://{listen}"),
         password_file,

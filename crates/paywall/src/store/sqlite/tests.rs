@@ -28,7 +28,13 @@ fn settlement(cursor: u64) -> Settlement {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&cursor.to_le_bytes());
     let hash = PaymentHash::from_bytes(bytes);
-    Settlement { cursor: Cursor(cursor), hash, amount: Msat::new(1_000), at: Timestamp::from_secs(1) }
+    Settlement {
+        cursor: Cursor(cursor),
+        hash,
+        amount: Msat::new(1_000),
+        at: Timestamp::from_secs(1),
+        description: None,
+    }
 }
 
 fn revocation(number: u8) -> Revocation {
