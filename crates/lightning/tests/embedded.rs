@@ -185,7 +185,7 @@ async fn an_invoice_without_an_amount_is_not_paid() {
 #[tokio::test]
 async fn each_node_has_a_wallet_and_a_sequence_of_its_own() {
     let net = net().await;
-    let (seller, buyer) = (Receive::facts(&*net.seller), Pay::facts(&*net.buyer));
+    let (seller, buyer) = (Receive::facts(&*net.seller).unwrap(), Pay::facts(&*net.buyer));
     assert!(seller.node.starts_with(&net.seller.node_id().to_string()));
     assert!(buyer.wallet.0.starts_with(&net.buyer.node_id().to_string()));
     // Both have a part that is the book's: the same seed with another book is another wallet.

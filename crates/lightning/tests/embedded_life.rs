@@ -61,7 +61,7 @@ async fn a_net_that_was_stopped_comes_back_with_its_channel_and_its_books() {
     for _ in 0..10_000 {
         net.seller.minter().mint_text(&ask(1_000), SystemClock.now()).unwrap();
     }
-    let (node, wallet) = (Receive::facts(&*net.seller).node, net_wallet(&net));
+    let (node, wallet) = (Receive::facts(&*net.seller).unwrap().node, net_wallet(&net));
     let first = net.seller.settlements(Cursor(0)).next().await.unwrap().unwrap();
     net.stop().await;
 
@@ -75,7 +75,7 @@ async fn a_net_that_was_stopped_comes_back_with_its_channel_and_its_books() {
     a_run_that_died_had_begun(&dir.path().join("buyer"), &begun);
 
     let net = Net::start(kept()).await.unwrap();
-    assert_eq!((Receive::facts(&*net.seller).node, net_wallet(&net)), (node, wallet));
+    assert_eq!((Receive::facts(&*net.seller).unwrap().node, net_wallet(&net)), (node, wallet));
     assert_eq!(net.seller.settlements(Cursor(0)).next().await.unwrap().unwrap(), first);
     let known = Pay::lookup(&*net.buyer, paid.payment_hash()).await.unwrap();
     assert!(matches!(known, Outcome::Settled { .. }), "{known:?}");
