@@ -344,7 +344,7 @@ async fn it_says_what_it_can_prove() {
     assert!(!facts.proves_unsent && !facts.refuses_paid_hash);
     let worst = FeeControl::WorstCase { base: Msat::new(4_000), parts_per_million: 4_000 };
     assert_eq!(facts.fee_control, worst);
-    assert_eq!(Receive::facts(&backend).node, "phoenixd:03ab");
+    assert_eq!(Receive::facts(&backend).unwrap().node, "phoenixd:03ab");
     phoenixd.says("/getbalance", 200, json!({"balanceSat": 5, "feeCreditSat": 1}));
     assert_eq!(backend.balance().await.unwrap(), Msat::new(5_000));
     phoenixd.says("/getinfo", 200, json!({"nodeId": "03ab", "chain": "testnet4"}));
