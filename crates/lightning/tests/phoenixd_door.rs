@@ -287,12 +287,12 @@ async fn the_list_of_settlements_is_phoenixd_s() {
 async fn the_backend_knows_our_door_and_asks_more_of_it() {
     let open = open(&[Say::Settled], &[]).await;
     let backend = open.backend().await;
-    let facts = Pay::facts(&backend);
+    let facts = Pay::facts(&backend).unwrap();
     assert_eq!(facts.wallet.0, "door:lying");
     assert_eq!(facts.fee_control, FeeControl::Exact);
     // The journal is in memory and the wallet doesn't refuse: after a restart nobody would.
     assert!(!facts.proves_unsent && !facts.refuses_paid_hash);
-    let facts = Receive::facts(&backend);
+    let facts = Receive::facts(&backend).unwrap();
     assert_eq!((facts.node.as_str(), facts.granularity), ("door:02fake/book", Msat::new(1_000)));
     assert_eq!(facts.grace, Duration::from_secs(60));
     assert_eq!(json(open.get("/getinfo")).await["nodeId"], "02fake", "a public key, as in phoenixd");
