@@ -287,7 +287,7 @@ async fn the_list_of_settlements_is_phoenixd_s() {
 async fn the_backend_knows_our_door_and_asks_more_of_it() {
     let open = open(&[Say::Settled], &[]).await;
     let backend = open.backend().await;
-    let facts = Pay::facts(&backend).unwrap();
+    let facts = Pay::facts(&backend);
     assert_eq!(facts.wallet.0, "door:lying");
     assert_eq!(facts.fee_control, FeeControl::Exact);
     // The journal is in memory and the wallet doesn't refuse: after a restart nobody would.
