@@ -10,11 +10,12 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::{Identifier, Network, NotHex32, hex32};
+use crate::{Identifier, LabelKey, Network, NotHex32, hex32};
 
 pub(crate) type HmacSha256 = Hmac<Sha256>;
 
 const ROOT_KEY_TAG: &[u8] = b"farebox root key v1\0";
+const LABEL_KEY_TAG: &[u8] = b"farebox invoice label v1\0";
 const FINGERPRINT_TAG: &[u8] = b"farebox mint secret fingerprint v1\0";
 
 /// Signs every token with one identifier. Lost, that token dies; leaked, anyone can mint it with any caveats.
@@ -67,6 +68,16 @@ impl MintSecret {
             .chain_update([0])
             .chain_update(identifier.to_bytes());
         RootKey(mac.finalize().into_bytes().into())
+    }
+
+    /// The key that signs what the invoices of `network` say of themselves. How it is derived is part of [`Label`]'s
+    /// spelling, and never changes either.
+    ///
+    /// [`Label`]: crate::Label
+    pub fn label_key(&self, network: Network) -> LabelKey {
+        let mac =
+            self.hmac.clone().chain_update(LABEL_KEY_TAG).chain_update(network.name()).chain_update([0]);
+        LabelKey::from_bytes(mac.finalize().into_bytes().into())
     }
 
     /// What may be stored and logged of this secret.

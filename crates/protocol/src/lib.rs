@@ -11,6 +11,7 @@ mod credential;
 pub mod http_auth;
 mod identifier;
 mod key;
+mod label;
 mod macaroon;
 mod network;
 mod preimage;
@@ -27,6 +28,7 @@ pub use credential::{
 };
 pub use identifier::{Identifier, IdentifierError, IdentifierHash, TokenId};
 pub use key::{Fingerprint, MintSecret, RootKey};
+pub use label::{DESCRIPTION_BYTES_MAX, Label, LabelKey};
 pub use macaroon::{CAVEATS_MAX, Forged, MACAROON_BYTES_MAX, Macaroon, MacaroonError};
 pub use network::{Network, UnknownNetwork};
 pub use preimage::{NotHex32, PaymentHash, Preimage};

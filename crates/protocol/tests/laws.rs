@@ -19,8 +19,8 @@ use proptest::{prelude::*, test_runner::RngSeed};
 use serde_json::Value;
 use support::vectors;
 
-const VECTORS: [&str; 5] =
-    ["caveat.json", "challenge.json", "credential.json", "invoice.json", "macaroon.json"];
+const VECTORS: [&str; 6] =
+    ["caveat.json", "challenge.json", "credential.json", "invoice.json", "label.json", "macaroon.json"];
 
 /// Every text in a JSON document, and the bytes of those that are hexadecimal.
 fn texts(value: &Value, all: &mut Vec<Vec<u8>>) {
