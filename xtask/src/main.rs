@@ -3,6 +3,7 @@
 //! What needs only the toolchain is in `cargo test`. Here is what needs time (`prove`), other people's programs (`live`)
 //! or a quiet machine (`bench`), and what keeps the papers true (`papers`).
 
+mod codegen;
 mod papers;
 mod slowest;
 mod suites;
@@ -50,6 +51,12 @@ enum Task {
         #[arg(long)]
         write: bool,
     },
+    /// Make the Rust code for other nodes' protocols from the `.proto` files
+    Codegen {
+        /// Write nothing; fail if the code that is checked in isn't up to date
+        #[arg(long)]
+        check: bool,
+    },
     /// Print the ten slowest tests of a test log
     Slowest {
         /// What the test command printed, with `--report-time`
@@ -65,6 +72,7 @@ fn main() -> ExitCode {
             suites::bench(&names, secs, json.as_deref(), markdown.as_deref())
         }
         Task::Papers { write } => papers::check(write),
+        Task::Codegen { check } => codegen::run(check),
         Task::Slowest { log } => slowest::print(&log),
     };
     match outcome {
