@@ -7,12 +7,12 @@
 use std::net::IpAddr;
 
 use farebox_protocol::{
-    Asked, CaveatRefusal, Identifier, Judged, MACAROON_BYTES_MAX, Macaroon, RootKey, ServiceName, Terms,
-    Timestamp, caveat::judge,
+    Asked, CaveatRefusal, Identifier, Judged, MACAROON_BYTES_MAX, Macaroon, Msat, RootKey, ServiceName,
+    Terms, Timestamp, caveat::judge,
 };
 use http::Method;
 
-const CONDITIONS: [&str; 12] = [
+const CONDITIONS: [&str; 16] = [
     "services=",
     "weather_valid_until=",
     "weather_capabilities=",
@@ -25,6 +25,10 @@ const CONDITIONS: [&str; 12] = [
     "news_valid_until=",
     "farebox_",
     "",
+    "farebox_bound=",
+    "read_valid_until=",
+    "read_monthly_requests=",
+    "write_monthly_volume_sats=",
 ];
 
 /// Panics when a law is broken.
@@ -110,6 +114,13 @@ fn asked<'a>(service: &'a ServiceName, method: &'a Method, path: &'a str, choice
         client: (!choices.contains('u')).then_some(client),
         now: Timestamp::from_secs(500),
         strict: choices.contains('s'),
+        capabilities: match (choices.contains('r'), choices.contains('w')) {
+            (false, false) => None,
+            (true, false) => Some(&["read"]),
+            (false, true) => Some(&["write"]),
+            (true, true) => Some(&["read", "write"]),
+        },
+        price: (!choices.contains('f')).then_some(Msat::new(5)),
     }
 }
 
@@ -131,6 +142,7 @@ fn only_narrows(before: &Result<Judged, CaveatRefusal>, after: &Result<Judged, C
                 && before
                     .valid_until
                     .is_none_or(|before| after.valid_until.is_some_and(|after| after <= before))
+                && before.is_limited <= after.is_limited
         }
     }
 }

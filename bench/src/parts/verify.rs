@@ -26,6 +26,8 @@ pub(crate) fn run(setting: &Setting) -> Result<Vec<Row>> {
             price: Msat::new(10_000),
         },
         valid_until: Some(Timestamp::from_secs(2_000_000_000)),
+        capabilities: None,
+        bound: None,
     };
     let caveats = sale.caveats()?;
     if caveats.len() != 3 {
@@ -43,6 +45,8 @@ pub(crate) fn run(setting: &Setting) -> Result<Vec<Row>> {
         client: Some(IpAddr::from([127, 0, 0, 1])),
         now: Timestamp::from_secs(1_800_000_000),
         strict: false,
+        capabilities: Some(&[]),
+        price: Some(Msat::new(10_000)),
     };
     let check = || -> Result<()> {
         let Presented::Credentials(credentials) = Presented::read(black_box(&headers)) else {

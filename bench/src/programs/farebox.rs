@@ -79,6 +79,8 @@ pub(crate) fn credential() -> Result<String> {
         tier: 0,
         terms: Terms { offer: Offer::Forever, price: Msat::new(10_000) },
         valid_until: None,
+        capabilities: None,
+        bound: None,
     };
     let root = MintSecret::from_bytes(SECRET).root_key(Network::Regtest, &identifier);
     // A third caveat, as a careful buyer would add it.

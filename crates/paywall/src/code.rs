@@ -41,6 +41,12 @@ pub enum Code {
     TokenOtherPath,
     /// A holder narrowed the token to other clients.
     TokenOtherClient,
+    /// The token lists what it may do, and the request is something else.
+    TokenOtherCapability,
+    /// The token is bound to another method and path.
+    TokenOtherRequest,
+    /// The request costs more than the token is bound to.
+    TokenPriceCeiling,
     /// A caveat is wider than the one before.
     CaveatWidened,
     /// A caveat that may stand once stands twice.
@@ -53,6 +59,16 @@ pub enum Code {
     TermsMissing,
     /// The secret that signed the token was withdrawn, and the books know no earlier payment that vouches for it.
     SecretWithdrawn,
+    /// Too little is left of what was bought.
+    UnitsSpent,
+    /// A monthly limit of the token is reached.
+    LimitReached,
+    /// What is left of what was bought is reserved by requests under way.
+    UnitsInFlight,
+    /// What is left of what was bought can't be counted just now.
+    LedgerUnavailable,
+    /// The buyer chose an offer that is not sold.
+    OfferUnknown,
     /// The signature holds, the proof of payment doesn't.
     PreimageWrong,
     /// This client has asked for too many invoices.
@@ -79,7 +95,7 @@ pub enum Code {
 
 impl Code {
     /// All of them, for documentation and for registering metrics.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 41] = [
         Self::Pass,
         Self::Free,
         Self::PaymentRequired,
@@ -96,12 +112,20 @@ impl Code {
         Self::TokenOtherMethod,
         Self::TokenOtherPath,
         Self::TokenOtherClient,
+        Self::TokenOtherCapability,
+        Self::TokenOtherRequest,
+        Self::TokenPriceCeiling,
         Self::CaveatWidened,
         Self::CaveatRepeated,
         Self::CaveatUnknown,
         Self::CaveatMalformed,
         Self::TermsMissing,
         Self::SecretWithdrawn,
+        Self::UnitsSpent,
+        Self::LimitReached,
+        Self::UnitsInFlight,
+        Self::LedgerUnavailable,
+        Self::OfferUnknown,
         Self::PreimageWrong,
         Self::ClientMintLimit,
         Self::TotalMintLimit,
@@ -139,12 +163,20 @@ impl Code {
             Self::TokenOtherMethod => "token_other_method",
             Self::TokenOtherPath => "token_other_path",
             Self::TokenOtherClient => "token_other_client",
+            Self::TokenOtherCapability => "token_other_capability",
+            Self::TokenOtherRequest => "token_other_request",
+            Self::TokenPriceCeiling => "token_price_ceiling",
             Self::CaveatWidened => "caveat_widened",
             Self::CaveatRepeated => "caveat_repeated",
             Self::CaveatUnknown => "caveat_unknown",
             Self::CaveatMalformed => "caveat_malformed",
             Self::TermsMissing => "terms_missing",
             Self::SecretWithdrawn => "secret_withdrawn",
+            Self::UnitsSpent => "units_spent",
+            Self::LimitReached => "limit_reached",
+            Self::UnitsInFlight => "units_in_flight",
+            Self::LedgerUnavailable => "ledger_unavailable",
+            Self::OfferUnknown => "offer_unknown",
             Self::PreimageWrong => "preimage_wrong",
             Self::ClientMintLimit => "client_mint_limit",
             Self::TotalMintLimit => "total_mint_limit",
@@ -188,6 +220,13 @@ impl Code {
             Self::TokenOtherClient => {
                 "this token is limited to other clients: use the token it was made from, or pay the new invoice"
             }
+            Self::TokenOtherCapability => {
+                "this token may not do this: use one whose capabilities include it, or pay the new invoice"
+            }
+            Self::TokenOtherRequest => "this token was sold for one other request: pay the new invoice",
+            Self::TokenPriceCeiling => {
+                "this request costs more than this token is good for: pay the new invoice"
+            }
             Self::CaveatWidened => {
                 "a caveat of this token allows more than the one before: use the token without it, or pay the new invoice"
             }
@@ -204,6 +243,17 @@ impl Code {
             Self::SecretWithdrawn => {
                 "tokens of this age are only honoured where their payment is on the books: pay the new invoice or ask \
                  the seller"
+            }
+            Self::UnitsSpent => "what this token bought has been used up: pay the new invoice",
+            Self::LimitReached => {
+                "this token has reached its limit for this month: use another, or pay the new invoice"
+            }
+            Self::UnitsInFlight => "what is left of this token is in use by requests under way: retry",
+            Self::LedgerUnavailable => {
+                "what is left of this token can't be counted just now; the token is not to blame: retry"
+            }
+            Self::OfferUnknown => {
+                "no such offer is sold here: leave the choice out to get the default, or choose one that is listed"
             }
             Self::PreimageWrong => {
                 "the preimage doesn't belong to this token: send the one that paying revealed"
@@ -253,6 +303,9 @@ impl From<&CaveatRefusal> for Code {
             CaveatRefusal::Method { .. } => Self::TokenOtherMethod,
             CaveatRefusal::Path => Self::TokenOtherPath,
             CaveatRefusal::Client => Self::TokenOtherClient,
+            CaveatRefusal::Capability { .. } => Self::TokenOtherCapability,
+            CaveatRefusal::OtherRequest => Self::TokenOtherRequest,
+            CaveatRefusal::Ceiling { .. } => Self::TokenPriceCeiling,
             CaveatRefusal::Widened { .. } => Self::CaveatWidened,
             CaveatRefusal::Repeated { .. } => Self::CaveatRepeated,
             CaveatRefusal::Malformed { .. } => Self::CaveatMalformed,
@@ -316,6 +369,9 @@ mod tests {
             CaveatRefusal::Method { method: http::Method::GET },
             CaveatRefusal::Path,
             CaveatRefusal::Client,
+            CaveatRefusal::Capability { service: "a".parse().unwrap(), missing: None },
+            CaveatRefusal::OtherRequest,
+            CaveatRefusal::Ceiling { ceiling: farebox_protocol::Msat::ZERO, price: None },
             CaveatRefusal::Widened { condition: condition() },
             CaveatRefusal::Repeated { condition: condition() },
             CaveatRefusal::Unknown { condition: condition() },

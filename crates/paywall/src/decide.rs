@@ -57,6 +57,25 @@ pub struct Candidate {
     pub revoked: bool,
     /// What its caveats say for this request, or why they forbid it.
     pub caveats: Result<Judged, Code>,
+    /// What the ledger says of this use of it. Asked of tokens that are used up by use, or limited to so much a month.
+    pub ledger: Ledger,
+}
+
+/// What the ledger says of one use of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ledger {
+    /// Nobody has asked.
+    Unasked,
+    /// What the request may cost is reserved, and within every limit.
+    Reserved,
+    /// What is left is reserved by requests under way, which may yet give it back.
+    InFlight,
+    /// Too little is left.
+    Spent,
+    /// A limit of the token is reached.
+    Limited,
+    /// It can't be asked just now.
+    Unreadable,
 }
 
 /// Which secret explains a token's signature.
@@ -91,10 +110,15 @@ pub enum Decision {
     Forward(Grant),
     /// Look up this candidate's payment, then decide again with [`Vouched`] filled in.
     Consult(usize),
+    /// Reserve what the request may cost on this candidate's account, then decide again with [`Ledger`] filled in. Only
+    /// that second decision forwards.
+    Reserve(usize),
     /// Offer a fresh challenge (402). Buyers in the wild buy again on 402 only.
     Challenge(Code),
     /// Refuse, without a challenge (401): paying again would not help.
     Refuse(Code),
+    /// Answer that it may pass a little later (429).
+    Wait(Code),
     /// Answer that it can't be decided just now (503). A broken store never looks like a bad token.
     Unavailable(Code),
 }
@@ -149,17 +173,35 @@ fn judge(facts: &Facts<'_>, index: usize, candidate: &Candidate) -> Decision {
         // A time was sold without saying until when.
         (Offer::Duration(_), None) => return Decision::Challenge(Code::TermsMissing),
         (_, Some(end)) if facts.now >= end => return Decision::Challenge(Code::TokenExpired),
-        (Offer::Forever | Offer::Duration(_), _) => {}
+        (Offer::Forever | Offer::Duration(_) | Offer::Requests(_) | Offer::Credit, _) => {}
     }
     if tier < facts.tier {
         return Decision::Challenge(Code::TierOutgrown);
     }
     match candidate.key {
-        Key::Live | Key::SettledOnly(Vouched::Yes) => Decision::Forward(Grant::Paid(index)),
+        Key::Live | Key::SettledOnly(Vouched::Yes) => {
+            // The token proves what was bought. What is left of it, only the ledger can tell.
+            match terms.offer.is_counted() || bought.is_limited {
+                false => Decision::Forward(Grant::Paid(index)),
+                true => count(index, candidate.ledger),
+            }
+        }
         Key::SettledOnly(Vouched::Unasked) => Decision::Consult(index),
         Key::SettledOnly(Vouched::Unreadable) => Decision::Unavailable(Code::StoreUnavailable),
         Key::SettledOnly(Vouched::No) => Decision::Challenge(Code::SecretWithdrawn),
         Key::Unknown => Decision::Challenge(Code::TokenUnknown),
+    }
+}
+
+/// Judges one use of a token that has to be counted.
+fn count(index: usize, ledger: Ledger) -> Decision {
+    match ledger {
+        Ledger::Reserved => Decision::Forward(Grant::Paid(index)),
+        Ledger::Unasked => Decision::Reserve(index),
+        Ledger::InFlight => Decision::Wait(Code::UnitsInFlight),
+        Ledger::Spent => Decision::Challenge(Code::UnitsSpent),
+        Ledger::Limited => Decision::Challenge(Code::LimitReached),
+        Ledger::Unreadable => Decision::Unavailable(Code::LedgerUnavailable),
     }
 }
 
@@ -168,11 +210,13 @@ fn judge(facts: &Facts<'_>, index: usize, candidate: &Candidate) -> Decision {
 fn rank(decision: &Decision) -> u8 {
     match decision {
         Decision::Forward(_) => 0,
-        Decision::Consult(_) => 1,
-        Decision::Unavailable(_) => 2,
-        Decision::Challenge(Code::TokenUnknown) => 4,
-        Decision::Challenge(_) => 3,
-        Decision::Refuse(_) => 5,
+        Decision::Reserve(_) => 1,
+        Decision::Consult(_) => 2,
+        Decision::Wait(_) => 3,
+        Decision::Unavailable(_) => 4,
+        Decision::Challenge(Code::TokenUnknown) => 6,
+        Decision::Challenge(_) => 5,
+        Decision::Refuse(_) => 7,
     }
 }
 
@@ -229,7 +273,7 @@ impl Voucher<'_> {
             (Offer::Duration(duration), Some(end)) => {
                 end <= paid_at.saturating_add(duration).saturating_add(self.margin)
             }
-            (Offer::Forever, _) => true,
+            (Offer::Forever | Offer::Requests(_) | Offer::Credit, _) => true,
             (Offer::Duration(_), None) => false,
         }
     }
@@ -237,8 +281,13 @@ impl Voucher<'_> {
 
 impl Candidate {
     /// Nothing good is known of it.
-    pub const UNEXAMINED: Self =
-        Self { key: Key::Unknown, preimage_holds: false, revoked: true, caveats: Err(Code::TokenUnknown) };
+    pub const UNEXAMINED: Self = Self {
+        key: Key::Unknown,
+        preimage_holds: false,
+        revoked: true,
+        caveats: Err(Code::TokenUnknown),
+        ledger: Ledger::Unasked,
+    };
 }
 
 #[cfg(test)]

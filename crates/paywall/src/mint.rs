@@ -77,7 +77,14 @@ impl Mint {
 
         let terms = Terms { offer: service.offer, price };
         let valid_until = valid_until(&service.offer, &invoice, now, config, &facts);
-        let sale = Sale { service: service.name.clone(), tier: service.tier, terms, valid_until };
+        let sale = Sale {
+            service: service.name.clone(),
+            tier: service.tier,
+            terms,
+            valid_until,
+            capabilities: None,
+            bound: None,
+        };
         let identifier = Identifier { payment_hash: invoice.payment_hash(), token_id: token_id()? };
         let root_key = keyring.mint().root_key(config.network, &identifier);
         let macaroon = Macaroon::mint(&root_key, &identifier, &sale.caveats()?);
@@ -102,6 +109,9 @@ fn describe(service: &Service) -> String {
     match service.offer {
         Offer::Forever => format!("{}: access without end", service.name),
         Offer::Duration(time) => format!("{}: access for {}", service.name, spoken(time)),
+        Offer::Requests(count) if count.get() == 1 => format!("{}: 1 request", service.name),
+        Offer::Requests(count) => format!("{}: {count} requests", service.name),
+        Offer::Credit => format!("{}: credit", service.name),
     }
 }
 

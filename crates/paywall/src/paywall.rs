@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Admission, Code, Keyring, Pass, PaywallConfig, Request, Sales,
     books::Books,
-    decide::{Decision, Grant, Key, Vouched, Voucher, decide},
+    decide::{Decision, Grant, Key, Ledger, Vouched, Voucher, decide},
     limit::{MintBudget, RateLimits, Who},
     mint::{CLOCK_SKEW_MAX, Mint},
     respond::{Audience, Refusal, may_mint},
@@ -188,10 +188,18 @@ impl Paywall {
         mut decision: Decision,
         now: Timestamp,
     ) -> Admission {
-        // Each round fills in one unasked fact, so this ends after as many rounds as there are tokens.
-        while let Decision::Consult(index) = decision {
-            let vouched = self.consult(request, examined.token(index), examined.withdrawn(index), now).await;
-            examined.candidate_mut(index).key = Key::SettledOnly(vouched);
+        // Each round fills in one unasked fact, so this ends after at most two rounds for each token.
+        loop {
+            match decision {
+                Decision::Consult(index) => {
+                    let token = examined.token(index);
+                    let vouched = self.consult(request, token, examined.withdrawn(index), now).await;
+                    examined.candidate_mut(index).key = Key::SettledOnly(vouched);
+                }
+                // Nobody counts yet, so nothing that has to be counted passes.
+                Decision::Reserve(index) => examined.candidate_mut(index).ledger = Ledger::Unreadable,
+                _ => break,
+            }
             decision = decide(&examined.facts(request, now));
         }
         let refuse = |code, retry_after| self.refuse(request, code, retry_after);
@@ -199,9 +207,11 @@ impl Paywall {
             Decision::Forward(grant) => self.forward(request, &examined, grant, now),
             Decision::Challenge(code) if may_mint(request.method) => self.challenge(request, code, now).await,
             Decision::Challenge(code) | Decision::Refuse(code) => refuse(code, None),
-            Decision::Unavailable(code) => refuse(code, Some(self.config.retry_after)),
+            Decision::Wait(code) | Decision::Unavailable(code) => refuse(code, Some(self.config.retry_after)),
             // Every one has just been answered; whatever it is, it grants nothing.
-            Decision::Consult(_) => refuse(Code::StoreUnavailable, Some(self.config.retry_after)),
+            Decision::Consult(_) | Decision::Reserve(_) => {
+                refuse(Code::StoreUnavailable, Some(self.config.retry_after))
+            }
         }
     }
 

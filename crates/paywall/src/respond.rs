@@ -59,20 +59,28 @@ pub(crate) fn status(code: Code) -> StatusCode {
         | Code::TokenOtherMethod
         | Code::TokenOtherPath
         | Code::TokenOtherClient
+        | Code::TokenOtherCapability
+        | Code::TokenOtherRequest
+        | Code::TokenPriceCeiling
         | Code::CaveatWidened
         | Code::CaveatRepeated
         | Code::CaveatUnknown
         | Code::CaveatMalformed
         | Code::TermsMissing
-        | Code::SecretWithdrawn => StatusCode::PAYMENT_REQUIRED,
+        | Code::SecretWithdrawn
+        | Code::UnitsSpent
+        | Code::LimitReached => StatusCode::PAYMENT_REQUIRED,
         Code::PreimageWrong => StatusCode::UNAUTHORIZED,
-        Code::ClientMintLimit | Code::TotalMintLimit | Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+        Code::ClientMintLimit | Code::TotalMintLimit | Code::RateLimited | Code::UnitsInFlight => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
         Code::NodeUnavailable
         | Code::NodeTimeout
         | Code::NodeWrong
         | Code::PriceInvalid
-        | Code::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
-        Code::PathRefused => StatusCode::BAD_REQUEST,
+        | Code::StoreUnavailable
+        | Code::LedgerUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::PathRefused | Code::OfferUnknown => StatusCode::BAD_REQUEST,
         Code::Preflight => StatusCode::NO_CONTENT,
     }
 }
@@ -162,6 +170,14 @@ impl Refusal<'_> {
                 Offer::Duration(time) => {
                     set("offer", json!("duration"));
                     set("duration_secs", json!(time.as_secs()));
+                }
+                Offer::Requests(count) => {
+                    set("offer", json!("requests"));
+                    set("requests", json!(count));
+                }
+                Offer::Credit => {
+                    set("offer", json!("credit"));
+                    set("credit_msat", json!(minted.terms.price.get()));
                 }
             }
             set("invoice", json!(invoice.as_str()));

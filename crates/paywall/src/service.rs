@@ -103,6 +103,14 @@ pub enum ServiceError {
         /// Its price.
         price: Msat,
     },
+    /// It sells what has to be counted, and nobody counts yet.
+    #[error("service `{service}` sells {offer}, which this version reads but can't sell yet; sell a pass")]
+    NotCounted {
+        /// Which service.
+        service: ServiceName,
+        /// What it sells.
+        offer: Offer,
+    },
 }
 
 impl Service {
@@ -114,10 +122,11 @@ impl Service {
     /// Whether it can be sold as it stands; ask at start-up.
     pub fn validate(&self) -> Result<(), ServiceError> {
         let sellable = self.auth == Auth::Off || price::is_sellable(self.price);
-        if sellable {
-            Ok(())
-        } else {
-            Err(ServiceError::Price { service: self.name.clone(), price: self.price })
+        let service = || self.name.clone();
+        match (self.auth, self.offer.is_counted()) {
+            (Auth::On, _) if !sellable => Err(ServiceError::Price { service: service(), price: self.price }),
+            (Auth::On, true) => Err(ServiceError::NotCounted { service: service(), offer: self.offer }),
+            _ => Ok(()),
         }
     }
 

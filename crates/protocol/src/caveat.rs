@@ -11,7 +11,9 @@ mod rules;
 
 use std::net::IpAddr;
 
-use crate::{ServiceName, Terms, Timestamp};
+use crate::{Macaroon, Msat, ServiceName, Terms, Timestamp};
+
+pub(crate) use rules::{method::is_method, path::reads as is_path};
 
 /// The most entries in a list-valued condition; it bounds the work of comparing two of them.
 pub const LIST_MAX: usize = 32;
@@ -43,6 +45,8 @@ pub enum Condition {
     Exactly(&'static str),
     /// A service's name and then this; judged for that service only.
     PerService(&'static str),
+    /// A capability's name and then this; judged for requests that take that capability.
+    PerCapability(&'static str),
 }
 
 /// Who adds a condition.
@@ -57,7 +61,7 @@ pub enum AddedBy {
 }
 
 /// Every condition that farebox knows. To add one: a row here, its three functions in `rules`, rows in the vectors.
-pub const TABLE: [Row; 9] = [
+pub const TABLE: [Row; 13] = [
     Row {
         condition: Condition::Exactly("services"),
         grammar: "name:tier[,name:tier…], tier 0 to 255, no name twice",
@@ -70,13 +74,23 @@ pub const TABLE: [Row; 9] = [
     },
     Row {
         condition: Condition::Exactly("farebox_terms"),
-        grammar: "v1;offer=forever;msat=… or v1;offer=duration;secs=…;msat=…",
+        grammar: "v1;offer=forever;msat=…, with duration;secs=…, requests;count=… or credit;unit=msat for forever",
         narrowing: "once only",
         added_by: AddedBy::Mint,
         needs_store: false,
         reads: rules::terms::reads,
         narrows: None,
         holds: rules::terms::holds,
+    },
+    Row {
+        condition: Condition::Exactly("farebox_bound"),
+        grammar: "METHOD;msat=…;/path: one method, the most that a use may cost, one normalised path",
+        narrowing: "the same method and path, the ceiling no higher",
+        added_by: AddedBy::Anyone,
+        needs_store: false,
+        reads: rules::bound::reads,
+        narrows: Some(rules::bound::narrows),
+        holds: rules::bound::holds,
     },
     Row {
         condition: Condition::Exactly("farebox_valid_until"),
@@ -148,7 +162,42 @@ pub const TABLE: [Row; 9] = [
         narrows: Some(rules::capabilities::narrows),
         holds: rules::capabilities::holds,
     },
+    Row {
+        condition: Condition::PerCapability("_valid_until"),
+        grammar: "Unix seconds",
+        narrowing: "not later",
+        added_by: AddedBy::Anyone,
+        needs_store: false,
+        reads: rules::valid_until::reads,
+        narrows: Some(rules::valid_until::narrows),
+        holds: rules::valid_until::holds,
+    },
+    Row {
+        condition: Condition::PerCapability(MONTHLY_VOLUME),
+        grammar: "satoshi in a calendar month (UTC)",
+        narrowing: "not more",
+        added_by: AddedBy::Anyone,
+        needs_store: true,
+        reads: rules::monthly::reads,
+        narrows: Some(rules::monthly::narrows),
+        holds: rules::monthly::holds,
+    },
+    Row {
+        condition: Condition::PerCapability(MONTHLY_REQUESTS),
+        grammar: "requests in a calendar month (UTC)",
+        narrowing: "not more",
+        added_by: AddedBy::Anyone,
+        needs_store: true,
+        reads: rules::monthly::reads,
+        narrows: Some(rules::monthly::narrows),
+        holds: rules::monthly::holds,
+    },
 ];
+
+/// Ends the conditions of [`Most::Spent`].
+const MONTHLY_VOLUME: &str = "_monthly_volume_sats";
+/// Ends the conditions of [`Most::Requests`].
+const MONTHLY_REQUESTS: &str = "_monthly_requests";
 
 /// One request, as the caveats see it.
 #[derive(Clone, Copy, Debug)]
@@ -165,6 +214,12 @@ pub struct Asked<'a> {
     pub now: Timestamp,
     /// Refuse conditions that farebox doesn't know, instead of skipping them.
     pub strict: bool,
+    /// The capabilities that the request takes, by the seller's configuration. A token that lists capabilities of the
+    /// service must list all of these, and allows nothing that takes none. `None`: nobody enforces capabilities here, as
+    /// the reference gateway doesn't.
+    pub capabilities: Option<&'a [&'a str]>,
+    /// What the service asks for such a request today; `None` where that isn't known. Bound tokens have a ceiling for it.
+    pub price: Option<Msat>,
 }
 
 /// What the caveats say of a request that they allow.
@@ -176,6 +231,27 @@ pub struct Judged {
     pub tier: Option<u8>,
     /// The first moment at which it is no longer good.
     pub valid_until: Option<Timestamp>,
+    /// Whether it has limits that only the ledger can judge: then it allows nothing until [`limits`] have been asked there.
+    pub is_limited: bool,
+}
+
+/// A limit on what may be used in a calendar month (UTC), counted over all tokens made from one purchase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit<'a> {
+    /// Which capability.
+    pub capability: &'a str,
+    /// How much of it.
+    pub most: Most,
+}
+
+/// The most that may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Most {
+    /// So much money drawn down.
+    Spent(Msat),
+    /// So many requests answered.
+    Requests(u64),
 }
 
 /// Why a token whose signature holds doesn't allow a request.
@@ -212,6 +288,31 @@ pub enum CaveatRefusal {
     /// A holder has restricted it to other addresses, or the client's is unknown.
     #[error("the token does not cover this client's address; use the token it was made from")]
     Client,
+    /// It lists capabilities, and the request takes another one.
+    #[error(
+        "the token may do what its `{service}_capabilities` list, and that is not {}; use one that may",
+        match missing { Some(name) => format!("`{name}`"), None => "this".to_owned() }
+    )]
+    Capability {
+        /// The service asked for.
+        service: ServiceName,
+        /// One that the request takes and the token doesn't list; `None` where the request takes none at all.
+        missing: Option<String>,
+    },
+    /// It is bound to one method and path, and the request has another.
+    #[error("the token is bound to another request; pay a challenge of this one")]
+    OtherRequest,
+    /// The request costs more than the token is bound to, or nobody knows how much.
+    #[error(
+        "the token is for requests of up to {ceiling}, and this one costs {}; pay its challenge",
+        match price { Some(price) => price.to_string(), None => "nobody knows how much".to_owned() }
+    )]
+    Ceiling {
+        /// The most that it is good for.
+        ceiling: Msat,
+        /// What the request costs.
+        price: Option<Msat>,
+    },
     /// A later condition tries to allow more than an earlier one.
     #[error("the token's second `{condition}` is wider than the one before; caveats can only narrow")]
     Widened {
@@ -276,6 +377,9 @@ impl CaveatRefusal {
             Self::Method { .. } => "token_other_method",
             Self::Path => "token_other_path",
             Self::Client => "token_other_client",
+            Self::Capability { .. } => "token_other_capability",
+            Self::OtherRequest => "token_other_request",
+            Self::Ceiling { .. } => "token_price_ceiling",
             Self::Widened { .. } => "caveat_widened",
             Self::Repeated { .. } => "caveat_repeated",
             Self::Unknown { .. } => "caveat_unknown",
@@ -285,10 +389,10 @@ impl CaveatRefusal {
 }
 
 /// Whether the caveats of a token allow a request. The token's signature must have been verified before.
-pub fn judge(macaroon: &crate::Macaroon, asked: &Asked<'_>) -> Result<Judged, CaveatRefusal> {
+pub fn judge(macaroon: &Macaroon, asked: &Asked<'_>) -> Result<Judged, CaveatRefusal> {
     let mut judged = Judged::default();
     let mut before = [None; TABLE.len()];
-    for caveat in macaroon.caveats() {
+    for (at, caveat) in macaroon.caveats().enumerate() {
         let Some((name, value)) = caveat.split_once('=') else {
             // The text may be anything, so an error doesn't repeat it.
             match caveat.starts_with(OURS) || asked.strict {
@@ -296,30 +400,69 @@ pub fn judge(macaroon: &crate::Macaroon, asked: &Asked<'_>) -> Result<Judged, Ca
                 false => continue,
             }
         };
-        let Some((index, row, service)) = find(name) else {
-            match name.starts_with(OURS) || asked.strict {
-                true => return Err(CaveatRefusal::Unknown { condition: shown(name) }),
-                false => continue,
+        let mut is_known = false;
+        for (index, row, subject) in find(name) {
+            let wider = match row.condition {
+                Condition::PerCapability(_) => {
+                    let Some(taken) = asked.capabilities else { continue };
+                    is_known = true;
+                    if !taken.contains(&subject) {
+                        continue;
+                    }
+                    // Any of several capabilities may have come before: it is looked for, instead of one place kept for each.
+                    earlier(macaroon.caveats().take(at), name)
+                }
+                Condition::PerService(_) if subject != asked.service.as_str() => {
+                    is_known = true;
+                    continue;
+                }
+                Condition::PerService(_) | Condition::Exactly(_) => {
+                    is_known = true;
+                    before[index].replace(value)
+                }
+            };
+            if !(row.reads)(value) {
+                return Err(CaveatRefusal::Malformed { condition: shown(name) });
             }
-        };
-        if service.is_some_and(|service| service != asked.service.as_str()) {
-            continue;
-        }
-        if !(row.reads)(value) {
-            return Err(CaveatRefusal::Malformed { condition: shown(name) });
-        }
-        if let Some(wider) = before[index].replace(value) {
-            match row.narrows {
-                None => return Err(CaveatRefusal::Repeated { condition: shown(name) }),
-                Some(narrows) if !narrows(wider, value) => {
+            match (wider, row.narrows) {
+                (Some(_), None) => return Err(CaveatRefusal::Repeated { condition: shown(name) }),
+                (Some(wider), Some(narrows)) if !narrows(wider, value) => {
                     return Err(CaveatRefusal::Widened { condition: shown(name) });
                 }
-                Some(_) => {}
+                _ => {}
             }
+            (row.holds)(value, asked, &mut judged)?;
         }
-        (row.holds)(value, asked, &mut judged)?;
+        if !is_known && (name.starts_with(OURS) || asked.strict) {
+            return Err(CaveatRefusal::Unknown { condition: shown(name) });
+        }
     }
     Ok(judged)
+}
+
+/// The limits that a token sets for a request and only a ledger can judge: all of them must be kept. Ask for a token that
+/// [`judge`] has allowed.
+pub fn limits<'a>(macaroon: &'a Macaroon, asked: &Asked<'a>) -> impl Iterator<Item = Limit<'a>> {
+    let taken = asked.capabilities.unwrap_or_default();
+    macaroon.caveats().filter_map(move |caveat| {
+        let (name, value) = caveat.split_once('=')?;
+        let value = crate::terms::decimal(value)?;
+        let (capability, most) = match name.strip_suffix(MONTHLY_VOLUME) {
+            // More than there is limits nothing.
+            Some(capability) => (capability, Most::Spent(Msat::from_sat(value).unwrap_or(Msat::MAX))),
+            None => (name.strip_suffix(MONTHLY_REQUESTS)?, Most::Requests(value)),
+        };
+        taken.contains(&capability).then_some(Limit { capability, most })
+    })
+}
+
+/// The last value of a condition among these caveats.
+fn earlier<'a>(caveats: impl Iterator<Item = &'a str>, name: &str) -> Option<&'a str> {
+    caveats
+        .filter_map(|held| held.split_once('='))
+        .filter(|(held, _)| *held == name)
+        .last()
+        .map(|(_, value)| value)
 }
 
 /// Whether a holder may append `caveat` to a token with the caveats `held` and get one that isn't dead.
@@ -329,7 +472,8 @@ pub(crate) fn check_added<'a>(held: impl Iterator<Item = &'a str>, caveat: &str)
     if caveat.chars().any(char::is_control) {
         return Err(CaveatError::NotACaveat);
     }
-    let Some((_, row, _)) = find(name) else {
+    // Where several rows have a name, they agree in all that is asked here.
+    let Some((_, row, _)) = find(name).next() else {
         return if name.starts_with(OURS) { Err(CaveatError::Unknown(shown(name))) } else { Ok(()) };
     };
     let Some(narrows) = row.narrows.filter(|_| row.added_by != AddedBy::Mint) else {
@@ -338,11 +482,8 @@ pub(crate) fn check_added<'a>(held: impl Iterator<Item = &'a str>, caveat: &str)
     if !(row.reads)(value) {
         return Err(CaveatError::Malformed { condition: shown(name), grammar: row.grammar });
     }
-    let before = held.filter_map(|held| held.split_once('=')).filter(|(held, _)| *held == name).last();
-    match before {
-        Some((_, wider)) if !(row.reads)(wider) || !narrows(wider, value) => {
-            Err(CaveatError::Widens(shown(name)))
-        }
+    match earlier(held, name) {
+        Some(wider) if !(row.reads)(wider) || !narrows(wider, value) => Err(CaveatError::Widens(shown(name))),
         _ => Ok(()),
     }
 }
@@ -350,14 +491,14 @@ pub(crate) fn check_added<'a>(held: impl Iterator<Item = &'a str>, caveat: &str)
 /// Our namespace.
 const OURS: &str = "farebox_";
 
-/// The row of a condition, and the service that it is about if it is about one.
-fn find(name: &str) -> Option<(usize, &'static Row, Option<&str>)> {
-    static ROWS: [Row; 9] = TABLE;
-    ROWS.iter().enumerate().find_map(|(index, row)| match row.condition {
-        Condition::Exactly(word) => (name == word).then_some((index, row, None)),
-        Condition::PerService(suffix) => {
-            let service = name.strip_suffix(suffix).filter(|service| ServiceName::allows(service))?;
-            Some((index, row, Some(service)))
+/// The rows that are about a condition, and the service or capability that it names.
+fn find(name: &str) -> impl Iterator<Item = (usize, &'static Row, &str)> {
+    static ROWS: [Row; TABLE.len()] = TABLE;
+    ROWS.iter().enumerate().filter_map(move |(index, row)| match row.condition {
+        Condition::Exactly(word) => (name == word).then_some((index, row, "")),
+        Condition::PerService(suffix) | Condition::PerCapability(suffix) => {
+            let subject = name.strip_suffix(suffix).filter(|subject| ServiceName::allows(subject))?;
+            Some((index, row, subject))
         }
     })
 }

@@ -2,7 +2,8 @@
 //!
 //! The forms: `Authorization: L402 <base64>[,<base64>…]:<hex>`, where the scheme may be `LSAT` and in any case, in one
 //! or several values, or folded with others into one; and, where no `Authorization` is ours, the headers `macaroon`, `token`
-//! and `grpc-metadata-macaroon` with the token in hexadecimal digits and the preimage as its caveat.
+//! and `grpc-metadata-macaroon` with the token in hexadecimal digits and the preimage as its caveat. A preimage is 64
+//! hexadecimal digits, or what some clients make of those: see [`read_preimage`].
 //!
 //! Accept exactly, refuse clearly: what isn't precisely such a form is [`Presented::Malformed`], with the reason. A credential
 //! that can be read counts even when another beside it can't: a refusal would help nobody, since the unreadable one opens
@@ -12,13 +13,14 @@ mod segments;
 
 use std::fmt;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{AUTHORIZATION, Entry},
 };
 use zeroize::Zeroizing;
 
-use crate::{CAVEATS_MAX, Macaroon, MacaroonError, Preimage, Scheme};
+use crate::{CAVEATS_MAX, Macaroon, MacaroonError, NotHex32, Preimage, Scheme};
 use segments::{Segment, segments};
 
 /// The most tokens that one request may present; it bounds the work before anything is verified.
@@ -105,7 +107,7 @@ impl Credential {
         }
         let body = std::str::from_utf8(body).map_err(|_| CredentialError::NotText)?;
         let (tokens, preimage) = body.rsplit_once(':').ok_or(CredentialError::PreimageMissing)?;
-        let preimage = Preimage::from_hex(preimage.trim_matches(OWS)).map_err(|_| match preimage {
+        let preimage = read_preimage(preimage.trim_matches(OWS)).map_err(|_| match preimage {
             "" => CredentialError::PreimageMissing,
             _ => CredentialError::PreimageMalformed,
         })?;
@@ -166,6 +168,19 @@ impl Presented {
         }
         reading.finish()
     }
+}
+
+/// Reads the preimage that follows a token: 64 hexadecimal digits, or 96.
+///
+/// lnd writes a preimage in hexadecimal digits even where its REST interface has base64 for all other bytes. Clients that
+/// take those 64 digits for base64 find 48 bytes in them, and send these in hexadecimal digits. Each such text stands for
+/// one preimage only, and who sends it has paid: refused, they would pay again and again.
+fn read_preimage(text: &str) -> Result<Preimage, NotHex32> {
+    Preimage::from_hex(text).or_else(|error| {
+        let mut taken = Zeroizing::new([0_u8; 48]);
+        hex::decode_to_slice(text, &mut *taken).map_err(|_| error)?;
+        Preimage::from_hex(&Zeroizing::new(STANDARD.encode(*taken)))
+    })
 }
 
 /// Whether a value of `Authorization` is a credential of ours, readable or not, and nothing beside it. Where it is the only

@@ -5,6 +5,7 @@
 
 mod amount;
 mod bolt11;
+mod bound;
 pub mod caveat;
 mod challenge;
 mod credential;
@@ -21,6 +22,7 @@ mod time;
 
 pub use amount::{AmountError, Msat};
 pub use bolt11::{Invoice, InvoiceError};
+pub use bound::{Bound, UnknownBound};
 pub use caveat::{Asked, CaveatError, CaveatRefusal, Judged};
 pub use challenge::{Challenge, OfferedChallenge, Scheme};
 pub use credential::{
@@ -32,7 +34,7 @@ pub use label::{DESCRIPTION_BYTES_MAX, Label, LabelKey};
 pub use macaroon::{CAVEATS_MAX, Forged, MACAROON_BYTES_MAX, Macaroon, MacaroonError};
 pub use network::{Network, UnknownNetwork};
 pub use preimage::{NotHex32, PaymentHash, Preimage};
-pub use service::{BadServiceName, ServiceName};
+pub use service::{BadCapabilityName, BadServiceName, CapabilityName, ServiceName};
 pub use terms::{Offer, Sale, SaleError, Terms, UnknownTerms};
 pub use time::Timestamp;
 

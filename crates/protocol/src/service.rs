@@ -1,4 +1,4 @@
-//! The name of a service: what `services=` in a token lists.
+//! The names that a token lists: of services (`services=`), and of what may be done with one (`<service>_capabilities=`).
 
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
@@ -16,6 +16,50 @@ pub struct ServiceName(Arc<str>);
     .0.escape_debug()
 )]
 pub struct BadServiceName(pub String);
+
+/// The name of a capability: something that may be done with a service. Made of what names of services are made of, since
+/// both begin conditions (`<capability>_valid_until=`).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CapabilityName(Arc<str>);
+
+/// A text that can't name a capability.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{}` cannot name a capability; use 1 to 64 of `A-Z a-z 0-9 . _ -`, beginning with a letter or digit and not with `farebox`",
+    .0.escape_debug()
+)]
+pub struct BadCapabilityName(pub String);
+
+impl CapabilityName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for CapabilityName {
+    type Err = BadCapabilityName;
+
+    fn from_str(text: &str) -> Result<Self, BadCapabilityName> {
+        if ServiceName::allows(text) {
+            Ok(Self(text.into()))
+        } else {
+            Err(BadCapabilityName(text.to_owned()))
+        }
+    }
+}
+
+impl fmt::Display for CapabilityName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for CapabilityName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CapabilityName({self})")
+    }
+}
 
 impl ServiceName {
     /// The longest name, in bytes.
@@ -96,6 +140,7 @@ mod tests {
             &"x".repeat(65),
         ] {
             assert!(name.parse::<ServiceName>().is_err(), "{name:?}");
+            assert!(name.parse::<CapabilityName>().is_err(), "{name:?}");
         }
     }
 }

@@ -4,9 +4,9 @@
 //! `v1` never change their meaning. Only the one canonical spelling is read (`parse(print(x)) == x`, any other text is
 //! refused), and an unknown version, offer or field is refused: what isn't understood isn't served.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, num::NonZeroU64, str::FromStr, time::Duration};
 
-use crate::{Msat, ServiceName, Timestamp};
+use crate::{Bound, CapabilityName, Msat, ServiceName, Timestamp, caveat::LIST_MAX};
 
 /// What one payment buys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,6 +15,20 @@ pub enum Offer {
     Forever,
     /// A pass for so many whole seconds, at least one.
     Duration(Duration),
+    /// So many requests, answered by the upstream.
+    Requests(NonZeroU64),
+    /// What was paid, to be drawn down by use: the balance is the price of the [`Terms`].
+    Credit,
+}
+
+impl Offer {
+    /// Whether use takes something from it: then a token proves what was bought, and only a ledger what is left.
+    pub const fn is_counted(&self) -> bool {
+        match self {
+            Self::Forever | Self::Duration(_) => false,
+            Self::Requests(_) | Self::Credit => true,
+        }
+    }
 }
 
 /// The terms of one sale.
@@ -35,8 +49,13 @@ pub struct Sale {
     pub tier: u8,
     /// On which terms.
     pub terms: Terms,
-    /// The first moment at which it is no longer good: for [`Offer::Duration`], and only for that.
+    /// The first moment at which it is no longer good: always for [`Offer::Duration`], never for [`Offer::Forever`], and
+    /// for what is counted where the seller sets one.
     pub valid_until: Option<Timestamp>,
+    /// What may be done with it; everything that the tier has, if nothing is said. An empty list allows nothing.
+    pub capabilities: Option<Vec<CapabilityName>>,
+    /// The one request it is for, where prices vary by request. Needed then, unless [`Offer::Credit`] is sold.
+    pub bound: Option<Bound>,
 }
 
 /// A text that isn't the canonical spelling of any terms.
@@ -64,44 +83,74 @@ pub enum SaleError {
         /// The end that doesn't fit.
         valid_until: Option<Timestamp>,
     },
+    /// More capabilities than anybody would read, or one of them twice.
+    #[error("{0} capabilities cannot be sold in one token; list up to {LIST_MAX}, none twice")]
+    Capabilities(usize),
 }
 
 impl Sale {
-    /// The caveats of the new token: `services`, `<service>_valid_until` where there is an end, `farebox_terms`.
+    /// The caveats of the new token: `services`, then where there are such `<service>_capabilities`,
+    /// `<service>_valid_until` and `farebox_bound`, and last `farebox_terms`.
     ///
     /// # Errors
     ///
     /// For a sale that no gateway would honour. It is the mint's error, and never a caveat silently left out.
     pub fn caveats(&self) -> Result<Vec<String>, SaleError> {
-        let Self { service, tier, terms, valid_until } = self;
-        if terms.price == Msat::ZERO || terms.price > Msat::MAX {
-            return Err(SaleError::Price(terms.price));
+        self.check()?;
+        let Self { service, tier, terms, valid_until, capabilities, bound } = self;
+        let capabilities = capabilities.as_ref().map(|capabilities| {
+            let names: Vec<&str> = capabilities.iter().map(CapabilityName::as_str).collect();
+            format!("{service}_capabilities={}", names.join(","))
+        });
+        let caveats = [
+            Some(format!("services={service}:{tier}")),
+            capabilities,
+            valid_until.map(|end| format!("{service}_valid_until={end}")),
+            bound.as_ref().map(|bound| format!("farebox_bound={bound}")),
+            Some(format!("farebox_terms={terms}")),
+        ];
+        Ok(caveats.into_iter().flatten().collect())
+    }
+
+    fn check(&self) -> Result<(), SaleError> {
+        let Self { service, tier: _, terms, valid_until, capabilities, bound: _ } = self;
+        let Terms { offer, price } = *terms;
+        if price == Msat::ZERO || price > Msat::MAX {
+            return Err(SaleError::Price(price));
         }
-        if let Offer::Duration(duration) = terms.offer
+        if let Offer::Duration(duration) = offer
             && (duration.as_secs() == 0 || duration.subsec_nanos() > 0)
         {
             return Err(SaleError::Duration(duration));
         }
-        let services = format!("services={service}:{tier}");
-        let signed = format!("farebox_terms={terms}");
-        match (terms.offer, valid_until) {
-            (Offer::Forever, None) => Ok(vec![services, signed]),
-            (Offer::Duration(_), Some(end)) => {
-                Ok(vec![services, format!("{service}_valid_until={end}"), signed])
-            }
-            (offer, _) => {
-                Err(SaleError::ValidUntil { service: service.clone(), offer, valid_until: *valid_until })
+        match (offer, valid_until) {
+            (Offer::Forever, None)
+            | (Offer::Duration(_), Some(_))
+            | (Offer::Requests(_) | Offer::Credit, _) => {}
+            (Offer::Forever, Some(_)) | (Offer::Duration(_), None) => {
+                let (service, valid_until) = (service.clone(), *valid_until);
+                return Err(SaleError::ValidUntil { service, offer, valid_until });
             }
         }
+        if let Some(listed) = capabilities {
+            let repeated = listed.iter().enumerate().any(|(at, name)| listed[..at].contains(name));
+            if repeated || listed.len() > LIST_MAX {
+                return Err(SaleError::Capabilities(listed.len()));
+            }
+        }
+        Ok(())
     }
 }
 
 impl fmt::Display for Offer {
-    /// `offer=forever` or `offer=duration;secs=3600`: the part of the terms that says what was bought.
+    /// `offer=forever`, `offer=duration;secs=3600`, `offer=requests;count=100` or `offer=credit;unit=msat`: the part of the
+    /// terms that says what was bought.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Forever => f.write_str("offer=forever"),
             Self::Duration(duration) => write!(f, "offer=duration;secs={}", duration.as_secs()),
+            Self::Requests(count) => write!(f, "offer=requests;count={count}"),
+            Self::Credit => f.write_str("offer=credit;unit=msat"),
         }
     }
 }
@@ -110,19 +159,23 @@ impl FromStr for Offer {
     type Err = UnknownTerms;
 
     fn from_str(text: &str) -> Result<Self, UnknownTerms> {
-        let unknown = || UnknownTerms(text.to_owned());
-        match text.strip_prefix("offer=duration;secs=") {
-            Some(secs) => {
-                decimal(secs).filter(|secs| *secs > 0).map(|secs| Self::Duration(Duration::from_secs(secs)))
-            }
-            None => (text == "offer=forever").then_some(Self::Forever),
-        }
-        .ok_or_else(unknown)
+        let read = || match text.strip_prefix("offer=")? {
+            "forever" => Some(Self::Forever),
+            "credit;unit=msat" => Some(Self::Credit),
+            counted => match counted.split_once('=')? {
+                ("duration;secs", secs) => decimal(secs)
+                    .filter(|secs| *secs > 0)
+                    .map(|secs| Self::Duration(Duration::from_secs(secs))),
+                ("requests;count", count) => decimal(count).and_then(NonZeroU64::new).map(Self::Requests),
+                _ => None,
+            },
+        };
+        read().ok_or_else(|| UnknownTerms(text.to_owned()))
     }
 }
 
 impl fmt::Display for Terms {
-    /// `v1;offer=forever;msat=10000` or `v1;offer=duration;secs=3600;msat=10000`.
+    /// `v1;offer=forever;msat=10000`, `v1;offer=requests;count=100;msat=10000`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "v1;{};msat={}", self.offer, self.price.get())
     }

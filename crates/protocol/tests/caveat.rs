@@ -4,11 +4,11 @@
 
 mod support;
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, num::NonZeroU64, time::Duration};
 
 use farebox_protocol::{
     Asked, CaveatError, Identifier, Macaroon, Msat, Offer, RootKey, Sale, Terms, Timestamp,
-    caveat::{AddedBy, TABLE, judge},
+    caveat::{AddedBy, Condition, Limit, Most, TABLE, judge, limits},
 };
 use serde::Deserialize;
 use support::vectors;
@@ -39,6 +39,8 @@ struct Request {
     client: Option<IpAddr>,
     now: u64,
     strict: bool,
+    capabilities: Option<Vec<String>>,
+    price: Option<u64>,
 }
 
 #[derive(Debug, PartialEq, Deserialize)]
@@ -46,6 +48,8 @@ struct Allowed {
     terms: Option<String>,
     tier: Option<u8>,
     valid_until: Option<u64>,
+    #[serde(default)]
+    is_limited: bool,
 }
 
 #[derive(Deserialize)]
@@ -54,8 +58,13 @@ struct Sold {
     service: String,
     tier: u8,
     secs: Option<u64>,
+    requests: Option<NonZeroU64>,
+    #[serde(default)]
+    credit: bool,
     msat: u64,
     valid_until: Option<u64>,
+    capabilities: Option<Vec<String>>,
+    bound: Option<String>,
     caveats: Option<Vec<String>>,
 }
 
@@ -76,7 +85,27 @@ impl Default for Request {
             client: Some([192, 0, 2, 1].into()),
             now: 1_699_990_000,
             strict: false,
+            capabilities: None,
+            price: Some(10_000),
         }
+    }
+}
+
+impl Request {
+    /// Hands it over as the caveats see it.
+    fn asked<T>(&self, then: impl FnOnce(&Asked<'_>) -> T) -> T {
+        let taken: Option<Vec<&str>> =
+            self.capabilities.as_ref().map(|all| all.iter().map(String::as_str).collect());
+        then(&Asked {
+            service: &self.service.parse().unwrap(),
+            method: &self.method.parse().unwrap(),
+            path: &self.path,
+            client: self.client,
+            now: Timestamp::from_secs(self.now),
+            strict: self.strict,
+            capabilities: taken.as_deref(),
+            price: self.price.map(Msat::new),
+        })
     }
 }
 
@@ -85,19 +114,12 @@ fn token(caveats: &[String]) -> Macaroon {
 }
 
 fn judged(caveats: &[String], request: &Request) -> Result<Allowed, String> {
-    let asked = Asked {
-        service: &request.service.parse().unwrap(),
-        method: &request.method.parse().unwrap(),
-        path: &request.path,
-        client: request.client,
-        now: Timestamp::from_secs(request.now),
-        strict: request.strict,
-    };
-    match judge(&token(caveats), &asked) {
+    match request.asked(|asked| judge(&token(caveats), asked)) {
         Ok(judged) => Ok(Allowed {
             terms: judged.terms.map(|terms| terms.to_string()),
             tier: judged.tier,
             valid_until: judged.valid_until.map(Timestamp::secs),
+            is_limited: judged.is_limited,
         }),
         Err(refusal) => Err(refusal.code().to_owned()),
     }
@@ -141,17 +163,28 @@ fn is_narrower(before: &Allowed, after: &Allowed) -> bool {
     (before.terms.is_none() || before.terms == after.terms)
         && before.tier.is_none_or(|before| after.tier.is_some_and(|after| after <= before))
         && before.valid_until.is_none_or(|before| after.valid_until.is_some_and(|after| after <= before))
+        && before.is_limited <= after.is_limited
 }
 
 #[test]
 fn a_sale_is_written_whole_or_not_at_all() {
     for row in all().sales {
-        let offer = row.secs.map_or(Offer::Forever, |secs| Offer::Duration(Duration::from_secs(secs)));
+        let offer = match (row.secs, row.requests, row.credit) {
+            (None, None, false) => Offer::Forever,
+            (Some(secs), None, false) => Offer::Duration(Duration::from_secs(secs)),
+            (None, Some(count), false) => Offer::Requests(count),
+            (None, None, true) => Offer::Credit,
+            _ => panic!("{}: one offer", row.why),
+        };
+        let capabilities =
+            row.capabilities.map(|names| names.iter().map(|name| name.parse().unwrap()).collect());
         let sale = Sale {
             service: row.service.parse().unwrap(),
             tier: row.tier,
             terms: Terms { offer, price: Msat::new(row.msat) },
             valid_until: row.valid_until.map(Timestamp::from_secs),
+            capabilities,
+            bound: row.bound.map(|bound| bound.parse().unwrap()),
         };
         assert_eq!(sale.caveats().ok(), row.caveats, "{}", row.why);
     }
@@ -164,6 +197,8 @@ fn a_part_of_a_second_is_not_sold() {
         tier: 0,
         terms: Terms { offer: Offer::Duration(Duration::from_millis(1500)), price: Msat::new(1) },
         valid_until: Some(Timestamp::from_secs(1)),
+        capabilities: None,
+        bound: None,
     };
     assert!(sale.caveats().is_err());
 }
@@ -172,7 +207,7 @@ fn a_part_of_a_second_is_not_sold() {
 fn what_was_sold_is_what_is_judged() {
     for row in all().sales {
         let Some(caveats) = row.caveats else { continue };
-        let request = Request { service: row.service, ..Request::default() };
+        let request = Request { service: row.service, price: Some(1), ..Request::default() };
         let allowed = judged(&caveats, &request).unwrap();
         assert_eq!((allowed.tier, allowed.valid_until), (Some(row.tier), row.valid_until), "{}", row.why);
         let terms: Terms = allowed.terms.unwrap().parse().unwrap();
@@ -196,6 +231,57 @@ fn a_holder_adds_only_what_leaves_the_token_alive() {
 }
 
 #[test]
+fn every_limit_of_what_the_request_takes_is_for_the_ledger() {
+    let caveats = [
+        "services=weather:0",
+        "read_monthly_requests=1000",
+        "read_monthly_volume_sats=21",
+        "write_monthly_requests=5",
+        "news_monthly_requests=1",
+        "read_monthly_requests=7",
+        "read_monthly_volume_sats=18446744073709551615",
+    ];
+    let macaroon = token(&caveats.map(str::to_owned));
+    let request = |taken: Option<&[&str]>| Request {
+        capabilities: taken.map(|taken| taken.iter().map(|name| (*name).to_owned()).collect()),
+        ..Request::default()
+    };
+    let limit = |capability, most| Limit { capability, most };
+    let found = request(Some(&["write", "read"])).asked(|asked| {
+        let found = limits(&macaroon, asked).map(|limit| format!("{limit:?}"));
+        found.collect::<Vec<_>>()
+    });
+    let want = [
+        limit("read", Most::Requests(1_000)),
+        limit("read", Most::Spent(Msat::new(21_000))),
+        limit("write", Most::Requests(5)),
+        limit("read", Most::Requests(7)),
+        limit("read", Most::Spent(Msat::MAX)),
+    ];
+    assert_eq!(found, want.map(|limit| format!("{limit:?}")));
+    for nothing in [None, Some(&[][..]), Some(&["admin"][..])] {
+        assert_eq!(request(nothing).asked(|asked| limits(&macaroon, asked).count()), 0, "{nothing:?}");
+    }
+}
+
+#[test]
+fn what_needs_the_store_sets_a_token_aside_and_nothing_else_does() {
+    for row in all().judged {
+        let Some(allowed) = row.allowed else { continue };
+        let taken = row.asked.capabilities.unwrap_or_default();
+        let is_limited = row.caveats.iter().filter_map(|caveat| caveat.split_once('=')).any(|(name, _)| {
+            TABLE.iter().filter(|row| row.needs_store).any(|row| match row.condition {
+                Condition::PerCapability(suffix) => {
+                    name.strip_suffix(suffix).is_some_and(|of| taken.iter().any(|taken| taken == of))
+                }
+                other => panic!("{other:?}"),
+            })
+        });
+        assert_eq!(allowed.is_limited, is_limited, "{}", row.why);
+    }
+}
+
+#[test]
 fn a_condition_of_the_mint_stands_once() {
     // Nothing in a token tells the mint's caveats from a holder's: what a holder could repeat, a holder could replace.
     for row in TABLE.iter().filter(|row| row.added_by == AddedBy::Mint) {
@@ -213,6 +299,8 @@ fn a_refusal_shows_a_strangers_text_escaped_and_short() {
         client: None,
         now: Timestamp::default(),
         strict: false,
+        capabilities: None,
+        price: None,
     };
     let text = judge(&token(&caveats), &asked).unwrap_err().to_string();
     assert!(text.len() < 200 && !text.contains(char::is_control), "{text}");

@@ -9,7 +9,7 @@ mod header;
 #[path = "../../../fuzz/laws/macaroon.rs"]
 mod macaroon;
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, num::NonZeroU64, path::Path, time::Duration};
 
 use farebox_protocol::{
     Identifier, Macaroon, MintSecret, Msat, Network, Offer, PaymentHash, RootKey, Terms, TokenId,
@@ -81,7 +81,9 @@ fn the_laws_hold_when_a_byte_of_a_seed_is_lost_or_changed() {
 fn offer() -> impl Strategy<Value = Offer> {
     prop_oneof![
         Just(Offer::Forever),
-        (1..u64::MAX).prop_map(|secs| Offer::Duration(Duration::from_secs(secs)))
+        (1..u64::MAX).prop_map(|secs| Offer::Duration(Duration::from_secs(secs))),
+        any::<NonZeroU64>().prop_map(Offer::Requests),
+        Just(Offer::Credit),
     ]
 }
 
@@ -108,10 +110,10 @@ proptest! {
 
     #[test]
     fn the_laws_hold_for_stories(
-        request in "/(v1|x|\\.\\.|%2e)?(/[a-z.%]{0,3})? [pus6]{0,2}",
-        minted in "a(weather|news):[0-9](,(weather|news):[0-3])?(&h(forever|duration;secs=5);msat=[0-9]{1,3})?",
+        request in "/(v1|x|\\.\\.|%2e)?(/[a-z.%]{0,3})? [pus6rwf]{0,4}",
+        minted in "a(weather|news):[0-9](,(weather|news):[0-3])?(&h(forever|duration;secs=5|requests;count=[0-9]|credit;unit=msat);msat=[0-9]{1,3})?",
         added in proptest::collection::vec(
-            "[a-l]((weather|news):[0-9]|[0-9]{1,4}|GET|POST|GET,POST|/v1|/v1/x|/|10\\.0\\.0\\.0/[0-9]{1,2}|forever;msat=5)",
+            "[a-p]((weather|news):[0-9]|[0-9]{1,4}|GET|POST|GET,POST|/v1|/v1/x|/|10\\.0\\.0\\.0/[0-9]{1,2}|forever;msat=5|read|read,write|(GET|POST);msat=[0-9];/v1)",
             0..6,
         ),
     ) {

@@ -301,6 +301,8 @@ fn buys(offer: &Offer) -> String {
     match offer {
         Offer::Forever => "for ever".to_owned(),
         Offer::Duration(span) => format!("for {}", roughly(*span)),
+        Offer::Requests(count) => format!("for {count} requests"),
+        Offer::Credit => "of credit".to_owned(),
     }
 }
 

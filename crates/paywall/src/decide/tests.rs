@@ -10,6 +10,10 @@ fn terms(offer: Offer) -> Terms {
     Terms { offer, price: Msat::new(10_000) }
 }
 
+fn ten_requests() -> Offer {
+    Offer::Requests(10.try_into().unwrap())
+}
+
 fn an_hour() -> Offer {
     Offer::Duration(Duration::from_secs(3_600))
 }
@@ -20,7 +24,13 @@ fn good() -> Candidate {
         key: Key::Live,
         preimage_holds: true,
         revoked: false,
-        caveats: Ok(Judged { terms: Some(terms(Offer::Forever)), tier: Some(0), valid_until: None }),
+        caveats: Ok(Judged {
+            terms: Some(terms(Offer::Forever)),
+            tier: Some(0),
+            valid_until: None,
+            is_limited: false,
+        }),
+        ledger: Ledger::Unasked,
     }
 }
 
@@ -50,25 +60,44 @@ const KEYS: [Key; 6] = [
     Key::SettledOnly(Vouched::Unreadable),
 ];
 
+const LEDGER: [Ledger; 6] =
+    [Ledger::Unasked, Ledger::Reserved, Ledger::InFlight, Ledger::Spent, Ledger::Limited, Ledger::Unreadable];
+
 /// Every token there can be, as far as the decision tells them apart.
 fn every_candidate() -> Vec<Candidate> {
-    let mut caveats = vec![Err(Code::TokenExpired), Err(Code::TokenOtherService), Err(Code::CaveatUnknown)];
-    for terms in [None, Some(terms(Offer::Forever)), Some(terms(an_hour()))] {
+    let mut caveats: Vec<(Result<Judged, Code>, &[Ledger])> =
+        [Code::TokenExpired, Code::TokenOtherService, Code::CaveatUnknown]
+            .map(|code| (Err(code), &LEDGER[..1]))
+            .into();
+    for (terms, is_limited) in [
+        (None, false),
+        (Some(terms(Offer::Forever)), false),
+        (Some(terms(an_hour())), false),
+        (Some(terms(ten_requests())), false),
+        (Some(terms(Offer::Credit)), false),
+        (Some(terms(an_hour())), true),
+    ] {
+        let counted = is_limited || terms.is_some_and(|terms| terms.offer.is_counted());
         for tier in [None, Some(0), Some(3)] {
             for end in [None, Some(999), Some(1_000), Some(1_001)] {
-                caveats.push(Ok(Judged { terms, tier, valid_until: end.map(Timestamp::from_secs) }));
+                let valid_until = end.map(Timestamp::from_secs);
+                let judged = Judged { terms, tier, valid_until, is_limited };
+                caveats.push((Ok(judged), if counted { &LEDGER } else { &LEDGER[..1] }));
             }
         }
     }
+    let caveats = caveats.iter().flat_map(|(caveats, all)| all.iter().map(|ledger| (*caveats, *ledger)));
+    let caveats: Vec<_> = caveats.collect();
     let mut all = Vec::new();
     for key in KEYS {
         for preimage_holds in [false, true] {
             for revoked in [false, true] {
-                all.extend(caveats.iter().map(|caveats| Candidate {
+                all.extend(caveats.iter().map(|(caveats, ledger)| Candidate {
                     key,
                     preimage_holds,
                     revoked,
                     caveats: *caveats,
+                    ledger: *ledger,
                 }));
             }
         }
@@ -82,8 +111,10 @@ fn has_paid(candidate: &Candidate, tier: u8) -> bool {
     let Some(terms) = bought.terms else { return false };
     let ours = matches!(candidate.key, Key::Live | Key::SettledOnly(Vouched::Yes));
     let ended = bought.valid_until.is_some_and(|end| end <= NOW);
-    let endless = terms.offer == Offer::Forever || bought.valid_until.is_some();
-    ours && candidate.preimage_holds
+    let endless = !matches!(terms.offer, Offer::Duration(_)) || bought.valid_until.is_some();
+    let uncounted = matches!(terms.offer, Offer::Forever | Offer::Duration(_)) && !bought.is_limited;
+    ours && (uncounted || candidate.ledger == Ledger::Reserved)
+        && candidate.preimage_holds
         && !candidate.revoked
         && bought.tier.is_some_and(|sold| sold >= tier)
         && !ended
@@ -93,7 +124,7 @@ fn has_paid(candidate: &Candidate, tier: u8) -> bool {
 #[test]
 fn access_is_granted_to_what_is_free_and_to_what_has_been_paid_and_to_nothing_else() {
     let all = every_candidate();
-    assert_eq!(all.len(), 6 * 2 * 2 * 39);
+    assert_eq!(all.len(), 6 * 2 * 2 * (39 + 3 * 12 * LEDGER.len()));
     let mut granted = 0;
     for candidate in &all {
         for tier in [0, 3, 4] {
@@ -106,8 +137,9 @@ fn access_is_granted_to_what_is_free_and_to_what_has_been_paid_and_to_nothing_el
             granted += usize::from(forwarded);
         }
     }
-    // Two keys; two tiers sold, of which one is enough for 3 and none for 4; forever in two ways, an hour in one.
-    assert_eq!(granted, 2 * (2 + 1) * 3);
+    // Two keys; two tiers sold, of which one is enough for 3 and none for 4; forever, requests and credit in two ways, an
+    // hour in one, whether limited or not. Each of what is counted only where the ledger has reserved.
+    assert_eq!(granted, 2 * (2 + 1) * (3 * 2 + 2));
     for presented in [Presented::Nothing, Presented::Malformed(Code::TokenMalformed), Presented::Tokens(&[])]
     {
         assert_eq!(decided(Gate::Free, presented, 0), Decision::Forward(Grant::Free));
@@ -120,9 +152,47 @@ fn the_store_is_asked_only_when_everything_else_holds() {
     for candidate in every_candidate() {
         let decision = decided(Gate::Priced, Presented::Tokens(&[candidate]), 0);
         let asked = decision == Decision::Consult(0);
-        let vouched = Candidate { key: Key::SettledOnly(Vouched::Yes), ..candidate };
+        let vouched =
+            Candidate { key: Key::SettledOnly(Vouched::Yes), ledger: Ledger::Reserved, ..candidate };
         let open = candidate.key == Key::SettledOnly(Vouched::Unasked) && has_paid(&vouched, 0);
         assert_eq!(asked, open, "{candidate:?}");
+    }
+}
+
+#[test]
+fn what_is_used_up_by_use_is_reserved_before_it_is_forwarded() {
+    let limited = |token: &mut Judged| token.is_limited = true;
+    for counted in [
+        judged(|token| token.terms = Some(terms(ten_requests()))),
+        judged(|token| token.terms = Some(terms(Offer::Credit))),
+        judged(limited),
+    ] {
+        let after = |ledger| Candidate { ledger, ..counted };
+        check(&[counted], expect!["Reserve(0)"]);
+        check(&[after(Ledger::Reserved)], expect!["Forward(Paid(0))"]);
+        check(&[after(Ledger::InFlight)], expect!["Wait(UnitsInFlight)"]);
+        check(&[after(Ledger::Spent)], expect!["Challenge(UnitsSpent)"]);
+        check(&[after(Ledger::Limited)], expect!["Challenge(LimitReached)"]);
+        check(&[after(Ledger::Unreadable)], expect!["Unavailable(LedgerUnavailable)"]);
+        // A pass costs nothing more, and a token that is used up leaves the next one to be tried.
+        check(&[counted, good()], expect!["Forward(Paid(1))"]);
+        check(&[after(Ledger::Spent), counted], expect!["Reserve(1)"]);
+        check(&[after(Ledger::Spent), after(Ledger::InFlight)], expect!["Wait(UnitsInFlight)"]);
+        check(&[after(Ledger::InFlight), after(Ledger::Unreadable)], expect!["Wait(UnitsInFlight)"]);
+    }
+}
+
+#[test]
+fn nothing_is_reserved_on_a_token_that_something_else_forbids() {
+    for candidate in every_candidate() {
+        for tier in [0, 3, 4] {
+            let decision = decided(Gate::Priced, Presented::Tokens(&[candidate]), tier);
+            let reserved = Candidate { ledger: Ledger::Reserved, ..candidate };
+            let open = candidate.ledger == Ledger::Unasked
+                && !has_paid(&candidate, tier)
+                && has_paid(&reserved, tier);
+            assert_eq!(decision == Decision::Reserve(0), open, "{candidate:?}");
+        }
     }
 }
 
@@ -200,15 +270,19 @@ proptest! {
     }
 
     #[test]
-    fn consulting_ends(candidates in candidates(), answers in proptest::collection::vec(0_usize..3, 8)) {
+    fn consulting_ends(candidates in candidates(), answers in proptest::collection::vec(0_usize..60, 16)) {
         let mut candidates = candidates;
         for answer in answers.iter().chain([&0]) {
-            let decision = decided(Gate::Priced, Presented::Tokens(&candidates), 0);
-            let Decision::Consult(index) = decision else { return Ok(()) };
-            let answer = [Vouched::Yes, Vouched::No, Vouched::Unreadable][*answer];
-            candidates[index].key = Key::SettledOnly(answer);
+            match decided(Gate::Priced, Presented::Tokens(&candidates), 0) {
+                Decision::Consult(index) => {
+                    let answer = [Vouched::Yes, Vouched::No, Vouched::Unreadable][answer % 3];
+                    candidates[index].key = Key::SettledOnly(answer);
+                }
+                Decision::Reserve(index) => candidates[index].ledger = LEDGER[1 + answer % 5],
+                _ => return Ok(()),
+            }
         }
-        prop_assert!(false, "still asking after as many rounds as there are tokens");
+        prop_assert!(false, "still asking after two rounds for each token");
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     Code, Request, Service,
-    decide::{Candidate, Facts, Gate, Key, Presented, Vouched},
+    decide::{Candidate, Facts, Gate, Key, Ledger, Presented, Vouched},
     forward::Names,
     keyring::KeyState,
     store::Sold,
@@ -135,6 +135,8 @@ impl Paywall {
             client: Some(request.client),
             now,
             strict: self.config.strict_caveats,
+            capabilities: Some(&[]),
+            price: Some(request.service.price),
         };
         let judged = judge(macaroon, &asked);
         let candidate = Candidate {
@@ -142,6 +144,7 @@ impl Paywall {
             preimage_holds,
             revoked: self.revoked.contains(|| identifier.hash()),
             caveats: judged.as_ref().copied().map_err(Code::from),
+            ledger: Ledger::Unasked,
         };
         (candidate, Token { identifier, withdrawn, judged: judged.ok() })
     }

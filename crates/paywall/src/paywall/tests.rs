@@ -176,6 +176,40 @@ async fn the_terms_in_the_token_decide_whatever_is_sold_today() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_has_to_be_counted_is_sold_as_such_and_not_served_until_somebody_counts() {
+    let mut shop = Shop::open().await;
+    for (offer, terms) in [
+        (Offer::Requests(100.try_into().unwrap()), "v1;offer=requests;count=100;msat=10000"),
+        (Offer::Credit, "v1;offer=credit;unit=msat;msat=10000"),
+    ] {
+        shop.service.offer = offer;
+        assert!(shop.service.validate().is_err(), "a configuration can't sell it yet");
+        let (macaroon, preimage) = shop.buy().await;
+        assert!(macaroon.caveats().any(|caveat| caveat == format!("farebox_terms={terms}")));
+        assert!(!macaroon.caveats().any(|caveat| caveat.contains("valid_until")));
+        let refused = shop.get(&credential(&macaroon, &preimage)).await;
+        check(&refused, Code::LedgerUnavailable);
+        let answer = answer(refused);
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(answer.retry_after.is_some() && !answer.headers.contains_key(header::WWW_AUTHENTICATE));
+        let limited = macaroon.attenuate("farebox_method=GET").unwrap();
+        check(&shop.get(&credential(&limited, &preimage)).await, Code::LedgerUnavailable);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_of_capabilities_opens_nothing_that_nobody_has_named() {
+    let shop = Shop::open().await;
+    let (macaroon, preimage) = shop.buy().await;
+    for listed in ["read", ""] {
+        let listed = macaroon.attenuate(&format!("weather_capabilities={listed}")).unwrap();
+        check(&shop.get(&credential(&listed, &preimage)).await, Code::TokenOtherCapability);
+    }
+    let other = macaroon.attenuate("news_capabilities=read").unwrap();
+    check(&shop.get(&credential(&other, &preimage)).await, Code::Pass);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pass_lasts_at_least_as_long_as_was_sold_even_when_paid_at_the_last_moment() {
     let mut shop = Shop::open().await;
     shop.service.offer = hour();

@@ -56,16 +56,21 @@ pub(super) fn render(refusal: &Refusal<'_>, status: StatusCode, headers: &mut He
 }
 
 fn challenge(service: &str, minted: &Minted) -> String {
-    let time = match minted.terms.offer {
-        Offer::Forever => "without end".to_owned(),
-        Offer::Duration(time) => format!("for {}", spoken(time)),
+    let (before, after) = match minted.terms.offer {
+        Offer::Forever => ("access to".to_owned(), "without end".to_owned()),
+        Offer::Duration(time) => ("access to".to_owned(), format!("for {}", spoken(time))),
+        Offer::Requests(count) if count.get() == 1 => {
+            ("1 request to".to_owned(), "whenever you like".to_owned())
+        }
+        Offer::Requests(count) => (format!("{count} requests to"), "whenever you like".to_owned()),
+        Offer::Credit => ("as much credit at".to_owned(), "to be drawn down by use".to_owned()),
     };
     let invoice = escape(minted.challenge.invoice.as_str());
     let token = escape(&minted.challenge.macaroon.to_base64());
     let mut text = String::new();
     write!(
         text,
-        "<p><strong>{}</strong> buys access to <strong>{}</strong> {time}.</p>\n\
+        "<p><strong>{}</strong> buys {before} <strong>{}</strong> {after}.</p>\n\
          <p><a class=\"pay\" href=\"lightning:{invoice}\">Pay with a Lightning wallet</a></p>\n\
          <p>Or copy the invoice:</p>\n<textarea readonly rows=\"6\">{invoice}</textarea>\n\
          <p>Your wallet shows a <em>preimage</em> when it has paid. Send it with this header:</p>\n\

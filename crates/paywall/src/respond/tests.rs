@@ -189,12 +189,20 @@ fn every_code_has_its_status_in_both_worlds() {
         402 13 token_other_method
         402 13 token_other_path
         402 13 token_other_client
+        402 13 token_other_capability
+        402 13 token_other_request
+        402 13 token_price_ceiling
         402 13 caveat_widened
         402 13 caveat_repeated
         402 13 caveat_unknown
         402 13 caveat_malformed
         402 13 terms_missing
         402 13 secret_withdrawn
+        402 13 units_spent
+        402 13 limit_reached
+        429 8 units_in_flight
+        503 14 ledger_unavailable
+        400 3 offer_unknown
         401 13 preimage_wrong
         429 8 client_mint_limit
         429 8 total_mint_limit

@@ -84,6 +84,7 @@ pub(super) mod services {
     }
 }
 
+/// Capabilities: the list of a service's, and what is said of a single one.
 pub(super) mod capabilities {
     use super::{Asked, CaveatRefusal, Judged, is_list, is_subset};
 
@@ -95,9 +96,72 @@ pub(super) mod capabilities {
         now.is_empty() || is_subset(before, now)
     }
 
-    /// No request of farebox's asks for a capability: like aperture, the list is kept consistent and grants nothing.
-    pub(in super::super) fn holds(_: &str, _: &Asked<'_>, _: &mut Judged) -> Result<(), CaveatRefusal> {
+    /// Every one that the request takes must be listed, and a request that takes none that anybody has named is no listed one.
+    pub(in super::super) fn holds(
+        value: &str,
+        asked: &Asked<'_>,
+        _: &mut Judged,
+    ) -> Result<(), CaveatRefusal> {
+        let Some(taken) = asked.capabilities else { return Ok(()) };
+        let is_listed = |name: &&&str| value.split(',').any(|listed| listed == **name);
+        match taken.iter().find(|name| !is_listed(name)) {
+            None if !taken.is_empty() => Ok(()),
+            missing => {
+                let missing = missing.map(|name| (*name).to_owned());
+                Err(CaveatRefusal::Capability { service: asked.service.clone(), missing })
+            }
+        }
+    }
+}
+
+/// So much in a month. What has been used stands in the ledger, so the token is set aside until that has been asked.
+pub(super) mod monthly {
+    use super::{Asked, CaveatRefusal, Judged};
+    use crate::terms::decimal;
+
+    pub(in super::super) fn reads(value: &str) -> bool {
+        decimal(value).is_some()
+    }
+
+    pub(in super::super) fn narrows(before: &str, now: &str) -> bool {
+        matches!((decimal(before), decimal(now)), (Some(before), Some(now)) if now <= before)
+    }
+
+    pub(in super::super) fn holds(_: &str, _: &Asked<'_>, judged: &mut Judged) -> Result<(), CaveatRefusal> {
+        judged.is_limited = true;
         Ok(())
+    }
+}
+
+pub(super) mod bound {
+    use super::{Asked, CaveatRefusal, Judged};
+    use crate::bound::Parts;
+
+    pub(in super::super) fn reads(value: &str) -> bool {
+        Parts::read(value).is_some()
+    }
+
+    pub(in super::super) fn narrows(before: &str, now: &str) -> bool {
+        matches!((Parts::read(before), Parts::read(now)), (Some(before), Some(now))
+            if now.method == before.method && now.path == before.path && now.ceiling <= before.ceiling)
+    }
+
+    /// A price that isn't known is one that could be too high.
+    pub(in super::super) fn holds(
+        value: &str,
+        asked: &Asked<'_>,
+        _: &mut Judged,
+    ) -> Result<(), CaveatRefusal> {
+        let Some(Parts { method, ceiling, path }) = Parts::read(value) else {
+            return Err(CaveatRefusal::OtherRequest);
+        };
+        if method != asked.method.as_str() || path != asked.path {
+            return Err(CaveatRefusal::OtherRequest);
+        }
+        match asked.price {
+            Some(price) if price <= ceiling => Ok(()),
+            price => Err(CaveatRefusal::Ceiling { ceiling, price }),
+        }
     }
 }
 
@@ -153,7 +217,11 @@ pub(super) mod method {
     use super::{Asked, CaveatRefusal, Judged, is_list, is_subset};
 
     pub(in super::super) fn reads(value: &str) -> bool {
-        is_list(value, |item| !item.is_empty() && item.bytes().all(|b| b.is_ascii_uppercase() || b == b'-'))
+        is_list(value, is_method)
+    }
+
+    pub(crate) fn is_method(text: &str) -> bool {
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-')
     }
 
     pub(in super::super) fn narrows(before: &str, now: &str) -> bool {
@@ -177,7 +245,7 @@ pub(super) mod path {
 
     /// A path as a request could have it after normalisation. Where this and the gateway's own normal form differ, the
     /// caveat matches nothing: a narrower token, never a wider one.
-    pub(in super::super) fn reads(value: &str) -> bool {
+    pub(crate) fn reads(value: &str) -> bool {
         is_normal(value)
             && value.bytes().all(|b| b.is_ascii_graphic() && !b"\"#<>?[\\]^`{|}".contains(&b))
             && value.split('%').skip(1).all(is_needed_escape)

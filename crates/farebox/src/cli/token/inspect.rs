@@ -3,7 +3,7 @@
 use std::{fmt, process::ExitCode};
 
 use farebox_lightning::clock::{Clock as _, SystemClock};
-use farebox_protocol::{Macaroon, Offer, Terms, Timestamp};
+use farebox_protocol::{Bound, Macaroon, Offer, Terms, Timestamp};
 use serde::Serialize;
 
 use super::{Given, text_of};
@@ -128,12 +128,29 @@ fn meaning(name: &str, value: &str, now: Timestamp) -> String {
             Ok(Terms { offer: Offer::Duration(span), price }) => {
                 format!("was sold for {price}, for {}", roughly(span))
             }
+            Ok(Terms { offer: Offer::Requests(count), price }) => {
+                format!(
+                    "was sold for {price}, for {count} requests; how many are left only the gateway knows"
+                )
+            }
+            Ok(Terms { offer: Offer::Credit, price }) => {
+                format!("was sold as a credit of {price}; how much is left only the gateway knows")
+            }
             Err(_) => {
                 "terms of sale that this version cannot read: a gateway of this version refuses it".to_owned()
             }
         },
         "farebox_method" => format!("only for {}", value.replace(',', ", ")),
         "farebox_path" => format!("only at `{value}` and below"),
+        "farebox_bound" => match value.parse::<Bound>() {
+            Ok(bound) => {
+                format!("only for {} {}, of up to {} each", bound.method(), bound.path(), bound.ceiling())
+            }
+            Err(_) => {
+                "bound to something that this version cannot read: a gateway of this version refuses it"
+                    .to_owned()
+            }
+        },
         "farebox_client" => format!("only from {}", value.replace(',', ", ")),
         "preimage" => "carries the proof of payment along".to_owned(),
         _ => match (end_of(&format!("{name}={value}")), name.strip_suffix("_valid_until")) {
