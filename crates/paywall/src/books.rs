@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     sales::Tally,
     seen::Seen,
-    store::{Booked, Presentation, Store, StoreError},
+    store::{Arrival, Booked, Presentation, Store, StoreError},
     trouble::{Backoff, Trouble},
 };
 
@@ -223,7 +223,9 @@ impl Books {
     }
 
     async fn settle(&self, node: &str, group: Vec<Settlement>) -> Result<(), Interrupted> {
-        let booked = self.bounded(self.store.settle(node, group)).await?;
+        let to = group.iter().map(|settlement| settlement.cursor).max().unwrap_or_default();
+        let arrivals = group.into_iter().map(Arrival::from).collect();
+        let booked = self.bounded(self.store.settle(node, arrivals, to)).await?;
         let Booked { new, arrived, conflicting, sales, .. } = booked;
         self.counts.settled.fetch_add(new as u64, Ordering::Relaxed);
         self.counts.settled_msat.fetch_add(arrived.get(), Ordering::Relaxed);

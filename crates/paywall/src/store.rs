@@ -10,7 +10,7 @@ use std::{collections::HashSet, path::PathBuf};
 
 use farebox_lightning::{Cursor, Settlement};
 use farebox_protocol::{
-    Fingerprint, IdentifierHash, Msat, Offer, PaymentHash, ServiceName, Terms, Timestamp, TokenId,
+    Fingerprint, IdentifierHash, Label, Msat, Offer, PaymentHash, ServiceName, Terms, Timestamp, TokenId,
 };
 use futures_util::future::BoxFuture;
 
@@ -48,6 +48,15 @@ pub struct Sold {
     pub valid_until: Option<Timestamp>,
 }
 
+/// Money that has arrived, to be booked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// What the node says of it. Its description is not kept.
+    pub settlement: Settlement,
+    /// What its invoice says was sold, where that has a label of ours.
+    pub claimed: Option<Label>,
+}
+
 /// One row of the books.
 ///
 /// The law: once `sold` is known and something has arrived, `paid + shortfall = price + surplus`, and one of shortfall
@@ -58,6 +67,9 @@ pub struct Purchase {
     pub hash: PaymentHash,
     /// What was sold; `None` until a token for this payment is presented (the row is *unattributed*).
     pub sold: Option<Sold>,
+    /// What the invoice that was paid says was sold: all that is known of the sale until its token is presented. Whoever may
+    /// make invoices on the same node can have copied it from one of ours, so where they differ, `sold` is right.
+    pub claimed: Option<Label>,
     /// When the token was first presented.
     pub presented_at: Option<Timestamp>,
     /// All that has arrived.
@@ -100,6 +112,8 @@ pub struct Sale {
     pub paid: Msat,
     /// How much of that is beyond the price.
     pub surplus: Msat,
+    /// Whether the paid invoice says that something else was sold than the token does.
+    pub is_contradicted: bool,
 }
 
 /// A token to revoke.
@@ -150,8 +164,14 @@ pub trait Store: Send + Sync {
     /// How far this node's settlements are on the books.
     fn cursor(&self, node: &str) -> BoxFuture<'_, Result<Cursor, StoreError>>;
 
-    /// Books settlements of one node, in order, and moves its cursor: both or neither. Each is booked once.
-    fn settle(&self, node: &str, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<Booked, StoreError>>;
+    /// Books what has arrived at one node, in order, and moves its cursor to `to`, though never back: both or neither. Each
+    /// is booked once. What lies before `to` and isn't among the arrivals is nobody's business here.
+    fn settle(
+        &self,
+        node: &str,
+        arrivals: Vec<Arrival>,
+        to: Cursor,
+    ) -> BoxFuture<'_, Result<Booked, StoreError>>;
 
     /// Books first presentations, and says what was sold by payments that had come before them. The first terms stay: the
     /// same payment never buys two things.
@@ -230,7 +250,19 @@ pub enum StoreError {
     Failed(String),
 }
 
+impl From<Settlement> for Arrival {
+    /// Of which nothing is claimed.
+    fn from(settlement: Settlement) -> Self {
+        Self { settlement, claimed: None }
+    }
+}
+
 impl Purchase {
+    /// Whether the paid invoice says that something else was sold than the token does.
+    pub fn is_contradicted(&self) -> bool {
+        matches!((&self.claimed, &self.sold), (Some(claimed), Some(sold)) if !sold.is_as_claimed(claimed))
+    }
+
     /// Whether a payment has arrived.
     pub fn is_settled(&self) -> bool {
         self.payments > 0
@@ -251,6 +283,12 @@ impl Purchase {
 }
 
 impl Sold {
+    /// Whether this is what the invoice says was sold.
+    pub fn is_as_claimed(&self, claimed: &Label) -> bool {
+        let Label { service, offer, price } = claimed;
+        (&self.service, &self.terms.offer, &self.terms.price) == (service, offer, price)
+    }
+
     /// The offer that was sold.
     pub fn offer(&self) -> &Offer {
         &self.terms.offer

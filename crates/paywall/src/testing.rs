@@ -31,8 +31,8 @@ use tokio::sync::Notify;
 use crate::{
     Admission, Answer, Continuity, Keyring, Paywall, PaywallConfig, Request, Service,
     store::{
-        Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Revoked, Sale, Store, StoreError,
-        sqlite::SqliteStore,
+        Arrival, Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Revoked, Sale, Store,
+        StoreError, sqlite::SqliteStore,
     },
 };
 
@@ -252,9 +252,14 @@ impl Store for Flaky {
         self.through(move |store| store.cursor(&node))
     }
 
-    fn settle(&self, node: &str, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<Booked, StoreError>> {
+    fn settle(
+        &self,
+        node: &str,
+        arrivals: Vec<Arrival>,
+        to: Cursor,
+    ) -> BoxFuture<'_, Result<Booked, StoreError>> {
         let node = node.to_owned();
-        self.through(move |store| store.settle(&node, settlements))
+        self.through(move |store| store.settle(&node, arrivals, to))
     }
 
     fn present(&self, presentations: Vec<Presentation>) -> BoxFuture<'_, Result<Vec<Sale>, StoreError>> {

@@ -310,6 +310,7 @@ fn on_the_books(sold: Option<Sold>, paid: u64, settled_at: Option<u64>) -> Purch
         hash: PaymentHash::from_bytes([3; 32]),
         presented_at: sold.as_ref().map(|_| Timestamp::from_secs(9_050)),
         sold,
+        claimed: None,
         paid: Msat::new(paid),
         payments: settled_at.map_or(0, |_| 1),
         settled_at: settled_at.map(Timestamp::from_secs),

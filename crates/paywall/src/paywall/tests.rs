@@ -526,14 +526,14 @@ async fn a_node_that_lost_its_history_is_noticed() {
     shop.node.tell(hash(1), 5, 3);
     running(&shop.paywall, until(async || (shop.paywall.health().payments_booked == 1).then_some(()))).await;
     // Its numbers begin again, and the books already know what number 3 was.
-    let told = vec![farebox_lightning::Settlement {
+    let told = farebox_lightning::Settlement {
         cursor: Cursor(3),
         hash: hash(2),
         amount: Msat::new(5),
         at: START,
         description: None,
-    }];
-    assert_eq!(shop.store.settle("02aa", told).await.unwrap().conflicting, 1);
+    };
+    assert_eq!(shop.store.settle("02aa", vec![told.into()], Cursor(3)).await.unwrap().conflicting, 1);
 }
 
 fn entry(secret: MintSecret, state: KeyState) -> Entry {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use farebox_lightning::{Cursor, Settlement};
 use farebox_protocol::{
-    IdentifierHash, MintSecret, Msat, Offer, PaymentHash, ServiceName, Terms, Timestamp, TokenId,
+    IdentifierHash, Label, MintSecret, Msat, Offer, PaymentHash, ServiceName, Terms, Timestamp, TokenId,
 };
 
 use super::{
-    Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Sale, Sold, Store, StoreError,
+    Arrival, Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Sale, Sold, Store,
+    StoreError,
 };
 use crate::Continuity;
 
@@ -36,6 +37,10 @@ where
     an_absurd_end_spoils_no_batch(&*fresh().await).await;
     a_batch_is_booked_whole_or_not_at_all(&*fresh().await).await;
     every_interleaving_keeps_the_law(&fresh).await;
+    a_claim_is_on_the_row_before_its_token_and_gives_way_to_it(&*fresh().await, &*fresh().await).await;
+    a_claim_that_the_token_contradicts_is_noticed(&*fresh().await, &*fresh().await).await;
+    the_first_claim_stays(&*fresh().await).await;
+    a_cursor_moves_past_what_is_not_booked(&*fresh().await).await;
     rows_come_in_pages_newest_first(&*fresh().await).await;
     a_revocation_is_read_from_a_cursor(&*fresh().await).await;
     secrets_belong_to_their_store(&*fresh().await).await;
@@ -71,7 +76,28 @@ fn presentation(number: u8, msat: u64) -> Presentation {
 }
 
 async fn settle(store: &dyn Store, settlements: Vec<Settlement>) -> Booked {
-    store.settle(NODE, settlements).await.expect("settles")
+    try_settle(store, NODE, settlements).await.expect("settles")
+}
+
+async fn try_settle(
+    store: &dyn Store,
+    node: &str,
+    settlements: Vec<Settlement>,
+) -> Result<Booked, StoreError> {
+    let to = settlements.iter().map(|settlement| settlement.cursor).max().unwrap_or_default();
+    store.settle(node, settlements.into_iter().map(Arrival::from).collect(), to).await
+}
+
+/// What an invoice says when it goes with [`sold`].
+fn label(msat: u64) -> Label {
+    let sold = sold(1, msat);
+    Label { service: sold.service, offer: sold.terms.offer, price: sold.terms.price }
+}
+
+async fn settle_claimed(store: &dyn Store, settlement: Settlement, claimed: Label) -> Booked {
+    let to = settlement.cursor;
+    let arrival = Arrival { settlement, claimed: Some(claimed) };
+    store.settle(NODE, vec![arrival], to).await.expect("settles")
 }
 
 async fn present(store: &dyn Store, number: u8) -> Vec<Sale> {
@@ -80,7 +106,7 @@ async fn present(store: &dyn Store, number: u8) -> Vec<Sale> {
 
 fn sale(is_first: bool, paid: u64, surplus: u64) -> Sale {
     let service = sold(1, 1).service;
-    Sale { service, is_first, paid: Msat::new(paid), surplus: Msat::new(surplus) }
+    Sale { service, is_first, paid: Msat::new(paid), surplus: Msat::new(surplus), is_contradicted: false }
 }
 
 async fn row(store: &dyn Store, number: u8) -> Purchase {
@@ -106,6 +132,7 @@ async fn a_payment_and_its_presentation_meet_in_either_order(
     let want = Purchase {
         hash: hash(1),
         sold: Some(sold(1, 10_000)),
+        claimed: None,
         presented_at: Some(Timestamp::from_secs(2_000)),
         paid: Msat::new(10_000),
         payments: 1,
@@ -175,7 +202,7 @@ async fn nodes_have_cursors_of_their_own(store: &dyn Store) {
     assert_eq!(store.cursor(NODE).await.expect("reads"), Cursor(0));
     settle(store, vec![settlement(5, 1, 10)]).await;
     assert_eq!(store.cursor("03bb").await.expect("reads"), Cursor(0));
-    let booked = store.settle("03bb", vec![settlement(5, 1, 10)]).await.expect("settles");
+    let booked = try_settle(store, "03bb", vec![settlement(5, 1, 10)]).await.expect("settles");
     assert_eq!(booked.new, 1, "another node's payment is another payment");
     assert_eq!(row(store, 1).await.payments, 2);
     settle(store, vec![settlement(4, 2, 10)]).await;
@@ -209,12 +236,71 @@ async fn an_absurd_end_spoils_no_batch(store: &dyn Store) {
 
 async fn a_batch_is_booked_whole_or_not_at_all(store: &dyn Store) {
     let spoilt = vec![settlement(1, 1, 10), settlement(2, 2, u64::MAX)];
-    let refused = store.settle(NODE, spoilt).await;
+    let refused = try_settle(store, NODE, spoilt).await;
     assert!(matches!(refused, Err(StoreError::OutOfRange(_))), "{refused:?}");
     assert_eq!(store.purchase(hash(1)).await.expect("reads"), None);
     assert_eq!(store.cursor(NODE).await.expect("reads"), Cursor(0));
     settle(store, vec![settlement(1, 1, 10)]).await;
     assert_eq!(row(store, 1).await.paid, Msat::new(10), "an error spoils nothing that comes after it");
+}
+
+async fn a_claim_is_on_the_row_before_its_token_and_gives_way_to_it(
+    paid_first: &dyn Store,
+    shown_first: &dyn Store,
+) {
+    let booked = settle_claimed(paid_first, settlement(1, 1, 10_000), label(10_000)).await;
+    assert_eq!((booked.new, booked.sales), (1, vec![]), "a claim is no sale yet");
+    let claimed = row(paid_first, 1).await;
+    assert_eq!((claimed.sold, claimed.claimed), (None, Some(label(10_000))));
+    assert_eq!(
+        (claimed.surplus, claimed.shortfall),
+        (Msat::ZERO, Msat::ZERO),
+        "what is too much, the terms say"
+    );
+    assert_eq!(present(paid_first, 1).await, [sale(true, 10_000, 0)]);
+
+    present(shown_first, 1).await;
+    let booked = settle_claimed(shown_first, settlement(1, 1, 10_000), label(10_000)).await;
+    assert_eq!(booked.sales, [sale(true, 10_000, 0)]);
+    assert_eq!(row(paid_first, 1).await, row(shown_first, 1).await);
+    assert!(!row(paid_first, 1).await.is_contradicted());
+}
+
+async fn a_claim_that_the_token_contradicts_is_noticed(paid_first: &dyn Store, shown_first: &dyn Store) {
+    let contradicted = Sale { is_contradicted: true, ..sale(true, 10_000, 0) };
+    settle_claimed(paid_first, settlement(1, 1, 10_000), label(9_000)).await;
+    assert_eq!(present(paid_first, 1).await, [contradicted.clone()]);
+    present(shown_first, 1).await;
+    let booked = settle_claimed(shown_first, settlement(1, 1, 10_000), label(9_000)).await;
+    assert_eq!(booked.sales, [contradicted]);
+    for store in [paid_first, shown_first] {
+        let row = row(store, 1).await;
+        assert!(row.is_contradicted());
+        assert_eq!((row.sold, row.claimed), (Some(sold(1, 10_000)), Some(label(9_000))), "both are kept");
+    }
+}
+
+async fn the_first_claim_stays(store: &dyn Store) {
+    settle(store, vec![settlement(1, 1, 10)]).await;
+    assert_eq!(row(store, 1).await.claimed, None);
+    settle_claimed(store, settlement(2, 1, 10), label(10)).await;
+    settle_claimed(store, settlement(3, 1, 10), label(11)).await;
+    settle(store, vec![settlement(4, 1, 10)]).await;
+    assert_eq!(row(store, 1).await.claimed, Some(label(10)));
+}
+
+/// Of a node that is paid for other things, too.
+async fn a_cursor_moves_past_what_is_not_booked(store: &dyn Store) {
+    let go = |arrivals: Vec<Arrival>, to| store.settle(NODE, arrivals, Cursor(to));
+    assert_eq!(go(vec![], 7).await.expect("settles"), Booked::default());
+    assert_eq!(store.cursor(NODE).await.expect("reads"), Cursor(7));
+    let booked = go(vec![settlement(8, 1, 10).into()], 12).await.expect("settles");
+    assert_eq!((booked.new, store.cursor(NODE).await.expect("reads")), (1, Cursor(12)));
+    go(vec![], 3).await.expect("settles");
+    assert_eq!(store.cursor(NODE).await.expect("reads"), Cursor(12), "never back");
+    let refused = go(vec![settlement(13, 2, u64::MAX).into()], 14).await;
+    assert!(matches!(refused, Err(StoreError::OutOfRange(_))), "{refused:?}");
+    assert_eq!(store.cursor(NODE).await.expect("reads"), Cursor(12), "not without its rows");
 }
 
 /// Two payments and two presentations of one hash, in all orders: the end is the same, and the law holds at each step.

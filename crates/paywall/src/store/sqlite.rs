@@ -7,13 +7,14 @@
 
 use std::{fs::File, path::Path, sync::Arc};
 
-use farebox_lightning::{Cursor, Settlement};
+use farebox_lightning::Cursor;
 use farebox_protocol::{Fingerprint, IdentifierHash, PaymentHash, Timestamp};
 use futures_util::future::BoxFuture;
 use rusqlite::Connection;
 
 use super::{
-    Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Revoked, Sale, Store, StoreError,
+    Arrival, Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Revoked, Sale, Store,
+    StoreError,
 };
 use crate::Continuity;
 
@@ -97,9 +98,14 @@ impl Store for SqliteStore {
         self.reader.run(move |books| rows::cursor(books, &node))
     }
 
-    fn settle(&self, node: &str, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<Booked, StoreError>> {
+    fn settle(
+        &self,
+        node: &str,
+        arrivals: Vec<Arrival>,
+        to: Cursor,
+    ) -> BoxFuture<'_, Result<Booked, StoreError>> {
         let node = node.to_owned();
-        self.writer.run(move |books| rows::settle(books, &node, &settlements))
+        self.writer.run(move |books| rows::settle(books, &node, &arrivals, to))
     }
 
     fn present(&self, presentations: Vec<Presentation>) -> BoxFuture<'_, Result<Vec<Sale>, StoreError>> {

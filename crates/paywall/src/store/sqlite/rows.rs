@@ -6,10 +6,14 @@
 use std::collections::HashSet;
 
 use farebox_lightning::{Cursor, Settlement};
-use farebox_protocol::{Fingerprint, IdentifierHash, Msat, PaymentHash, Timestamp, TokenId};
+use farebox_protocol::{
+    Fingerprint, IdentifierHash, Label, Msat, Offer, PaymentHash, ServiceName, Terms, Timestamp, TokenId,
+};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Revoked, Sale, StoreError};
+use super::{
+    Arrival, Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Revoked, Sale, StoreError,
+};
 use crate::{Continuity, store::Sold};
 
 /// The most rows of one page.
@@ -51,12 +55,14 @@ pub(super) fn cursor(books: &Connection, node: &str) -> Result<Cursor, StoreErro
 pub(super) fn settle(
     books: &Connection,
     node: &str,
-    settlements: &[Settlement],
+    arrivals: &[Arrival],
+    to: Cursor,
 ) -> Result<Booked, StoreError> {
     let mut booked = Booked::default();
-    for settlement in settlements {
+    for arrival in arrivals {
+        let settlement = &arrival.settlement;
         if book(books, node, settlement)? {
-            booked.sales.extend(add_payment(books, settlement)?);
+            booked.sales.extend(add_payment(books, arrival)?);
             booked.new += 1;
             booked.arrived = booked.arrived.saturating_add(settlement.amount);
         } else if is_booked(books, node, settlement)? {
@@ -65,13 +71,11 @@ pub(super) fn settle(
             booked.conflicting += 1;
         }
     }
-    if let Some(last) = settlements.iter().map(|settlement| settlement.cursor.0).max() {
-        books.execute(
-            "INSERT INTO node_cursor (node, cursor) VALUES (?1, ?2)
-             ON CONFLICT (node) DO UPDATE SET cursor = excluded.cursor WHERE cursor < excluded.cursor",
-            params![node, number(last, "settlement cursor")?],
-        )?;
-    }
+    books.execute(
+        "INSERT INTO node_cursor (node, cursor) VALUES (?1, ?2)
+         ON CONFLICT (node) DO UPDATE SET cursor = excluded.cursor WHERE cursor < excluded.cursor",
+        params![node, number(to.0, "settlement cursor")?],
+    )?;
     Ok(booked)
 }
 
@@ -103,11 +107,16 @@ fn is_booked(books: &Connection, node: &str, settlement: &Settlement) -> Result<
     ])?)
 }
 
-/// What was sold by it, where the books know what that is.
-fn add_payment(books: &Connection, settlement: &Settlement) -> Result<Option<Sale>, StoreError> {
+/// What was sold by it, where a token has said what that is. The first claim stays, as the first terms do.
+fn add_payment(books: &Connection, arrival: &Arrival) -> Result<Option<Sale>, StoreError> {
+    let Arrival { settlement, claimed } = arrival;
     let mut add = books.prepare_cached(
-        "INSERT INTO purchase (hash, paid_msat, payments, settled_at) VALUES (?1, ?2, 1, ?3)
+        "INSERT INTO purchase (hash, paid_msat, payments, settled_at, claimed_service, claimed_offer, claimed_msat)
+         VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6)
          ON CONFLICT (hash) DO UPDATE SET
+             claimed_service = coalesce(claimed_service, excluded.claimed_service),
+             claimed_offer = coalesce(claimed_offer, excluded.claimed_offer),
+             claimed_msat = coalesce(claimed_msat, excluded.claimed_msat),
              paid_msat = paid_msat + excluded.paid_msat,
              payments = payments + 1,
              settled_at = min(coalesce(settled_at, excluded.settled_at), excluded.settled_at),
@@ -115,22 +124,28 @@ fn add_payment(books: &Connection, settlement: &Settlement) -> Result<Option<Sal
                  ELSE max(0, paid_msat + excluded.paid_msat - price_msat) END,
              shortfall_msat = CASE WHEN price_msat IS NULL THEN 0
                  ELSE max(0, price_msat - paid_msat - excluded.paid_msat) END
-         RETURNING terms IS NOT NULL, service, payments, surplus_msat",
+         RETURNING terms IS NOT NULL, terms, service, payments, surplus_msat",
     )?;
     let values = params![
         settlement.hash.as_bytes(),
         number(settlement.amount.get(), "amount")?,
         number(settlement.at.secs(), "time")?,
+        claimed.as_ref().map(|claimed| claimed.service.as_str()),
+        claimed.as_ref().map(|claimed| claimed.offer.to_string()),
+        claimed.as_ref().map(|claimed| number(claimed.price.get(), "price")).transpose()?,
     ];
     let sale = add.query_row(values, |row| {
         if !row.get::<_, bool>(0)? {
             return Ok(None);
         }
+        let (terms, service): (Terms, ServiceName) = (parsed(row, 1)?, parsed(row, 2)?);
+        let sold = Label { service, offer: terms.offer, price: terms.price };
         // All surplus there is may be older than this payment, but no more than the payment is new.
-        let surplus = unsigned(row, 3)?.min(settlement.amount.get());
+        let surplus = unsigned(row, 4)?.min(settlement.amount.get());
         Ok(Some(Sale {
-            service: parsed(row, 1)?,
-            is_first: row.get::<_, u32>(2)? == 1,
+            is_contradicted: claimed.as_ref().is_some_and(|claimed| *claimed != sold),
+            service: sold.service,
+            is_first: row.get::<_, u32>(3)? == 1,
             paid: settlement.amount,
             surplus: Msat::new(surplus),
         }))
@@ -152,7 +167,7 @@ pub(super) fn present(books: &Connection, presentations: &[Presentation]) -> Res
              surplus_msat = CASE WHEN payments = 0 THEN 0 ELSE max(0, paid_msat - excluded.price_msat) END,
              shortfall_msat = CASE WHEN payments = 0 THEN 0 ELSE max(0, excluded.price_msat - paid_msat) END
          WHERE terms IS NULL
-         RETURNING payments, paid_msat, surplus_msat",
+         RETURNING payments, paid_msat, surplus_msat, claimed_service, claimed_offer, claimed_msat",
     )?;
     for Presentation { hash, sold, at } in presentations {
         let values = params![
@@ -168,7 +183,8 @@ pub(super) fn present(books: &Connection, presentations: &[Presentation]) -> Res
         ];
         let sale = insert.query_row(values, |row| {
             let (paid, surplus) = (Msat::new(unsigned(row, 1)?), Msat::new(unsigned(row, 2)?));
-            let sale = Sale { service: sold.service.clone(), is_first: true, paid, surplus };
+            let is_contradicted = claim(row, 3)?.is_some_and(|claimed| !sold.is_as_claimed(&claimed));
+            let sale = Sale { service: sold.service.clone(), is_first: true, paid, surplus, is_contradicted };
             Ok((row.get::<_, u32>(0)? > 0).then_some(sale))
         });
         // No row: it had its terms.
@@ -178,7 +194,8 @@ pub(super) fn present(books: &Connection, presentations: &[Presentation]) -> Res
 }
 
 const COLUMNS: &str = "hash, token_id, identifier_hash, service, tier, terms, valid_until, presented_at, paid_msat, \
-                       payments, settled_at, surplus_msat, shortfall_msat";
+                       payments, settled_at, surplus_msat, shortfall_msat, claimed_service, claimed_offer, \
+                       claimed_msat";
 
 pub(super) fn purchase(books: &Connection, hash: PaymentHash) -> Result<Option<Purchase>, StoreError> {
     let mut one = books.prepare_cached(&format!("SELECT {COLUMNS} FROM purchase WHERE hash = ?1"))?;
@@ -212,6 +229,7 @@ fn read_purchase(row: &Row<'_>) -> rusqlite::Result<Purchase> {
     Ok(Purchase {
         hash: PaymentHash::from_bytes(row.get(0)?),
         sold,
+        claimed: claim(row, 13)?,
         presented_at: time(row, 7)?,
         paid: Msat::new(unsigned(row, 8)?),
         payments: row.get(9)?,
@@ -219,6 +237,18 @@ fn read_purchase(row: &Row<'_>) -> rusqlite::Result<Purchase> {
         surplus: Msat::new(unsigned(row, 11)?),
         shortfall: Msat::new(unsigned(row, 12)?),
     })
+}
+
+/// The claim in three columns that begin with this one.
+fn claim(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Label>> {
+    match row.get::<_, Option<String>>(column)? {
+        None => Ok(None),
+        Some(_) => Ok(Some(Label {
+            service: parsed::<ServiceName>(row, column)?,
+            offer: parsed::<Offer>(row, column + 1)?,
+            price: Msat::new(unsigned(row, column + 2)?),
+        })),
+    }
 }
 
 pub(super) fn knows_token(books: &Connection, hash: IdentifierHash) -> Result<bool, StoreError> {

@@ -7,7 +7,8 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::StoreError;
 
 /// Oldest first; the format is how many have been applied. Append only.
-const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/0001_books.sql")];
+const MIGRATIONS: [&str; 2] =
+    [include_str!("../../../migrations/0001_books.sql"), include_str!("../../../migrations/0002_claims.sql")];
 
 /// Marks the file as ours, so that another program's database isn't taken for books: "fare" in ASCII.
 const APPLICATION_ID: i32 = 0x6661_7265;

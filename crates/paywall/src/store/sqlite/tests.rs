@@ -5,7 +5,8 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use farebox_protocol::{IdentifierHash, Msat};
+use farebox_lightning::Settlement;
+use farebox_protocol::{IdentifierHash, Label, Msat, Offer};
 
 use super::*;
 use crate::store::conformance;
@@ -37,6 +38,11 @@ fn settlement(cursor: u64) -> Settlement {
     }
 }
 
+async fn settle(store: &SqliteStore, settlements: Vec<Settlement>) -> Result<Booked, StoreError> {
+    let to = settlements.iter().map(|settlement| settlement.cursor).max().unwrap();
+    store.settle("n", settlements.into_iter().map(Arrival::from).collect(), to).await
+}
+
 fn revocation(number: u8) -> Revocation {
     let identifier_hash = IdentifierHash::from_bytes([number; 32]);
     Revocation { identifier_hash, at: Timestamp::from_secs(1), reason: String::new() }
@@ -57,7 +63,7 @@ async fn it_keeps_the_laws_of_the_books() {
 async fn what_was_acknowledged_is_there_after_a_restart() {
     let (_dir, path) = directory();
     let store = SqliteStore::open(&path).unwrap();
-    store.settle("n", vec![settlement(7)]).await.unwrap();
+    settle(&store, vec![settlement(7)]).await.unwrap();
     store.revoke(revocation(1)).await.unwrap();
     drop(store);
     let store = SqliteStore::open(&path).unwrap();
@@ -71,7 +77,7 @@ async fn what_is_queued_is_written_although_nobody_waits_for_it() {
     let (_dir, path) = directory();
     let store = SqliteStore::open(&path).unwrap();
     // Polled once, so that it is queued, then dropped as a request's future may be.
-    let mut write = store.settle("n", vec![settlement(7)]);
+    let mut write = store.settle("n", vec![settlement(7).into()], Cursor(7));
     assert!(futures_util::poll!(&mut write).is_pending());
     drop(write);
     drop(store);
@@ -121,7 +127,7 @@ async fn another_process_can_revoke_while_the_books_are_open() {
     other.revoke(&revocation(2)).unwrap();
     let news = store.revocations(read.cursor).await.unwrap();
     assert_eq!(news.hashes, [revocation(2).identifier_hash].into());
-    store.settle("n", vec![settlement(1)]).await.unwrap();
+    settle(&store, vec![settlement(1)]).await.unwrap();
 
     drop(store);
     other.revoke(&revocation(3)).unwrap();
@@ -149,7 +155,7 @@ fn books_of_a_newer_farebox_are_left_alone() {
     let (_dir, path) = directory();
     drop(SqliteStore::open(&path).unwrap());
     file::connect(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
-    let want = "the books have format 99, this farebox knows up to 1; use the newer farebox";
+    let want = "the books have format 99, this farebox knows up to 2; use the newer farebox";
     assert_eq!(refused(&path), want);
     assert_eq!(SqliteStore::open_for_revocation(&path).err().unwrap().to_string(), want);
 }
@@ -193,13 +199,13 @@ async fn a_full_disk_is_said_clearly_and_passes() {
         })
     };
     limit(1).await.unwrap();
-    let error = store.settle("n", (1..2_000).map(settlement).collect()).await.unwrap_err();
+    let error = settle(&store, (1..2_000).map(settlement).collect()).await.unwrap_err();
     assert!(matches!(error, StoreError::Full(_)), "{error:?}");
     assert!(error.to_string().starts_with("the disk is full; nothing was booked"));
     assert_eq!(store.cursor("n").await.unwrap(), Cursor(0));
 
     limit(1_000_000).await.unwrap();
-    let booked = store.settle("n", (1..2_000).map(settlement).collect()).await.unwrap();
+    let booked = settle(&store, (1..2_000).map(settlement).collect()).await.unwrap();
     assert_eq!(booked.new, 1_999);
 }
 
@@ -208,7 +214,7 @@ async fn a_read_only_store_is_said_clearly() {
     let (_dir, path) = directory();
     let store = SqliteStore::open(&path).unwrap();
     store.writer.run(|books| Ok(books.pragma_update(None, "query_only", true)?)).await.unwrap();
-    let error = store.settle("n", vec![settlement(1)]).await.unwrap_err();
+    let error = settle(&store, vec![settlement(1)]).await.unwrap_err();
     assert!(matches!(error, StoreError::ReadOnly(_)), "{error:?}");
     assert_eq!(store.cursor("n").await.unwrap(), Cursor(0), "reading goes on");
 }
@@ -219,7 +225,7 @@ async fn an_error_of_one_caller_does_not_touch_the_others_in_its_group() {
     let store = SqliteStore::open(&path).unwrap();
     let jobs = (1..=200_u64).map(|number| {
         let amount = if number % 10 == 0 { Msat::new(u64::MAX) } else { Msat::new(number) };
-        store.settle("n", vec![Settlement { amount, ..settlement(number) }])
+        settle(&store, vec![Settlement { amount, ..settlement(number) }])
     });
     let outcomes = futures_util::future::join_all(jobs).await;
     for (number, outcome) in (1..).zip(outcomes) {
@@ -229,15 +235,83 @@ async fn an_error_of_one_caller_does_not_touch_the_others_in_its_group() {
     }
 }
 
+/// The books as the first format left them, with a sale, money that nobody explained, and a cursor.
+const FIRST_FORMAT: &str = "
+    INSERT INTO mint_secret VALUES ('0123456789abcdef', 5, NULL);
+    INSERT INTO node_cursor VALUES ('n', 2);
+    INSERT INTO settlement VALUES ('n', 1, zeroblob(32), 1000, 7), ('n', 2, unhex(hex(zeroblob(31)) || '02'), 500, 8);
+    INSERT INTO purchase (hash, token_id, identifier_hash, service, tier, terms, price_msat, presented_at, paid_msat, payments,
+        settled_at, surplus_msat) VALUES
+        (zeroblob(32), zeroblob(32), zeroblob(32), 'weather', 0, 'v1;offer=forever;msat=900', 900, 9, 1000, 1, 7, 100);
+    INSERT INTO purchase (hash, paid_msat, payments, settled_at) VALUES (unhex(hex(zeroblob(31)) || '02'), 500, 1, 8);
+    PRAGMA user_version = 1;
+    PRAGMA application_id = 0x66617265;";
+
+#[tokio::test]
+async fn books_of_the_first_format_are_brought_up_to_date_and_go_on() {
+    let (_dir, path) = directory();
+    file::create_private(&path).unwrap();
+    let old = file::connect(&path).unwrap();
+    old.execute_batch(include_str!("../../../migrations/0001_books.sql")).unwrap();
+    old.execute_batch(FIRST_FORMAT).unwrap();
+    drop(old);
+    assert!(SqliteStore::open_for_revocation(&path).is_err(), "only a gateway changes the tables");
+
+    let store = SqliteStore::open(&path).unwrap();
+    assert_eq!(store.cursor("n").await.unwrap(), Cursor(2));
+    let rows = store.purchases(Page { after: None, rows_max: 10 }).await.unwrap();
+    let [unexplained, sale] = rows.as_slice() else { panic!("{rows:?}") };
+    assert!(rows.iter().all(|row| row.is_balanced() && row.claimed.is_none()), "{rows:?}");
+    assert_eq!((sale.paid, sale.surplus, sale.sold.is_some()), (Msat::new(1_000), Msat::new(100), true));
+
+    // And a payment that begins in one format may go on in the next.
+    let claimed = Label { service: "weather".parse().unwrap(), offer: Offer::Forever, price: Msat::new(500) };
+    let settlement = Settlement { hash: unexplained.hash, ..settlement(3) };
+    let arrival = Arrival { settlement, claimed: Some(claimed.clone()) };
+    store.settle("n", vec![arrival], Cursor(3)).await.unwrap();
+    let row = store.purchase(unexplained.hash).await.unwrap().unwrap();
+    assert_eq!((row.paid, row.payments, row.claimed), (Msat::new(1_500), 2, Some(claimed)));
+
+    drop(store);
+    drop(SqliteStore::open(&path).unwrap());
+}
+
+/// The process may be killed, or the disk fail, at any point of a commit: here it fails between the rows and the cursor.
+#[tokio::test]
+async fn the_cursor_never_moves_without_its_rows_nor_they_without_it() {
+    let (_dir, path) = directory();
+    let store = SqliteStore::open(&path).unwrap();
+    settle(&store, vec![settlement(1)]).await.unwrap();
+    let trip = |sql: &'static str| store.writer.run(move |books| Ok(books.execute_batch(sql)?));
+    for (place, breach) in [
+        (
+            "between",
+            "CREATE TRIGGER trip BEFORE UPDATE ON node_cursor BEGIN SELECT RAISE(ABORT, 'trip'); END",
+        ),
+        ("before", "CREATE TRIGGER trip BEFORE INSERT ON purchase BEGIN SELECT RAISE(ABORT, 'trip'); END"),
+    ] {
+        trip(breach).await.unwrap();
+        settle(&store, vec![settlement(2), settlement(3)]).await.unwrap_err();
+        trip("DROP TRIGGER trip").await.unwrap();
+        assert_eq!(store.cursor("n").await.unwrap(), Cursor(1), "{place}");
+        assert_eq!(store.purchase(settlement(2).hash).await.unwrap(), None, "{place}");
+    }
+    // Told again from the cursor, as a node does, it is all there, once.
+    assert_eq!(settle(&store, vec![settlement(2), settlement(3)]).await.unwrap().new, 2);
+    assert_eq!(store.cursor("n").await.unwrap(), Cursor(3));
+}
+
 #[tokio::test]
 async fn the_table_itself_refuses_a_row_that_breaks_the_law() {
     let (_dir, path) = directory();
     let store = SqliteStore::open(&path).unwrap();
-    store.settle("n", vec![settlement(1)]).await.unwrap();
+    settle(&store, vec![settlement(1)]).await.unwrap();
     for breach in [
         "UPDATE purchase SET paid_msat = -1",
         "UPDATE purchase SET surplus_msat = 5",
         "UPDATE purchase SET payments = 0",
+        "UPDATE purchase SET claimed_service = 'a'",
+        "UPDATE purchase SET claimed_service = 'a', claimed_offer = 'offer=forever', claimed_msat = 0",
         "UPDATE purchase SET terms = 'v1;offer=forever;msat=900', price_msat = 900, service = 'a'",
     ] {
         let done = store.writer.run(move |books| Ok(books.execute(breach, [])?)).await;
