@@ -2,7 +2,8 @@
 //!
 //! [`net()`] is a simulated chain with two real LDK nodes, started once for each test binary, since a node's first payment
 //! takes two seconds. [`Upstream`] is a real HTTP server that counts what reaches it. [`Program`] is the farebox program as a
-//! real process. [`Seller`] puts them together. Nothing here stands in for something else.
+//! real process. [`Seller`] puts them together. [`regtest()`] is a chain with real lnd, for the live suites. Nothing here
+//! stands in for something else.
 
 #![expect(clippy::unwrap_used, reason = "a test that can't be set up has failed, and where is what matters")]
 #![expect(clippy::missing_panics_doc, reason = "all of this panics when a test can't be set up")]
@@ -12,6 +13,7 @@ mod bare;
 mod net;
 mod peers;
 mod program;
+mod regtest;
 mod seller;
 mod upstream;
 
@@ -20,5 +22,6 @@ pub use bare::bare_hyper;
 pub use net::{Door, Lightning, net};
 pub use peers::peers;
 pub use program::Program;
+pub use regtest::{Lnd, Refused, Regtest, Shared, regtest, until_usable};
 pub use seller::{Challenge, Seller, ask_with, until_selling};
 pub use upstream::Upstream;

@@ -23,7 +23,10 @@ pub fn peers(name: &str) -> PathBuf {
     lock.lock().unwrap();
 
     let read = |file: &str| fs::read_to_string(module.join(file)).unwrap();
-    let wanted = read("go.mod") + &read("go.sum");
+    // Which parts of a program are compiled, where that is asked: one line of build tags.
+    let tags = module.join("tags");
+    let tags = if tags.exists() { read("tags") } else { String::new() };
+    let wanted = read("go.mod") + &read("go.sum") + &tags;
     let stamp = built.join("built-from");
     if fs::read_to_string(&stamp).is_ok_and(|from| from == wanted) {
         return built;
@@ -32,7 +35,7 @@ pub fn peers(name: &str) -> PathBuf {
     target.push("/");
     let outcome = go()
         .current_dir(&module)
-        .args(["build", "-mod=readonly", "-buildvcs=false", "-o"])
+        .args(["build", "-mod=readonly", "-buildvcs=false", "-trimpath", "-tags", tags.trim(), "-o"])
         .arg(target)
         .arg("tool")
         .status()

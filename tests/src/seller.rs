@@ -1,14 +1,21 @@
 //! A gateway as a real process, in front of an [`Upstream`], paid through the wallet door of the network's seller.
 
-use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use farebox_lightning::sim::{Net, NetConfig, NetStorage};
 use farebox_protocol::{Invoice, OfferedChallenge, Preimage, Scheme};
 use http::{HeaderMap, StatusCode};
 use reqwest::header;
+use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Program, Upstream, net};
+use crate::{Lnd, Program, Upstream, net};
 
 /// One listener, wherever the system has a port.
 const ANY_PORT: &str = "[\"127.0.0.1:0\"]";
@@ -56,6 +63,17 @@ impl Seller {
         fs::write(&password, &net().seller.password).unwrap();
         fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
         seller
+    }
+
+    /// The same paid through a real lnd, of which the gateway may use what `macaroon` allows.
+    pub fn with_lnd(farebox: &str, lnd: &Lnd, macaroon: &Path, extra: &str) -> Self {
+        let services = format!("{ONE_SERVICE}{extra}");
+        Self::with_lightning(farebox, &lnd_settings(lnd, macaroon), ANY_PORT, &services)
+    }
+
+    /// The same with these listeners and these services; the gateway may use what lnd's own `invoice.macaroon` allows.
+    pub fn over_lnd(farebox: &str, lnd: &Lnd, listen: &str, services: &str) -> Self {
+        Self::with_lightning(farebox, &lnd_settings(lnd, &lnd.macaroon("invoice")), listen, services)
     }
 
     /// The same with a Lightning node inside the gateway, and a buyer with a channel to it: a network of its own.
@@ -110,6 +128,13 @@ services:
 
     /// Starts the gateway: the process and the addresses of all its listeners.
     pub fn serve_all(&self) -> (Program, Vec<SocketAddr>) {
+        let (program, listening) = self.serve_told();
+        let addrs = serde_json::from_value(listening["listen"].clone());
+        (program, addrs.unwrap_or_else(|error| panic!("no addresses in {listening}: {error}")))
+    }
+
+    /// Starts the gateway: the process and what it says of itself once it listens.
+    pub fn serve_told(&self) -> (Program, Value) {
         let config = self.dir.path().join("farebox.yaml");
         let mut program = Program::start(
             Command::new(&self.farebox)
@@ -118,9 +143,17 @@ services:
                 .env("FAREBOX_LOG", "warn"),
         );
         let listening = program.event();
-        let addrs = serde_json::from_value(listening["listen"].clone());
-        (program, addrs.unwrap_or_else(|error| panic!("no addresses in {listening}: {error}")))
+        (program, listening)
     }
+}
+
+/// How a gateway is told of a node.
+fn lnd_settings(lnd: &Lnd, macaroon: &Path) -> String {
+    let (address, cert, macaroon) = (lnd.rpc(), lnd.cert(), macaroon.display());
+    format!(
+        "lnd: {{ address: \"{address}\", tls-cert: {{ file: {} }}, macaroon: {{ file: {macaroon} }} }}",
+        cert.display()
+    )
 }
 
 impl Challenge {

@@ -76,6 +76,11 @@ const LIVE: &[Suite] = &[
         steps: &[cargo(&["cargo", "test", "--test", "live_h2", "--", "--ignored", "--nocapture"])],
     },
     Suite {
+        name: "lnd",
+        shows: "what is sold through a real lnd is bought from another, whatever becomes of the nodes meanwhile (needs Go)",
+        steps: &[cargo(&["cargo", "test", "--test", "live_lnd", "--", "--ignored", "--nocapture"])],
+    },
+    Suite {
         name: "ws",
         shows: "Autobahn's cases go through the gateway as without it, and paid over HTTP/2 (needs Python, Node.js)",
         steps: &[cargo(&["cargo", "test", "--test", "live_ws", "--", "--ignored", "--nocapture"])],

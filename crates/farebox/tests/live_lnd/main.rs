@@ -1,0 +1,5 @@
+//! An API sold by the program through a real lnd, and bought by another: `cargo xtask live lnd`.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, wherever it stands")]
+
+mod chain;
