@@ -1,4 +1,9 @@
-//! How money gets on the books: settlements as the node tells them, terms as tokens are first presented.
+//! How money gets on the books: settlements as the nodes tell them, terms as tokens are first presented.
+//!
+//! Every node is followed by itself, with a cursor of its own, so that one that is down delays no other's money. A node
+//! that is paid for other things too tells of everybody's settlements: there only what carries our label is booked
+//! ([`Label`](farebox_protocol::Label) says what that proves), and the cursor moves past the rest. Others' descriptions
+//! are read and forgotten.
 //!
 //! Nothing here is on a request's path. A request only drops a note into a bounded queue; the owned task writes. Losing
 //! a note costs nothing but the delay, since the token's next presentation brings it again, and settlements are read
@@ -12,16 +17,18 @@ use std::{
     time::Duration,
 };
 
-use farebox_lightning::{Receive, ReceiveError, Settlement};
+use farebox_lightning::{ReceiveError, ReceiveFacts, Settlement};
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use tokio::{sync::mpsc, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    keyring::LabelKeys,
+    nodes::Node,
     sales::Tally,
     seen::Seen,
-    store::{Arrival, Booked, Presentation, Store, StoreError},
+    store::{Arrival, Booked, Presentation, Sale, Store, StoreError},
     trouble::{Backoff, Trouble},
 };
 
@@ -37,7 +44,6 @@ const REMEMBERED: usize = 65_536;
 /// Writes the books.
 pub(crate) struct Books {
     store: Arc<dyn Store>,
-    node: Arc<dyn Receive>,
     store_timeout: Duration,
     flush_timeout: Duration,
     /// Payments whose terms are on the books or on their way there.
@@ -47,7 +53,6 @@ pub(crate) struct Books {
     queue: Mutex<Option<mpsc::Receiver<Presentation>>>,
     pub(crate) counts: Counts,
     pub(crate) tally: Tally,
-    pub(crate) settling: Trouble,
     pub(crate) presenting: Trouble,
 }
 
@@ -57,6 +62,7 @@ pub(crate) struct Counts {
     pub(crate) settled: AtomicU64,
     pub(crate) settled_msat: AtomicU64,
     pub(crate) conflicting: AtomicU64,
+    pub(crate) contradicted: AtomicU64,
     pub(crate) presented: AtomicU64,
     pub(crate) dropped: AtomicU64,
 }
@@ -75,11 +81,10 @@ enum Interrupted {
 }
 
 impl Books {
-    pub(crate) fn new(store: Arc<dyn Store>, node: Arc<dyn Receive>, config: &crate::PaywallConfig) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, config: &crate::PaywallConfig) -> Self {
         let (notes, queue) = mpsc::channel(config.presentations_queued_max.max(1));
         Self {
             store,
-            node,
             store_timeout: config.store_timeout,
             flush_timeout: config.flush_timeout,
             seen: Seen::new(REMEMBERED),
@@ -87,7 +92,6 @@ impl Books {
             queue: Mutex::new(Some(queue)),
             counts: Counts::default(),
             tally: Tally::default(),
-            settling: Trouble::new("following settlements"),
             presenting: Trouble::new("booking first presentations"),
         }
     }
@@ -157,45 +161,58 @@ impl Books {
         match &written {
             Ok(sales) => {
                 self.counts.presented.fetch_add(hashes.len() as u64, Ordering::Relaxed);
-                self.tally.sold(sales);
+                self.sold(sales);
             }
             Err(_) => hashes.iter().for_each(|hash| self.drop_note(hash)),
         }
         written.is_ok()
     }
 
-    /// Books settlements until told to stop.
-    pub(crate) async fn follow(&self, stop: &CancellationToken) {
+    /// Counts what was sold.
+    pub(crate) fn sold(&self, sales: &[Sale]) {
+        self.tally.sold(sales);
+        for sale in sales.iter().filter(|sale| sale.is_contradicted) {
+            self.counts.contradicted.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(
+                service = %sale.service,
+                "the label of a paid invoice says something else than the token that was presented for it; the token's \
+                 terms are booked"
+            );
+        }
+    }
+
+    /// Books one node's settlements until told to stop.
+    pub(crate) async fn follow(&self, node: &Node, labels: &LabelKeys, stop: &CancellationToken) {
         let mut backoff = Backoff::default();
         while !stop.is_cancelled() {
             let interrupted = tokio::select! {
                 () = stop.cancelled() => return,
-                interrupted = self.follow_once(&mut backoff) => interrupted,
+                interrupted = self.follow_once(node, labels, &mut backoff) => interrupted,
             };
-            self.settling.note(&Err::<(), _>(interrupted));
+            node.settling.begin(&interrupted);
             backoff.wait(stop).await;
         }
     }
 
     /// Books settlements from where the books stop, until something breaks. Dropping it loses nothing: what the store
     /// was asked to write it writes whole or not at all, and the cursor tells which.
-    async fn follow_once(&self, backoff: &mut Backoff) -> Interrupted {
-        let node = match self.node.facts() {
-            Some(facts) => facts.node,
-            None => return ReceiveError::Unavailable("not reached yet".to_owned()).into(),
+    async fn follow_once(&self, node: &Node, labels: &LabelKeys, backoff: &mut Backoff) -> Interrupted {
+        let facts = match node.facts() {
+            Ok(facts) => facts,
+            Err(error) => return error.into(),
         };
-        let after = match self.bounded(self.store.cursor(&node)).await {
+        let after = match self.bounded(self.store.cursor(&facts.node)).await {
             Ok(after) => after,
             Err(interrupted) => return interrupted,
         };
-        let mut told = self.node.settlements(after).ready_chunks(GROUP_MAX);
+        let mut told = node.receive().settlements(after).ready_chunks(GROUP_MAX);
         loop {
             let chunk = match time::timeout(CALM, told.next()).await {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => return Interrupted::Ended,
                 // Silence is what a working node has to say when nobody pays.
                 Err(_) => {
-                    self.settling.clear();
+                    node.settling.clear();
                     backoff.reset();
                     continue;
                 }
@@ -210,10 +227,10 @@ impl Books {
                 }
             }
             if !group.is_empty() {
-                if let Err(interrupted) = self.settle(&node, group).await {
+                if let Err(interrupted) = self.settle(node, &facts, labels, group).await {
                     return interrupted;
                 }
-                self.settling.clear();
+                node.settling.clear();
                 backoff.reset();
             }
             if let Some(error) = broken {
@@ -222,18 +239,35 @@ impl Books {
         }
     }
 
-    async fn settle(&self, node: &str, group: Vec<Settlement>) -> Result<(), Interrupted> {
+    async fn settle(
+        &self,
+        node: &Node,
+        facts: &ReceiveFacts,
+        labels: &LabelKeys,
+        group: Vec<Settlement>,
+    ) -> Result<(), Interrupted> {
+        let told = group.len();
         let to = group.iter().map(|settlement| settlement.cursor).max().unwrap_or_default();
-        let arrivals = group.into_iter().map(Arrival::from).collect();
-        let booked = self.bounded(self.store.settle(node, arrivals, to)).await?;
+        let arrivals: Vec<_> = group
+            .into_iter()
+            .map(|mut settlement| {
+                let said = settlement.description.take();
+                let claimed = said.and_then(|said| labels.read(&said, settlement.amount));
+                Arrival { settlement, claimed }
+            })
+            .filter(|arrival| !facts.is_shared || arrival.claimed.is_some())
+            .collect();
+        let others = told - arrivals.len();
+        let booked = self.bounded(self.store.settle(&facts.node, arrivals, to)).await?;
         let Booked { new, arrived, conflicting, sales, .. } = booked;
+        node.others.fetch_add(others as u64, Ordering::Relaxed);
         self.counts.settled.fetch_add(new as u64, Ordering::Relaxed);
         self.counts.settled_msat.fetch_add(arrived.get(), Ordering::Relaxed);
-        self.tally.sold(&sales);
+        self.sold(&sales);
         if conflicting > 0 {
             self.counts.conflicting.fetch_add(conflicting as u64, Ordering::Relaxed);
             tracing::error!(
-                node,
+                node = facts.node,
                 conflicting,
                 "payments were not booked: the books hold others at the same places of this node's sequence; \
                  has the node lost its history?"

@@ -28,6 +28,9 @@ pub struct PaywallConfig {
     /// How many tokens, and how many clients, rate limits count apart from each other; beyond, new ones share one budget for
     /// each limit. 16 bytes each, taken only where a service has a limit.
     pub rate_subjects_max: usize,
+    /// How many invoices to keep ready for each price that is being asked for; with 0, each is made when it is asked for.
+    /// Every one costs the node what an unpaid invoice costs, so only a node that is slow to make them is worth it.
+    pub ready_invoices: usize,
     /// How many first presentations may wait to be written. What doesn't fit is written at the next presentation.
     pub presentations_queued_max: usize,
     /// How often revocations are read from the store.
@@ -71,6 +74,7 @@ impl PaywallConfig {
             mint_total: Rate::per_second(const { NonZeroU32::new(100).expect("above zero") }),
             mint_clients_max: 65_536,
             rate_subjects_max: 65_536,
+            ready_invoices: 0,
             presentations_queued_max: 4_096,
             revocation_poll: Duration::from_secs(1),
             retry_after: Duration::from_secs(5),

@@ -5,7 +5,7 @@
 //! first and keep the old one behind it until its tokens have run out; one that leaked is kept as
 //! [`KeyState::SettledOnly`], which honours what had been paid before.
 
-use farebox_protocol::{Fingerprint, MintSecret, Timestamp};
+use farebox_protocol::{Fingerprint, Label, LabelKey, MintSecret, Msat, Network, Timestamp};
 
 mod file;
 
@@ -39,6 +39,12 @@ pub enum KeyState {
         /// When it may have leaked.
         since: Timestamp,
     },
+}
+
+/// The keys that sign what invoices say of themselves, and recognise it.
+pub(crate) struct LabelKeys {
+    /// Newest first, like the secrets.
+    keys: Vec<LabelKey>,
 }
 
 /// Why some secrets make no keyring.
@@ -100,6 +106,25 @@ impl Keyring {
     /// What the store may know of them, newest first.
     pub fn fingerprints(&self) -> Vec<Fingerprint> {
         self.entries.iter().map(|entry| entry.secret.fingerprint()).collect()
+    }
+}
+
+impl LabelKeys {
+    /// Those of all the secrets: whatever a secret may have come to since, what was sold under it was sold.
+    pub(crate) fn of(keyring: &Keyring, network: Network) -> Self {
+        Self { keys: keyring.entries.iter().map(|entry| entry.secret.label_key(network)).collect() }
+    }
+
+    /// A new invoice's description.
+    pub(crate) fn write(&self, label: &Label, words: &str, nonce: [u8; 8]) -> String {
+        label.write(words, nonce, self.keys.first().expect("a keyring has a secret"))
+    }
+
+    /// What the invoice says was sold by which `paid` arrived, if it is one of ours. A node never settles an invoice for
+    /// less than it asks, so a label on less money is a copy.
+    pub(crate) fn read(&self, description: &str, paid: Msat) -> Option<Label> {
+        let label = Label::read(description, &self.keys)?;
+        ((Msat::new(1)..=Msat::MAX).contains(&label.price) && paid >= label.price).then_some(label)
     }
 }
 

@@ -2,16 +2,27 @@
 //!
 //! Nothing is stored: an unpaid challenge leaves nothing behind, here or in the books. The amount on the invoice and
 //! the price in the terms are one value. A challenge is made for one asker and never handed to another; an invoice that
-//! the node gives twice is refused.
+//! a node gives twice is refused. Several nodes are asked in their order until one makes an invoice, all within one
+//! deadline; grace and granularity are those of the node that made it.
 
 use std::time::Duration;
 
-use farebox_lightning::{Ask, Receive, ReceiveError, ReceiveFacts};
+use farebox_lightning::{Ask, ReceiveError, ReceiveFacts, clock::Clock};
 use farebox_protocol::{
-    Challenge, Identifier, Invoice, Macaroon, Msat, Offer, Sale, Terms, Timestamp, TokenId,
+    Challenge, Identifier, Invoice, Label, Macaroon, Msat, Offer, Sale, Terms, Timestamp, TokenId,
 };
+use smallvec::SmallVec;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
-use crate::{Code, Keyring, PaywallConfig, Service, price, seen::Seen};
+use crate::{
+    Code, Keyring, PaywallConfig, Service,
+    keyring::LabelKeys,
+    limit::MintBudget,
+    nodes::{Attempt, Node, Nodes, Wanted},
+    price,
+    seen::Seen,
+};
 
 /// How far the node's clock may be off ours before its invoices are refused.
 pub(crate) const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
@@ -19,9 +30,13 @@ pub(crate) const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
 /// How many invoices are remembered, to notice one that the node gives twice. 8 bytes each.
 const INVOICES_REMEMBERED: usize = 16_384;
 
+/// How often a node is looked at whose invoices are kept ready: how long after it went down they are all dropped.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// Makes challenges.
 pub(crate) struct Mint {
     given: Seen,
+    labels: LabelKeys,
 }
 
 /// A challenge and what the answer says about it.
@@ -37,7 +52,7 @@ pub(crate) struct Minted {
 pub(crate) enum MintError {
     #[error("service `{service}` has the price {price}, which can't be asked for")]
     Price { service: String, price: Msat },
-    #[error("the node did not make an invoice within {} s (`invoice_timeout`)", .0.as_secs())]
+    #[error("the node did not make an invoice within {:.1} s (`invoice_timeout`)", .0.as_secs_f32())]
     TimedOut(Duration),
     #[error("the node made no invoice")]
     Node(#[from] ReceiveError),
@@ -50,31 +65,93 @@ pub(crate) enum MintError {
 }
 
 impl Mint {
-    pub(crate) fn new() -> Self {
-        Self { given: Seen::new(INVOICES_REMEMBERED) }
+    pub(crate) fn new(keyring: &Keyring, config: &PaywallConfig) -> Self {
+        Self { given: Seen::new(INVOICES_REMEMBERED), labels: LabelKeys::of(keyring, config.network) }
     }
 
-    /// A challenge for this service, made by `now`.
+    /// What our invoices say of themselves.
+    pub(crate) fn labels(&self) -> &LabelKeys {
+        &self.labels
+    }
+
+    /// A challenge for this service, made by `now`, with an invoice of the first node that makes one in time.
     pub(crate) async fn make(
         &self,
         service: &Service,
         now: Timestamp,
         config: &PaywallConfig,
         keyring: &Keyring,
-        node: &dyn Receive,
+        nodes: &Nodes,
     ) -> Result<Minted, MintError> {
-        let facts = node.facts().ok_or_else(|| ReceiveError::Unavailable("not reached yet".to_owned()))?;
-        let price = price::askable(service.price, facts.granularity)
-            .ok_or_else(|| MintError::Price { service: service.name.to_string(), price: service.price })?;
-        let ask = Ask { amount: price, expiry: config.invoice_expiry, description: describe(service) };
-        let invoice = tokio::time::timeout(config.invoice_timeout, node.invoice(ask))
-            .await
-            .map_err(|_| MintError::TimedOut(config.invoice_timeout))??;
-        check(&invoice, price, now, config)?;
-        if !self.given.insert(&invoice.payment_hash()) {
-            return Err(MintError::Invoice("it was handed out before"));
+        let end = Instant::now() + config.invoice_timeout;
+        let mut failure = MintError::Node(ReceiveError::Unavailable("no node is left to ask".to_owned()));
+        // Those that have just failed others come last: better to ask them than nobody.
+        let mut avoided: SmallVec<[&Node; 4]> = SmallVec::new();
+        let mut left = nodes.iter().filter(|node| node.breaker.is_passable()).count();
+        for node in nodes.iter() {
+            let Some(attempt) = node.breaker.try_pass() else {
+                avoided.push(node);
+                continue;
+            };
+            let patience = share(end, left);
+            left = left.saturating_sub(1);
+            match self.sell(service, now, config, keyring, node, attempt, patience).await {
+                Ok(minted) => return Ok(minted),
+                Err(error) => failure = error,
+            }
         }
+        let mut left = avoided.len();
+        for node in avoided {
+            let patience = share(end, left);
+            left -= 1;
+            if patience.is_zero() {
+                break;
+            }
+            match self.sell(service, now, config, keyring, node, node.breaker.insist(), patience).await {
+                Ok(minted) => return Ok(minted),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
 
+    /// A challenge through this node, with an invoice that lies ready or else a new one.
+    #[expect(clippy::too_many_arguments, reason = "what is sold, to which settings, through which node")]
+    async fn sell(
+        &self,
+        service: &Service,
+        now: Timestamp,
+        config: &PaywallConfig,
+        keyring: &Keyring,
+        node: &Node,
+        attempt: Attempt<'_>,
+        patience: Duration,
+    ) -> Result<Minted, MintError> {
+        let asked = async {
+            let facts = node.facts()?;
+            let price = price::askable(service.price, facts.granularity).ok_or_else(|| MintError::Price {
+                service: service.name.to_string(),
+                price: service.price,
+            })?;
+            let label = Label { service: service.name.clone(), offer: service.offer, price };
+            let wanted = Wanted { label, words: describe(service) };
+            if let Some(invoice) = lying_ready(node, &wanted, now, config) {
+                return Ok((invoice, price, facts, false));
+            }
+            let invoice = self.order(node, &wanted, now, config, patience).await?;
+            Ok((invoice, price, facts, true))
+        };
+        let made = asked.await;
+        match &made {
+            // One that lay ready says nothing of how the node is doing now.
+            Ok((.., false)) => attempt.proved_nothing(),
+            Ok((.., true)) => {
+                node.minting.clear();
+                attempt.succeeded();
+            }
+            Err(error) => note_failure(node, error, attempt),
+        }
+        let (invoice, price, facts, _) = made?;
         let terms = Terms { offer: service.offer, price };
         let valid_until = valid_until(&service.offer, &invoice, now, config, &facts);
         let sale = Sale {
@@ -85,14 +162,116 @@ impl Mint {
             capabilities: None,
             bound: None,
         };
-        let identifier = Identifier { payment_hash: invoice.payment_hash(), token_id: token_id()? };
+        let token_id = TokenId::from_bytes(random()?);
+        let identifier = Identifier { payment_hash: invoice.payment_hash(), token_id };
         let root_key = keyring.mint().root_key(config.network, &identifier);
         let macaroon = Macaroon::mint(&root_key, &identifier, &sale.caveats()?);
         Ok(Minted { challenge: Challenge { macaroon, invoice }, terms, valid_until })
     }
+
+    /// Keeps invoices ready at one node, until told to stop.
+    pub(crate) async fn keep_ready(
+        &self,
+        node: &Node,
+        clock: &dyn Clock,
+        config: &PaywallConfig,
+        budget: &MintBudget,
+        stop: &CancellationToken,
+    ) {
+        if !node.ready.is_kept() {
+            return;
+        }
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = node.ready.news(LOOK_EVERY) => {}
+            }
+            if !node.is_sound() {
+                node.ready.empty();
+                continue;
+            }
+            while let Some(wanted) = node.ready.missing() {
+                if !node.ready.spend() && !budget.take_from_total() {
+                    break;
+                }
+                let since = Instant::now();
+                let attempt = node.breaker.insist();
+                let made = tokio::select! {
+                    () = stop.cancelled() => return,
+                    made = self.order(node, &wanted, clock.now(), config, config.invoice_timeout) => made,
+                };
+                match made {
+                    Ok(invoice) => {
+                        attempt.succeeded();
+                        node.ready.put(&wanted, invoice, since);
+                    }
+                    Err(error) => {
+                        note_failure(node, &error, attempt);
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// A new invoice, which nobody else has been given.
+    pub(crate) async fn order(
+        &self,
+        node: &Node,
+        wanted: &Wanted,
+        now: Timestamp,
+        config: &PaywallConfig,
+        patience: Duration,
+    ) -> Result<Invoice, MintError> {
+        let description = self.labels.write(&wanted.label, &wanted.words, random()?);
+        let ask = Ask { amount: wanted.label.price, expiry: config.invoice_expiry, description };
+        let invoice = timeout(patience, node.receive().invoice(ask))
+            .await
+            .map_err(|_| MintError::TimedOut(patience))??;
+        check(&invoice, wanted.label.price, now, config)?;
+        match self.given.insert(&invoice.payment_hash()) {
+            true => Ok(invoice),
+            false => Err(MintError::Invoice("it was handed out before")),
+        }
+    }
+}
+
+/// An invoice that lies ready, if nothing speaks against its node and it can still be paid.
+fn lying_ready(node: &Node, wanted: &Wanted, now: Timestamp, config: &PaywallConfig) -> Option<Invoice> {
+    if !node.ready.is_kept() {
+        return None;
+    }
+    if !node.is_sound() {
+        node.ready.empty();
+    }
+    node.ready.take(wanted).filter(|invoice| check(invoice, wanted.label.price, now, config).is_ok())
+}
+
+fn note_failure(node: &Node, error: &MintError, attempt: Attempt<'_>) {
+    node.minting.begin(error);
+    if error.is_nodes_fault() {
+        node.ready.empty();
+        attempt.failed();
+    } else {
+        attempt.proved_nothing();
+    }
+}
+
+/// How long the next of so many nodes may take, if each is to have its turn before the end.
+fn share(end: Instant, left: usize) -> Duration {
+    end.saturating_duration_since(Instant::now()) / u32::try_from(left.max(1)).unwrap_or(u32::MAX)
 }
 
 impl MintError {
+    /// Whether the node has failed, rather than been asked for what it can't do or never been asked.
+    pub(crate) fn is_nodes_fault(&self) -> bool {
+        match self {
+            Self::Node(ReceiveError::Invalid(_)) => false,
+            Self::TimedOut(_) | Self::Node(_) | Self::Invoice(_) => true,
+            Self::Price { .. } | Self::Terms(_) | Self::NoRandomness(_) => false,
+        }
+    }
+
     /// What the asker is told.
     pub(crate) fn code(&self) -> Code {
         match self {
@@ -104,14 +283,14 @@ impl MintError {
     }
 }
 
-/// What the payer's wallet shows.
+/// What the payer's wallet shows after the name of the service.
 fn describe(service: &Service) -> String {
     match service.offer {
-        Offer::Forever => format!("{}: access without end", service.name),
-        Offer::Duration(time) => format!("{}: access for {}", service.name, spoken(time)),
-        Offer::Requests(count) if count.get() == 1 => format!("{}: 1 request", service.name),
-        Offer::Requests(count) => format!("{}: {count} requests", service.name),
-        Offer::Credit => format!("{}: credit", service.name),
+        Offer::Forever => "access without end".to_owned(),
+        Offer::Duration(time) => format!("access for {}", spoken(time)),
+        Offer::Requests(count) if count.get() == 1 => "1 request".to_owned(),
+        Offer::Requests(count) => format!("{count} requests"),
+        Offer::Credit => "credit".to_owned(),
     }
 }
 
@@ -158,10 +337,10 @@ fn valid_until(
     Some(payable_until.saturating_add(facts.grace).saturating_add(*duration))
 }
 
-fn token_id() -> Result<TokenId, MintError> {
-    let mut bytes = [0; 32];
+fn random<const LEN: usize>() -> Result<[u8; LEN], MintError> {
+    let mut bytes = [0; LEN];
     getrandom::fill(&mut bytes).map_err(|error| MintError::NoRandomness(error.to_string()))?;
-    Ok(TokenId::from_bytes(bytes))
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -11,19 +11,20 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use farebox_lightning::{Receive, clock::Clock};
+use farebox_lightning::clock::Clock;
 use farebox_protocol::{IdentifierHash, Msat, ServiceName, Timestamp};
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
 use tokio::{sync::Semaphore, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Admission, Code, Keyring, Pass, PaywallConfig, Request, Sales,
+    Admission, Backends, Code, Keyring, NodeHealth, Pass, PaywallConfig, Request, Sales,
     books::Books,
     decide::{Decision, Grant, Key, Ledger, Vouched, Voucher, decide},
     limit::{MintBudget, RateLimits, Who},
     mint::{CLOCK_SKEW_MAX, Mint},
+    nodes::Nodes,
     respond::{Audience, Refusal, may_mint},
     store::{Presentation, Purchase, Revocation, RevocationCursor, Store, StoreError},
     trouble::Trouble,
@@ -45,7 +46,7 @@ const LOOKUPS_MAX: usize = 32;
 pub struct Paywall {
     config: PaywallConfig,
     keyring: Keyring,
-    node: Arc<dyn Receive>,
+    nodes: Nodes,
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     budget: MintBudget,
@@ -91,11 +92,13 @@ pub enum OpenError {
 /// How the paywall is doing. The texts are for the log and for `readyz`, never for a stranger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// Whether new challenges can be had.
+    /// Whether new challenges can be had, from any node.
     pub node: farebox_lightning::Health,
+    /// Each node by itself, in the order in which they are asked.
+    pub nodes: Vec<NodeHealth>,
     /// Why the last challenge could not be made, if the last one couldn't.
     pub minting: Option<String>,
-    /// Why settlements aren't being booked.
+    /// Why no node's settlements are being booked.
     pub settling: Option<String>,
     /// Why first presentations aren't being booked.
     pub presenting: Option<String>,
@@ -107,6 +110,8 @@ pub struct Health {
     pub money_booked: Msat,
     /// Payments *not* booked since the start, because the books hold others in their place: look into it.
     pub payments_conflicting: u64,
+    /// Payments since the start whose invoice says something else than the token: its terms are booked, look into it.
+    pub payments_contradicted: u64,
     /// First presentations booked since the start.
     pub presentations_booked: u64,
     /// Presentations that found the queue full or the store failing; they come again.
@@ -126,13 +131,14 @@ impl Paywall {
     pub async fn open(
         config: PaywallConfig,
         keyring: Keyring,
-        node: Arc<dyn Receive>,
+        nodes: impl Into<Backends>,
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, OpenError> {
-        // A node that hasn't been spoken to yet is judged by each invoice that it makes.
-        if let Some(facts) = node.facts().filter(|facts| facts.network != config.network) {
-            return Err(OpenError::OtherNetwork { node: facts.network, config: config.network });
+        let nodes = Nodes::new(nodes.into(), &config);
+        // A node that hasn't been spoken to yet is left out as soon as it says so.
+        if let Some(network) = nodes.stray() {
+            return Err(OpenError::OtherNetwork { node: network, config: config.network });
         }
         let opened = async {
             store.adopt(keyring.fingerprints(), config.continuity, clock.now()).await?;
@@ -145,9 +151,9 @@ impl Paywall {
         Ok(Arc::new(Self {
             budget: MintBudget::new(&config),
             rates: RateLimits::new(config.rate_subjects_max),
-            mint: Mint::new(),
+            mint: Mint::new(&keyring, &config),
             minting: Trouble::new("making challenges"),
-            books: Books::new(Arc::clone(&store), Arc::clone(&node), &config),
+            books: Books::new(Arc::clone(&store), &config),
             revoked: Revocations {
                 hashes: ArcSwap::from_pointee(revoked.hashes),
                 cursor: Mutex::new(revoked.cursor),
@@ -157,7 +163,7 @@ impl Paywall {
             lookups: Semaphore::new(LOOKUPS_MAX),
             config,
             keyring,
-            node,
+            nodes,
             store,
             clock,
         }))
@@ -246,7 +252,7 @@ impl Paywall {
         let service = request.service;
         let Some(sold) = token.sold(service) else { return Vouched::No };
         let Ok(_permit) = self.lookups.try_acquire() else { return Vouched::Unreadable };
-        let grace = self.node.facts().map_or(GRACE_UNKNOWN, |facts| facts.grace);
+        let grace = self.nodes.grace().unwrap_or(GRACE_UNKNOWN);
         let margin = self.config.invoice_expiry + grace + CLOCK_SKEW_MAX;
         let check =
             |purchase: Option<&Purchase>| Voucher { purchase, token: &sold, service, since, margin }.check();
@@ -260,7 +266,7 @@ impl Paywall {
             // Nothing is booked yet, so any terms that the money covers would do, and who has the secret can write many
             // over one payment. The first that are on the books are the ones; the queue would be too late for that.
             let sales = self.store.present(vec![Presentation { hash, sold: sold.clone(), at: now }]).await?;
-            self.books.tally.sold(&sales);
+            self.books.sold(&sales);
             Ok::<_, StoreError>(check(self.store.purchase(hash).await?.as_ref()))
         };
         match time::timeout(self.config.store_timeout, asked).await {
@@ -280,7 +286,7 @@ impl Paywall {
         if let Err(over) = self.budget.take(request.client) {
             return self.refuse(request, over.code, Some(over.wait));
         }
-        let made = self.mint.make(request.service, now, &self.config, &self.keyring, &*self.node).await;
+        let made = self.mint.make(request.service, now, &self.config, &self.keyring, &self.nodes).await;
         self.minting.note(&made);
         match made {
             Ok(minted) => {
@@ -301,7 +307,17 @@ impl Paywall {
     /// Does what goes on beside requests, until told to stop: books settlements and first presentations, reads
     /// revocations. The caller owns this task and waits for its end, which takes `flush_timeout` at most. Run it once.
     pub async fn run(&self, stop: CancellationToken) {
-        tokio::join!(self.books.follow(&stop), self.books.write_notes(&stop), self.poll_revocations(&stop));
+        let follow = self.nodes.iter().map(|node| self.books.follow(node, self.mint.labels(), &stop));
+        let keep_ready = self
+            .nodes
+            .iter()
+            .map(|node| self.mint.keep_ready(node, &*self.clock, &self.config, &self.budget, &stop));
+        tokio::join!(
+            join_all(follow),
+            join_all(keep_ready),
+            self.books.write_notes(&stop),
+            self.poll_revocations(&stop)
+        );
     }
 
     async fn poll_revocations(&self, stop: &CancellationToken) {
@@ -341,14 +357,16 @@ impl Paywall {
     pub fn health(&self) -> Health {
         let counts = &self.books.counts;
         Health {
-            node: self.node.health(),
+            node: self.nodes.health(),
+            nodes: self.nodes.healths(),
             minting: self.minting.text(),
-            settling: self.books.settling.text(),
+            settling: self.nodes.settling(),
             presenting: self.books.presenting.text(),
             revoking: self.revoked.reading.text(),
             payments_booked: counts.settled.load(Ordering::Relaxed),
             money_booked: Msat::new(counts.settled_msat.load(Ordering::Relaxed)),
             payments_conflicting: counts.conflicting.load(Ordering::Relaxed),
+            payments_contradicted: counts.contradicted.load(Ordering::Relaxed),
             presentations_booked: counts.presented.load(Ordering::Relaxed),
             presentations_dropped: counts.dropped.load(Ordering::Relaxed),
             presentations_queued: self.books.queued(),

@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
-    Admission, Answer, Continuity, Keyring, Paywall, PaywallConfig, Request, Service,
+    Admission, Answer, Backend, Backends, Continuity, Keyring, Paywall, PaywallConfig, Request, Service,
     store::{
         Arrival, Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Revoked, Sale, Store,
         StoreError, sqlite::SqliteStore,
@@ -56,11 +56,19 @@ pub(crate) enum Mood {
     Patient,
     /// The same invoice again and again.
     Repeating,
+    /// Every invoice takes this long.
+    Slow(Duration),
 }
 
 /// A node that signs invoices and tells of settlements.
 pub(crate) struct Node {
     clock: Arc<ManualClock>,
+    id: &'static str,
+    /// Whether it has been spoken to yet.
+    pub(crate) is_reached: AtomicBool,
+    pub(crate) network: Mutex<Network>,
+    pub(crate) grace: Mutex<Duration>,
+    pub(crate) is_shared: AtomicBool,
     pub(crate) mood: Mutex<Mood>,
     pub(crate) granularity: Mutex<Msat>,
     pub(crate) asked: Mutex<Vec<Ask>>,
@@ -73,9 +81,14 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    fn new(clock: Arc<ManualClock>) -> Self {
+    pub(crate) fn new(clock: Arc<ManualClock>, id: &'static str) -> Self {
         Self {
             clock,
+            id,
+            is_reached: AtomicBool::new(true),
+            network: Mutex::new(Network::Regtest),
+            grace: Mutex::new(Duration::from_secs(60)),
+            is_shared: AtomicBool::new(false),
             mood: Mutex::default(),
             granularity: Mutex::new(Msat::new(1)),
             asked: Mutex::default(),
@@ -101,9 +114,19 @@ impl Node {
 
     /// A settlement at a place of the sequence.
     pub(crate) fn tell(&self, hash: PaymentHash, amount: u64, cursor: u64) {
+        self.tell_of(hash, amount, cursor, None);
+    }
+
+    /// The money arrives at a node that keeps what the invoice said.
+    pub(crate) fn settle_memo(&self, hash: PaymentHash, amount: u64, memo: &str) {
+        let last = self.settled.lock().len() as u64;
+        self.tell_of(hash, amount, last + 1, Some(memo.to_owned()));
+    }
+
+    fn tell_of(&self, hash: PaymentHash, amount: u64, cursor: u64, description: Option<String>) {
         let at = farebox_lightning::clock::Clock::now(&*self.clock);
         let settlement =
-            Settlement { cursor: Cursor(cursor), hash, amount: Msat::new(amount), at, description: None };
+            Settlement { cursor: Cursor(cursor), hash, amount: Msat::new(amount), at, description };
         self.settled.lock().push(settlement);
         self.news.notify_waiters();
     }
@@ -115,6 +138,9 @@ impl Node {
         };
         let mut bytes = [0x5a; 32];
         bytes[..8].copy_from_slice(&number.to_le_bytes());
+        if self.id != "02aa" {
+            bytes[8..12].copy_from_slice(self.id.as_bytes());
+        }
         let preimage = Preimage::from_bytes(bytes);
         let hash = preimage.payment_hash();
         self.preimages.lock().insert(hash, preimage);
@@ -146,12 +172,12 @@ impl Node {
 
 impl Receive for Node {
     fn facts(&self) -> Option<ReceiveFacts> {
-        Some(ReceiveFacts {
-            network: Network::Regtest,
-            node: "02aa".to_owned(),
-            grace: Duration::from_secs(60),
+        self.is_reached.load(Ordering::SeqCst).then(|| ReceiveFacts {
+            network: *self.network.lock(),
+            node: self.id.to_owned(),
+            grace: *self.grace.lock(),
             granularity: *self.granularity.lock(),
-            is_shared: false,
+            is_shared: self.is_shared.load(Ordering::SeqCst),
         })
     }
 
@@ -162,6 +188,10 @@ impl Receive for Node {
             match mood {
                 Mood::Down => Err(ReceiveError::Unavailable("connection refused by 10.0.0.1".to_owned())),
                 Mood::Silent => std::future::pending().await,
+                Mood::Slow(time) => {
+                    tokio::time::sleep(time).await;
+                    Ok(self.sign(&ask, mood))
+                }
                 mood => Ok(self.sign(&ask, mood)),
             }
         })
@@ -315,12 +345,29 @@ impl Shop {
     pub(crate) async fn open_with(config: PaywallConfig, keyring: Keyring) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let clock = Arc::new(ManualClock::new(START));
-        let node = Arc::new(Node::new(Arc::clone(&clock)));
+        let node = Arc::new(Node::new(Arc::clone(&clock), "02aa"));
         let inner = Arc::new(SqliteStore::open(&dir.path().join("books.sqlite")).expect("opens"));
         let store = Arc::new(Flaky { inner, fault: Mutex::default(), asked: AtomicUsize::new(0) });
         let paywall =
             Paywall::open(config, keyring, node.clone(), store.clone(), clock.clone()).await.expect("opens");
         Self { node, store, clock, paywall, service: weather(), dir }
+    }
+
+    /// A seller with several nodes: the shop's own, and these behind it, each called by its id.
+    pub(crate) async fn open_over(config: PaywallConfig, ids: &[&'static str]) -> (Self, Vec<Arc<Node>>) {
+        let mut shop = Self::open_with(config.clone(), Keyring::single(secret())).await;
+        let more = ids.iter().map(|id| Arc::new(Node::new(Arc::clone(&shop.clock), id)));
+        let nodes: Vec<_> = [shop.node.clone()].into_iter().chain(more).collect();
+        shop.paywall = shop.over(config, &nodes).await;
+        (shop, nodes)
+    }
+
+    /// The same books over these nodes, as after a restart.
+    pub(crate) async fn over(&self, config: PaywallConfig, nodes: &[Arc<Node>]) -> Arc<Paywall> {
+        let backend = |node: &Arc<Node>| Backend { name: node.id.to_owned(), node: node.clone() };
+        let backends = Backends::new(nodes.iter().map(backend).collect()).expect("at least one");
+        let (store, clock) = (self.store.clone(), self.clock.clone());
+        Paywall::open(config, Keyring::single(secret()), backends, store, clock).await.expect("opens")
     }
 
     /// The same books and node under another keyring, as after a restart.

@@ -13,33 +13,51 @@ const LONGEST: Duration = Duration::from_secs(30);
 
 /// Something that is done over and over, and whether it works.
 pub(crate) struct Trouble {
-    what: &'static str,
+    /// What to call it in the log; nothing where that speaks of it under another name.
+    what: Option<String>,
     now: ArcSwapOption<String>,
 }
 
 impl Trouble {
-    pub(crate) fn new(what: &'static str) -> Self {
-        Self { what, now: ArcSwapOption::empty() }
+    pub(crate) fn new(what: impl Into<String>) -> Self {
+        Self { what: Some(what.into()), now: ArcSwapOption::empty() }
+    }
+
+    /// One that the log is not told of.
+    pub(crate) fn silent() -> Self {
+        Self { what: None, now: ArcSwapOption::empty() }
     }
 
     /// Takes note of an outcome.
     pub(crate) fn note<T, E: Error>(&self, outcome: &Result<T, E>) {
         match outcome {
             Ok(_) => self.clear(),
-            Err(error) => {
-                let text = chain(error);
-                if self.now.swap(Some(Arc::new(text.clone()))).is_none() {
-                    tracing::warn!(error = text, "{} fails; trying on", self.what);
-                }
-            }
+            Err(error) => self.begin(error),
+        }
+    }
+
+    /// Notes that it doesn't work.
+    pub(crate) fn begin(&self, error: &dyn Error) {
+        let text = chain(error);
+        let before = self.now.swap(Some(Arc::new(text.clone())));
+        if let (None, Some(what)) = (before, &self.what) {
+            tracing::warn!(error = text, "{what} fails; trying on");
         }
     }
 
     /// Notes that it works.
     pub(crate) fn clear(&self) {
-        if self.now.load().is_some() && self.now.swap(None).is_some() {
-            tracing::info!("{} works again", self.what);
+        if self.now.load().is_some()
+            && self.now.swap(None).is_some()
+            && let Some(what) = &self.what
+        {
+            tracing::info!("{what} works again");
         }
+    }
+
+    /// Whether nothing is wrong.
+    pub(crate) fn is_clear(&self) -> bool {
+        self.now.load().is_none()
     }
 
     /// What is wrong, if anything. Not for strangers.

@@ -39,7 +39,7 @@ const MAC_LEN: usize = 10;
 pub struct LabelKey([u8; 32]);
 
 /// What is sold by an invoice, as its description says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Label {
     /// The service.
     pub service: ServiceName,

@@ -71,6 +71,19 @@ impl MintBudget {
         }
         Ok(())
     }
+
+    /// Takes one from the total, for an invoice that no client has asked for yet. Whether there was one.
+    pub(crate) fn take_from_total(&self) -> bool {
+        let now = since(self.start);
+        let mut state = self.state.lock();
+        match self.total.take(state.total, now) {
+            Ok(total) => {
+                state.total = total;
+                true
+            }
+            Err(_) => false,
+        }
+    }
 }
 
 #[cfg(test)]
