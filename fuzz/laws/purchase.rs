@@ -4,10 +4,13 @@
 //! event answers the command that was given; now and then it is any event at all.
 
 use std::collections::HashSet;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use farebox_client::purchase::{Answer, Command, Event, Order, Purchase, Reservation, Rules, Stop, judge};
+use farebox_client::policy::{Policy, Verdict};
+use farebox_client::purchase::{
+    Answer, Command, Event, Order, Purchase, Refusal, Reservation, Rules, Stop, judge,
+};
 use farebox_client::{Limits, Money, Origin, Pass, Scope};
 use farebox_lightning::outgoing::{Ended, Failure, Paid};
 use farebox_lightning::{FeeControl, PayFacts, WalletId};
@@ -34,6 +37,7 @@ pub(crate) fn check(data: &[u8]) -> bool {
         bought: HashSet::new(),
         paid: 0,
         recorded: false,
+        approved: Msat::ZERO,
         spent: false,
     };
     let (mut purchase, mut command) = Purchase::new(shop(), rules, candidates);
@@ -81,6 +85,8 @@ struct Books {
     bought: HashSet<PaymentHash>,
     paid: usize,
     recorded: bool,
+    /// The most that a person has agreed to.
+    approved: Msat,
     spent: bool,
 }
 
@@ -88,6 +94,7 @@ impl Books {
     fn happened(&mut self, command: &Command, event: &Event) {
         match (command, event) {
             (Command::Record(_), Event::Recorded) => self.recorded = true,
+            (Command::Approve(order), Event::Approved(_)) => self.approved = self.approved.max(order.price),
             (_, Event::Reserved(Reservation::Pass(pass), _)) => _ = self.held.insert(pass.payment_hash()),
             (Command::Pay(order) | Command::Resume(order), Event::Ended(Ended::Settled(paid)))
                 if paid.preimage.pays(&order.payment_hash()) =>
@@ -123,6 +130,10 @@ impl Books {
                 assert!(*after < Duration::from_secs(10));
             }
             Command::Send(None) | Command::Reserve(_) | Command::Resume(_) => assert!(!self.spent),
+            Command::Approve(order) => {
+                assert!(!self.spent && order.judgement.verdict == Verdict::Ask);
+                assert!(order.price > self.approved, "asked again for what was agreed to");
+            }
             Command::Deliver | Command::Stop(_) => {}
         }
         // Money that has left stays told.
@@ -141,6 +152,10 @@ impl Books {
         assert_eq!(order.invoice.network(), wallet.network);
         assert_eq!(order.scope.origin, shop());
         assert!(!self.rules.authorization_taken && !self.rules.has_bought);
+        let Policy { new_origins, otherwise, .. } = &*self.rules.policy;
+        let verdict = if self.rules.is_known { *otherwise } else { *new_origins.max(otherwise) };
+        assert!(verdict < Verdict::Deny, "paid what the policy denies");
+        assert!(verdict == Verdict::Allow || order.price <= self.approved, "paid what nobody has agreed to");
     }
 }
 
@@ -169,7 +184,19 @@ fn rules(story: &mut Story<'_>) -> Rules {
         authorization_taken: hindrance == 1,
         has_bought: hindrance == 2,
         buy_again: flags & 0x80 != 0,
+        policy: Arc::new(Policy {
+            new_origins: verdict(story),
+            otherwise: verdict(story),
+            ..Policy::unlimited()
+        }),
+        request: Arc::default(),
+        is_known: flags & 1 != 0,
     }
+}
+
+/// Mostly to allow.
+fn verdict(story: &mut Story<'_>) -> Verdict {
+    story.pick(&[Verdict::Allow, Verdict::Allow, Verdict::Allow, Verdict::Allow, Verdict::Ask, Verdict::Deny])
 }
 
 fn pass(story: &mut Story<'_>) -> Pass {
@@ -255,6 +282,9 @@ fn earlier(story: &mut Story<'_>) -> Box<Order> {
         authorization_taken: false,
         has_bought: false,
         buy_again: false,
+        policy: Arc::new(Policy::unlimited()),
+        request: Arc::default(),
+        is_known: true,
     };
     let values = draft(story).challenge(&RootKey::from_bytes([3; 32]), "a").header_values();
     let answer = Answer {
@@ -304,7 +334,12 @@ fn answer_to(command: &Command, story: &mut Story<'_>) -> Option<Event> {
         Command::Record(_) => match story.next() % 8 {
             0 => Event::RecordedBefore,
             1 => Event::LeaseLost,
+            2 => Event::OverBudget(Refusal::NoWallet { price: Msat::ZERO }),
             _ => Event::Recorded,
+        },
+        Command::Approve(_) => match story.next() % 4 {
+            0 => Event::NotApproved,
+            _ => Event::Approved(now(story)),
         },
         Command::Pay(_) if story.next().is_multiple_of(8) => Event::LeaseLost,
         Command::Pay(order) | Command::Resume(order) => Event::Ended(ended(story, of(order).as_ref())),
@@ -313,12 +348,14 @@ fn answer_to(command: &Command, story: &mut Story<'_>) -> Option<Event> {
 }
 
 fn any_event(story: &mut Story<'_>) -> Event {
-    match story.next() % 6 {
+    match story.next() % 8 {
         0 => Event::Answered(answer(story)),
         1 => Event::Reserved(reservation(story), now(story)),
         2 => Event::Recorded,
         3 => Event::RecordedBefore,
         4 => Event::LeaseLost,
+        5 => Event::Approved(now(story)),
+        6 => Event::NotApproved,
         _ => Event::Ended(ended(story, None)),
     }
 }

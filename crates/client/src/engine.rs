@@ -9,17 +9,19 @@ use bytes::Bytes;
 use farebox_lightning::clock::{Clock, SystemClock};
 use farebox_lightning::outgoing::{Outgoing, OutgoingConfig, sqlite::SqliteIntents};
 use farebox_lightning::{Pay, PayFacts};
-use farebox_protocol::{Msat, Network, PaymentHash, Timestamp};
+use farebox_protocol::{Msat, Network, PaymentHash, Scheme, Timestamp};
 use http::StatusCode;
 use reqwest::Url;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
+use crate::approve::Approve;
 use crate::error::{Fault, FetchError, OpenError};
 use crate::failpoint::reach;
 use crate::http::{Hop, Http, answer};
 use crate::journal::{Journal, JournalError, PurchaseRow};
-use crate::purchase::{Money, Order, Purchase, Refusal, Rules, judge};
+use crate::policy::{Asked, Budget, Judgement, Policy, Verdict};
+use crate::purchase::{Money, Order, Purchase, Refusal, RequestFacts, Rules, judge};
 use crate::{HttpConfig, Limits, Origin, RequestError};
 
 mod buy;
@@ -50,6 +52,12 @@ pub struct EngineConfig {
     pub in_the_clear: bool,
     /// Buy where an earlier purchase was paid for and never honoured, and write that one off.
     pub buy_again: bool,
+    /// What a person has written about who may be paid, and how much in all. It binds beside `limits`.
+    pub policy: Arc<Policy>,
+    /// Who is asked where the policy says so. Nobody unless set: then such payments are refused.
+    pub approver: Option<Arc<dyn Approve>>,
+    /// On whose behalf this engine buys: a name that rules of the policy may look at.
+    pub label: Option<String>,
 }
 
 impl EngineConfig {
@@ -65,6 +73,9 @@ impl EngineConfig {
             patience: Duration::from_secs(30),
             in_the_clear: false,
             buy_again: false,
+            policy: Arc::new(Policy::without_file()),
+            approver: None,
+            label: None,
         }
     }
 }
@@ -137,6 +148,39 @@ pub struct Quote {
     pub refusal: Option<Refusal>,
     /// A credential is held that would be tried first.
     pub has_credential: bool,
+}
+
+/// What the policy says of a request.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Explained {
+    /// Who would be paid.
+    pub origin: Origin,
+    /// The verdict, the rule that gave it, and all caps that bind.
+    pub judgement: Judgement,
+    /// The verdict is that on sellers who have never been paid.
+    pub is_new: bool,
+    /// The budgets, with what is taken of them.
+    pub budgets: Vec<BudgetUse>,
+}
+
+/// A budget, and how much of it is taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BudgetUse {
+    /// Which.
+    pub budget: Budget,
+    /// What has been paid within its time, fees included.
+    pub spent: Msat,
+    /// What is kept aside for payments under way or of unknown outcome, worst-case fees included.
+    pub reserved: Msat,
+}
+
+impl BudgetUse {
+    /// What is left.
+    pub fn left(&self) -> Msat {
+        self.budget.most.saturating_sub(self.spent.saturating_add(self.reserved))
+    }
 }
 
 /// What would be bought.
@@ -223,9 +267,40 @@ impl Engine {
                 continue;
             }
             let held = self.0.candidates(&hop).await.map_err(|error| FetchError::new(error, Money::None))?;
-            return Ok(self.0.quoted(&hop, &response, !held.is_empty()));
+            let rules = self.0.rules(&hop, false, None).await;
+            let rules = rules.map_err(|error| FetchError::new(error, Money::None))?;
+            return Ok(self.0.quoted(&hop, &response, rules, !held.is_empty()));
         }
         Err(free(RequestError::TooManyRedirects(REDIRECTS_MAX)))
+    }
+
+    /// What the policy says of a request, and how much of each budget that it would count against is taken. Sends nothing.
+    pub async fn explain(&self, request: &http::Request<()>) -> Result<Explained, FetchError> {
+        let free = |error: Fault| FetchError::new(error, Money::None);
+        let hop = Hop::of(request.clone().map(|()| Bytes::new())).map_err(|error| free(error.into()))?;
+        let rules = self.0.rules(&hop, false, None).await.map_err(free)?;
+        let RequestFacts { method, path, label } = &*rules.request;
+        let (origin, scheme) = (&hop.origin, Scheme::L402);
+        let asked = Asked { origin, path, method, label: label.as_deref(), scheme };
+        let mut judgement = rules.policy.judge(&asked);
+        let is_new = !rules.is_known && rules.policy.new_origins > judgement.verdict;
+        if is_new {
+            judgement.verdict = rules.policy.new_origins;
+            judgement.rule = None;
+        }
+        let budgets = self.budgets(judgement.budgets.clone()).await?;
+        Ok(Explained { origin: hop.origin, judgement, is_new, budgets })
+    }
+
+    /// How much of these budgets is taken.
+    pub async fn budgets(&self, budgets: Vec<Budget>) -> Result<Vec<BudgetUse>, FetchError> {
+        let now = self.0.now();
+        let taken = self.0.journal(move |journal| journal.taken(&budgets, now)).await;
+        let taken = taken.map_err(|error| FetchError::new(error, Money::None))?;
+        Ok(taken
+            .into_iter()
+            .map(|(budget, taken)| BudgetUse { budget, spent: taken.spent, reserved: taken.reserved })
+            .collect())
     }
 
     /// Asks the wallet about every payment whose outcome is not known, and writes down what it says. Pays nothing.
@@ -272,8 +347,10 @@ impl Engine {
 impl Shared {
     /// One request to one server, with the purchase that it may take.
     async fn hop(&self, hop: &Hop, has_bought: bool) -> Result<Arrived, FetchError> {
-        let candidates = self.candidates(hop).await.map_err(|error| FetchError::new(error, Money::None))?;
-        let rules = self.rules(hop, has_bought, self.outgoing.as_ref().map(Outgoing::facts));
+        let free = |error| FetchError::new(error, Money::None);
+        let candidates = self.candidates(hop).await.map_err(free)?;
+        let wallet = self.outgoing.as_ref().map(Outgoing::facts);
+        let rules = self.rules(hop, has_bought, wallet).await.map_err(free)?;
         let (purchase, first) = Purchase::new(hop.origin.clone(), rules, candidates);
         let mut buying = buy::Buying::new(self, hop, purchase);
         let arrived = buying.run(first).await;
@@ -281,15 +358,29 @@ impl Shared {
         arrived.map_err(|fault| FetchError::new(fault, buying.money()))
     }
 
-    fn rules(&self, hop: &Hop, has_bought: bool, wallet: Option<PayFacts>) -> Rules {
-        Rules {
+    async fn rules(&self, hop: &Hop, has_bought: bool, wallet: Option<PayFacts>) -> Result<Rules, Fault> {
+        let is_known = match self.config.policy.new_origins {
+            Verdict::Allow => true,
+            _ => {
+                let origin = hop.origin.clone();
+                self.journal(move |journal| journal.is_known(&origin)).await?
+            }
+        };
+        Ok(Rules {
             limits: self.config.limits,
             wallet,
             in_the_clear: self.config.in_the_clear,
             authorization_taken: hop.has_authorization(),
             has_bought,
             buy_again: self.config.buy_again,
-        }
+            policy: Arc::clone(&self.config.policy),
+            request: Arc::new(RequestFacts {
+                method: hop.method.to_string(),
+                path: path_of(&hop.url),
+                label: self.config.label.clone(),
+            }),
+            is_known,
+        })
     }
 
     /// The credentials to try for `hop`: none in the clear, none beside an authorization of the caller's own.
@@ -301,9 +392,8 @@ impl Shared {
         self.journal(move |journal| journal.candidates(&origin, &path, now)).await
     }
 
-    fn quoted(&self, hop: &Hop, response: &reqwest::Response, has_credential: bool) -> Quote {
+    fn quoted(&self, hop: &Hop, response: &reqwest::Response, rules: Rules, has_credential: bool) -> Quote {
         let answer = answer(response, &hop.origin, self.now());
-        let rules = self.rules(hop, false, None);
         let free = Quote {
             origin: hop.origin.clone(),
             status: answer.status,
@@ -317,6 +407,7 @@ impl Shared {
         // The price is worth knowing even where it is too high.
         let no_limits = Rules {
             limits: Limits { per_payment: Msat::MAX, fee_max: rules.limits.fee_max },
+            policy: Arc::new(Policy::unlimited()),
             ..rules.clone()
         };
         let offer = judge(&hop.origin, &answer, &no_limits).ok().map(|order| Quoted::of(&order));

@@ -17,9 +17,11 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior, params};
 
 use crate::holder::Holder;
-use crate::purchase::{Note, Order, Reservation};
+use crate::policy::{Budget, Judgement};
+use crate::purchase::{Note, Order, Refusal, Reservation};
 use crate::{Origin, Pass, Scope};
 
+pub(crate) mod budget;
 pub(crate) mod lease;
 mod passes;
 mod schema;
@@ -198,14 +200,14 @@ impl Journal {
         lease::release(&self.connection.lock(), lease)
     }
 
-    /// Writes an order and its payment. `false` when the journal knows the payment as paid or under way.
+    /// Writes an order and its payment, if every budget has room for it.
     pub(crate) fn record(
         &self,
         order: &Order,
         from: &From<'_>,
         lease: &Lease,
         now: Timestamp,
-    ) -> Result<bool, JournalError> {
+    ) -> Result<Recorded, JournalError> {
         let mut connection = self.connection.lock();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         if !lease::holds(&transaction, lease)? {
@@ -216,8 +218,11 @@ impl Journal {
             None => false,
             // The server sells the same invoice once more after a payment that spent nothing.
             Some(State::Failed(_)) => true,
-            Some(_) => return Ok(false),
+            Some(_) => return Ok(Recorded::Before),
         };
+        if let Some(refusal) = budget::refusal(&transaction, order, now)? {
+            return Ok(Recorded::Refused(refusal));
+        }
         sqlite::record(&transaction, &new_intent(order, from.wallet), now)?;
         if again {
             transaction.execute("DELETE FROM answers WHERE payment_hash = ?1", [hash.as_bytes()])?;
@@ -225,8 +230,8 @@ impl Journal {
         }
         transaction.execute(
             "INSERT INTO purchases (payment_hash, origin, service, scheme, token, fee_worst_msat, valid_until, bound,
-                                    method, path, holder, generation, begun_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+                                    method, path, holder, generation, begun_at, label, rule)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
             params![
                 hash.as_bytes(),
                 order.scope.origin.to_string(),
@@ -241,10 +246,13 @@ impl Journal {
                 self.holder.as_str(),
                 lease.generation,
                 integer(now.secs()),
+                from.label,
+                order.judgement.rule,
             ],
         )?;
+        budget::charge(&transaction, order)?;
         transaction.commit()?;
-        Ok(true)
+        Ok(Recorded::New)
     }
 
     /// Makes an earlier purchase ours, so that it may be sent again under our lease. Its wallet stays what it was.
@@ -282,6 +290,23 @@ impl Journal {
         passes::candidates(&self.connection.lock(), origin, path, now)
     }
 
+    /// Whether anything was ever paid to this origin.
+    pub(crate) fn is_known(&self, origin: &Origin) -> Result<bool, JournalError> {
+        budget::is_known(&self.connection.lock(), origin)
+    }
+
+    /// What is taken of each budget.
+    pub(crate) fn taken(
+        &self,
+        budgets: &[Budget],
+        now: Timestamp,
+    ) -> Result<Vec<(Budget, budget::Taken)>, JournalError> {
+        let connection = self.connection.lock();
+        let now = budget::latest(&connection, now)?;
+        let taken = |budget: &Budget| Ok((budget.clone(), budget::taken(&connection, budget, now)?));
+        budgets.iter().map(taken).collect()
+    }
+
     /// Keeps what an answer said about a credential.
     pub(crate) fn note(&self, note: &Note, path: &str, now: Timestamp) -> Result<(), JournalError> {
         let mut connection = self.connection.lock();
@@ -315,7 +340,20 @@ pub(crate) struct From<'a> {
     pub(crate) method: &'a str,
     /// Without the query, which may hold secrets.
     pub(crate) path: &'a str,
+    /// On whose behalf.
+    pub(crate) label: Option<&'a str>,
     pub(crate) wallet: &'a WalletId,
+}
+
+/// What became of an order that was to be written.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Recorded {
+    /// It is on disk, and its money is kept aside.
+    New,
+    /// The journal knows the payment as paid or under way.
+    Before,
+    /// A budget has no room for it; nothing was written.
+    Refused(Refusal),
 }
 
 /// The payment of an order.
@@ -403,6 +441,8 @@ fn read_order(row: &Row<'_>) -> Result<Order, JournalError> {
         fee_worst: Msat::new(row.get("fee_worst_msat")?),
         valid_until: row.get::<_, Option<u64>>("valid_until")?.map(Timestamp::from_secs),
         bound: row.get("bound")?,
+        // It was judged when it was recorded, and counts against its budgets since.
+        judgement: Judgement::free(),
     })
 }
 

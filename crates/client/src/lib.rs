@@ -7,6 +7,7 @@
 //!
 //! Errors say what became of the money: [`FetchError::money`].
 
+mod approve;
 mod engine;
 mod error;
 mod failpoint;
@@ -19,9 +20,11 @@ mod limits;
 mod mint;
 mod origin;
 mod pass;
+pub mod policy;
 pub mod purchase;
 
-pub use engine::{Engine, EngineConfig, Fetched, Quote, Quoted, Receipt};
+pub use approve::{Approve, Question};
+pub use engine::{BudgetUse, Engine, EngineConfig, Explained, Fetched, Quote, Quoted, Receipt};
 pub use error::{Fault, FetchError, OpenError};
 pub use failpoint::FAILPOINTS;
 pub use http::{HttpConfig, Proxy, RequestError};

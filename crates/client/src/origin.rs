@@ -31,6 +31,11 @@ impl Origin {
         Some(Self { tls, host: url.host_str()?.to_owned(), port: url.port_or_known_default()? })
     }
 
+    /// The host, in lower case; an IPv6 address in its brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Whether the connection is encrypted by TLS.
     pub const fn is_tls(&self) -> bool {
         self.tls

@@ -14,13 +14,14 @@ use farebox_lightning::outgoing::Ended;
 use farebox_protocol::{Msat, PaymentHash, Timestamp};
 use http::StatusCode;
 
+use crate::policy::Verdict;
 use crate::{Origin, Pass, Scope};
 
 mod judge;
 #[cfg(test)]
 mod tests;
 
-pub use judge::{Answer, Order, Refusal, Rules, judge};
+pub use judge::{Answer, Order, Refusal, RequestFacts, Rules, judge};
 
 /// How long to wait before presenting a credential that has just been paid for once more: the server may not have seen
 /// the settlement yet. After the last of these it is rejected.
@@ -37,6 +38,12 @@ pub enum Event {
     Recorded,
     /// The journal knows this payment hash already, as paid or as under way.
     RecordedBefore,
+    /// A budget has no room for it; nothing was written.
+    OverBudget(Refusal),
+    /// A person agreed to what [`Command::Approve`] asked, by this time.
+    Approved(Timestamp),
+    /// Nobody agreed.
+    NotApproved,
     /// Another process has taken the purchase over; this one has paid nothing and may not.
     LeaseLost,
     /// How the payment of [`Command::Pay`] or [`Command::Resume`] ended, as far as is known.
@@ -63,6 +70,8 @@ pub enum Command {
     Send(Option<Pass>),
     /// Take the lease of this scope, waiting for whoever holds it.
     Reserve(Scope),
+    /// Ask a person whether this may be paid.
+    Approve(Box<Order>),
     /// Write the order to the journal.
     Record(Box<Order>),
     /// Pay, which marks the payment as sent first, in one transaction that also checks the lease.
@@ -159,6 +168,7 @@ enum State {
         with: Option<Pass>,
     },
     Judged(Box<Order>),
+    Approving(Box<Order>),
     Reserved(Box<Order>),
     /// Recorded, and the wallet asked; or an earlier payment looked up, with the order that waits for it in `next`.
     Sent {
@@ -186,6 +196,8 @@ pub struct Purchase {
     notes: Vec<Note>,
     /// A fresh challenge has been asked for once: not for ever.
     refreshed: bool,
+    /// What a person has agreed to pay: this much, once.
+    approved: Option<Msat>,
 }
 
 impl Purchase {
@@ -201,6 +213,7 @@ impl Purchase {
             money: Money::None,
             notes: Vec::new(),
             refreshed: false,
+            approved: None,
         };
         let command = purchase.ask();
         (purchase, command)
@@ -233,6 +246,17 @@ impl Purchase {
                 self.state = State::Sent { order: order.clone(), next: None };
                 Command::Pay(order)
             }
+            (State::Approving(order), Event::Approved(now)) => {
+                self.approved = Some(order.price);
+                self.record(order, now)
+            }
+            (State::Approving(order), Event::NotApproved) => {
+                let (origin, price) = (order.scope.origin.clone(), order.price);
+                self.stop(
+                    Refusal::ApprovalNeeded { origin, price, rule: order.judgement.rule.clone() }.into(),
+                )
+            }
+            (State::Reserved(_), Event::OverBudget(refusal)) => self.stop(refusal.into()),
             (State::Reserved(order), Event::RecordedBefore) => {
                 self.stop(Refusal::AlreadyPaid(order.payment_hash()).into())
             }
@@ -322,7 +346,10 @@ impl Purchase {
     }
 
     fn record(&mut self, order: Box<Order>, now: Timestamp) -> Command {
-        if order.leaves_time(now) {
+        if self.wants_approval(&order) {
+            self.state = State::Approving(order.clone());
+            Command::Approve(order)
+        } else if order.leaves_time(now) {
             self.state = State::Reserved(order.clone());
             Command::Record(order)
         } else if mem::replace(&mut self.refreshed, true) {
@@ -331,6 +358,11 @@ impl Purchase {
             // The invoice grew old while somebody else was buying.
             self.ask()
         }
+    }
+
+    /// Whether a person must still agree. What was agreed to holds for a fresh invoice that asks no more.
+    fn wants_approval(&self, order: &Order) -> bool {
+        order.judgement.verdict > Verdict::Allow && self.approved.is_none_or(|most| order.price > most)
     }
 
     fn ended(&mut self, order: &Order, next: Option<Box<Order>>, ended: Ended) -> Command {
@@ -352,6 +384,10 @@ impl Purchase {
             Ended::NotPaid(failure) => {
                 self.money = Money::None;
                 match next {
+                    Some(next) if self.wants_approval(&next) => {
+                        self.state = State::Approving(next.clone());
+                        Command::Approve(next)
+                    }
                     Some(next) => {
                         self.state = State::Reserved(next.clone());
                         Command::Record(next)

@@ -15,6 +15,7 @@ mod completions;
 mod demo;
 mod get;
 mod node;
+mod policy;
 mod serve;
 mod token;
 mod version;
@@ -54,6 +55,8 @@ enum Command {
     Check(check::Args),
     #[command(subcommand)]
     Token(token::Command),
+    #[command(subcommand)]
+    Policy(policy::Command),
     Node(Box<node::Args>),
     Version(version::Args),
     Completions(completions::Args),
@@ -78,6 +81,7 @@ impl Cli {
             Command::Get(args) => get::run(*args, self.output),
             Command::Check(args) => check::run(&args, reader),
             Command::Token(command) => token::run(command, reader),
+            Command::Policy(command) => policy::run(&command, reader),
             Command::Node(args) => node::run(*args, reader),
             Command::Version(args) => version::run(&args, reader),
             Command::Completions(args) => completions::run(&args),

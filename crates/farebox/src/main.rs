@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tokio::time::Instant;
 
+mod buyer;
 mod cli;
 mod config;
 mod late;

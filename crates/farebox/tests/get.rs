@@ -94,8 +94,11 @@ impl Buyer {
     }
 
     async fn run(&self, arguments: &[&str], environment: &[(&str, &str)], input: &[u8]) -> Output {
+        self.farebox(&[&["get"], arguments].concat(), environment, input).await
+    }
+
+    async fn farebox(&self, arguments: &[&str], environment: &[(&str, &str)], input: &[u8]) -> Output {
         let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_farebox"))
-            .arg("get")
             .args(arguments)
             .env_clear()
             .env("HOME", self.world.directory.path())
@@ -222,6 +225,51 @@ async fn a_price_above_the_limit_is_refused_in_words_a_program_can_read() {
     assert_eq!(error["money"], serde_json::json!({ "state": "none" }));
     assert!(!error.to_string().contains("hidden"));
     assert_eq!(buyer.payments(), 0);
+}
+
+#[tokio::test]
+async fn a_policy_is_kept_to_and_explains_itself() {
+    let buyer = Buyer::new().await;
+    let shop = Shop::with(&buyer.world.net, sells("goods")).await;
+    let explained = |label: &'static str| {
+        let url = shop.url("/now");
+        let buyer = &buyer;
+        async move { json(&buyer.farebox(&["policy", "check", "--label", label, &url], &[], b"").await) }
+    };
+    assert_eq!(explained("reader").await["no_file"], true);
+
+    assert_eq!(exit(&buyer.farebox(&["policy", "init"], &[], b"").await), 0);
+    let policy = buyer.path(".config/farebox/policy.yaml");
+    assert_eq!(exit(&buyer.farebox(&["policy", "init"], &[], b"").await), 1, "a policy is never overwritten");
+    // Nobody can be asked here, and the template asks.
+    let output = buyer.get(&[&shop.url("/now")]).await;
+    assert_eq!((exit(&output), error(&output)["code"].as_str()), (9, Some("approval_needed")));
+
+    let rules = "
+rules:
+  - { name: readers, when: { label: [reader] }, then: allow, limits: { day: 150sat } }
+  - { name: not there, when: { path: [/dear] }, then: deny }
+";
+    std::fs::write(&policy, rules).unwrap();
+    let output = buyer.get(&["--label", "reader", &shop.url("/dear")]).await;
+    assert_eq!((exit(&output), error(&output)["code"].as_str()), (7, Some("denied")));
+    assert_eq!(exit(&buyer.get(&["--label", "reader", &shop.url("/now")]).await), 0);
+    assert_eq!(buyer.payments(), 1);
+
+    let explained = explained("reader").await;
+    assert_eq!((&explained["verdict"], &explained["rule"]), (&"allow".into(), &"readers".into()));
+    // 100 sat and a fee of 1 sat are spent.
+    let of_rule =
+        explained["budgets"].as_array().unwrap().iter().find(|row| row["rule"] == "readers").unwrap();
+    assert_eq!((&of_rule["spent_msat"], &of_rule["left_msat"]), (&101_000.into(), &49_000.into()));
+
+    std::fs::write(&policy, "rules: [{ name: a, then: alow }]").unwrap();
+    let output = buyer.get(&[&shop.url("/now")]).await;
+    assert_eq!(exit(&output), 2, "nothing is paid by a policy that isn't understood");
+    assert!(
+        error(&output)["message"].as_str().unwrap().contains("in line 1: unknown variant `alow`"),
+        "{output:?}"
+    );
 }
 
 #[tokio::test]

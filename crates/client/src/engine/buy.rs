@@ -9,7 +9,9 @@ use farebox_protocol::PaymentHash;
 use tokio::time;
 
 use super::{Arrived, Fault, Hop, JournalError, Receipt, Shared, answer, lease::Held, path_of, reach};
-use crate::journal::{From, Reserved, Want};
+use crate::approve::Question;
+use crate::journal::{From, Recorded, Reserved, Want};
+use crate::policy::{Asked, Verdict};
 use crate::purchase::{Command, Event, Money, Order, Purchase, Stop};
 use crate::{Pass, Scope};
 
@@ -61,6 +63,7 @@ impl<'a> Buying<'a> {
                     event
                 }
                 Command::Reserve(scope) => self.reserve(scope).await?,
+                Command::Approve(order) => self.approve(&order).await?,
                 Command::Record(order) => self.record(order).await?,
                 Command::Pay(order) => self.pay(&order).await?,
                 Command::Resume(order) => self.resume(order).await?,
@@ -127,21 +130,44 @@ impl<'a> Buying<'a> {
         }
     }
 
+    /// Asks whoever may agree. The lease is held meanwhile, so a person is asked once for many that want the same.
+    async fn approve(&self, order: &Order) -> Result<Event, Fault> {
+        let Some(approver) = &self.shared.config.approver else { return Ok(Event::NotApproved) };
+        let question = Question {
+            origin: order.scope.origin.clone(),
+            service: order.scope.service.clone(),
+            method: self.hop.method.to_string(),
+            path: path_of(&self.hop.url),
+            label: self.shared.config.label.clone(),
+            price: order.price,
+            fee_worst: order.fee_worst,
+            payment_hash: order.payment_hash(),
+            payee: order.invoice.payee(),
+            rule: order.judgement.rule.clone(),
+        };
+        Ok(match approver.ask(question).await {
+            true => Event::Approved(self.shared.now()),
+            false => Event::NotApproved,
+        })
+    }
+
     async fn record(&mut self, order: Box<Order>) -> Result<Event, Fault> {
         let Some(lease) = self.lease.as_ref().map(|held| held.lease.clone()) else {
             return Ok(Event::LeaseLost);
         };
         let (wallet, now) = (self.wallet(), self.shared.now());
         let (method, path) = (self.hop.method.to_string(), path_of(&self.hop.url));
+        let label = self.shared.config.label.clone();
         let ordered = order.clone();
         reach("client-before-record");
         let recorded = self.shared.journal(move |journal| {
-            let from = From { method: &method, path: &path, wallet: &wallet };
+            let from = From { method: &method, path: &path, label: label.as_deref(), wallet: &wallet };
             journal.record(&ordered, &from, &lease, now)
         });
         let event = match recorded.await {
-            Ok(true) => Event::Recorded,
-            Ok(false) => Event::RecordedBefore,
+            Ok(Recorded::New) => Event::Recorded,
+            Ok(Recorded::Before) => Event::RecordedBefore,
+            Ok(Recorded::Refused(refusal)) => Event::OverBudget(refusal),
             Err(Fault::Journal(JournalError::LeaseLost)) => Event::LeaseLost,
             Err(fault) => return Err(fault),
         };
@@ -189,7 +215,7 @@ impl<'a> Buying<'a> {
         let ended = match self.shared.settle(&order).await? {
             super::settle::Settled::Ended(ended) => ended,
             super::settle::Settled::PayAgain(reason) => match lease {
-                Some(lease) if self.shared.config.limits.allow_price(order.price).is_ok() => {
+                Some(lease) if self.may_still_pay(&order) => {
                     let hash = order.payment_hash();
                     match self.shared.journal(move |journal| journal.adopt(&hash, &lease)).await {
                         Ok(()) => {}
@@ -215,6 +241,19 @@ impl<'a> Buying<'a> {
             self.order = Some(order);
         }
         Ok(Event::Ended(ended))
+    }
+
+    /// Whether an earlier payment that may not have been sent may be sent now: the limits and the policy of this call hold, too.
+    fn may_still_pay(&self, order: &Order) -> bool {
+        let config = &self.shared.config;
+        let asked = Asked {
+            origin: &order.scope.origin,
+            path: self.hop.url.path(),
+            method: self.hop.method.as_str(),
+            label: config.label.as_deref(),
+            scheme: order.scheme,
+        };
+        config.policy.judge(&asked).verdict < Verdict::Deny && config.limits.allow_price(order.price).is_ok()
     }
 
     /// Writes down what the answers said of the credentials. When that fails, the worst is a round trip too many.

@@ -8,7 +8,8 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::JournalError;
 
 /// Never change a step that has been released; add one.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
 CREATE TABLE purchases (
     id             INTEGER PRIMARY KEY AUTOINCREMENT,
     payment_hash   BLOB NOT NULL UNIQUE CHECK (length(payment_hash) = 32),
@@ -45,7 +46,22 @@ CREATE TABLE leases (
     expires_at INTEGER NOT NULL,
     PRIMARY KEY (origin, service)
 ) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+-- On whose behalf it was bought, and which rule of the policy let it.
+ALTER TABLE purchases ADD COLUMN label TEXT;
+ALTER TABLE purchases ADD COLUMN rule TEXT;
+CREATE INDEX purchases_origin ON purchases (origin);
+CREATE INDEX purchases_begun ON purchases (begun_at);
+
+-- The rules whose budgets a payment counts against.
+CREATE TABLE charges (
+    rule         TEXT NOT NULL,
+    payment_hash BLOB NOT NULL,
+    PRIMARY KEY (rule, payment_hash)
+) STRICT, WITHOUT ROWID;
+",
+];
 
 /// Brings the file up to date. Two processes may do so at once: the second finds nothing left to do.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), JournalError> {

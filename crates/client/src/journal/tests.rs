@@ -7,6 +7,7 @@ use farebox_protocol::RootKey;
 
 use super::*;
 use crate::mint::Draft;
+use crate::policy::Window;
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
@@ -51,6 +52,7 @@ fn order(number: u64, service: &str) -> Order {
         fee_worst: Msat::new(10_000),
         valid_until: None,
         bound: true,
+        judgement: Judgement::free(),
     }
 }
 
@@ -63,8 +65,18 @@ fn lease(journal: &Journal, want: &Want, now: Timestamp) -> Option<Lease> {
 }
 
 fn record(journal: &Journal, order: &Order, lease: &Lease) -> Result<bool, JournalError> {
+    recorded(journal, order, lease, NOW).map(|recorded| recorded == Recorded::New)
+}
+
+fn recorded(
+    journal: &Journal,
+    order: &Order,
+    lease: &Lease,
+    now: Timestamp,
+) -> Result<Recorded, JournalError> {
     let wallet = WalletId("w".to_owned());
-    journal.record(order, &From { method: "GET", path: "/", wallet: &wallet }, lease, NOW)
+    let from = From { method: "GET", path: "/", label: Some("test"), wallet: &wallet };
+    journal.record(order, &from, lease, now)
 }
 
 fn mark_sent(journal: &Journal, order: &Order) -> Result<(), IntentError> {
@@ -357,7 +369,7 @@ fn a_file_of_a_later_version_is_left_alone() {
     let error = Journal::open(&file.path).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the journal has version 99, this program knows up to 1; use a newer farebox"
+        "the journal has version 99, this program knows up to 2; use a newer farebox"
     );
 }
 
@@ -380,4 +392,110 @@ fn a_row_shows_no_secret() {
     assert!(
         !shown.contains(&order.token) && !shown.contains(&*Draft::new(1, 1, NOW).preimage().expose_hex())
     );
+}
+
+/// Orders of 100 sat and at most 10 sat of fees each, by these budgets.
+fn budgeted(number: u64, budgets: &[(Option<&str>, Window, u64)]) -> Order {
+    let budget = |(rule, window, sat): &(Option<&str>, Window, u64)| Budget {
+        rule: rule.map(str::to_owned),
+        window: *window,
+        most: Msat::new(sat * 1_000),
+    };
+    let judgement = Judgement { budgets: budgets.iter().map(budget).collect(), ..Judgement::free() };
+    Order { judgement, ..order(number, &number.to_string()) }
+}
+
+fn begin(journal: &Journal, order: &Order, now: Timestamp) -> Recorded {
+    let lease = lease(journal, &want(&order.scope.service), now).unwrap();
+    let recorded = recorded(journal, order, &lease, now).unwrap();
+    if recorded != Recorded::New {
+        journal.release(&lease).unwrap();
+    }
+    recorded
+}
+
+fn end(journal: &Journal, order: &Order, number: u64, fee: u64, now: Timestamp) {
+    mark_sent(journal, order).unwrap();
+    let preimage = Draft::new(number, 100, NOW).preimage();
+    journal
+        .payments()
+        .unwrap()
+        .settle(&order.payment_hash(), &preimage, Msat::new(fee * 1_000), now)
+        .unwrap();
+}
+
+fn is_refused(recorded: &Recorded) -> bool {
+    matches!(recorded, Recorded::Refused(Refusal::OverBudget { .. }))
+}
+
+#[test]
+fn a_budget_counts_what_is_under_way_with_its_worst_fee() {
+    let file = File::new();
+    let journal = file.open();
+    let order = |number| budgeted(number, &[(None, Window::Day, 320)]);
+    assert_eq!(begin(&journal, &order(1), NOW), Recorded::New);
+    assert_eq!(begin(&journal, &order(2), NOW), Recorded::New);
+    let Recorded::Refused(refusal) = begin(&journal, &order(3), NOW) else { panic!("330 sat within 320") };
+    assert_eq!(
+        refusal.to_string(),
+        "no room in the budget (all payments: 320 sat within a day): 0 sat are spent and 220 sat reserved, and this needs \
+         100 sat and a fee reserve of 10 sat"
+    );
+    // What the fee didn't take is free again, and what failed is free altogether.
+    end(&journal, &order(1), 1, 0, NOW);
+    assert_eq!(begin(&journal, &order(3), NOW), Recorded::New);
+    assert!(is_refused(&begin(&journal, &order(4), NOW)));
+    let failure = Failure { reason: "no route".to_owned(), unsent: true };
+    let payments = journal.payments().unwrap();
+    let row = payments.find(&order(2).payment_hash()).unwrap().unwrap();
+    payments.fail(&row, &failure, NOW).unwrap();
+    assert_eq!(begin(&journal, &order(4), NOW), Recorded::New);
+}
+
+#[test]
+fn a_window_slides_and_a_clock_set_back_frees_nothing() {
+    let file = File::new();
+    let journal = file.open();
+    let order = |number| budgeted(number, &[(None, Window::Hour, 120)]);
+    assert_eq!(begin(&journal, &order(1), NOW), Recorded::New);
+    end(&journal, &order(1), 1, 10, NOW);
+    assert!(is_refused(&begin(&journal, &order(2), later(3_599))));
+    assert!(is_refused(&begin(&journal, &order(2), Timestamp::from_secs(0))));
+    assert_eq!(begin(&journal, &order(2), later(3_600)), Recorded::New);
+    // Open, it keeps its place however long that takes.
+    assert!(is_refused(&begin(&journal, &order(3), later(1_000_000))));
+}
+
+#[test]
+fn a_rule_counts_its_own_payments_and_every_rule_binds() {
+    let file = File::new();
+    let journal = file.open();
+    let weather = [(None, Window::Total, 1_000), (Some("weather"), Window::Total, 110)];
+    assert_eq!(begin(&journal, &budgeted(1, &weather), NOW), Recorded::New);
+    assert!(is_refused(&begin(&journal, &budgeted(2, &weather), NOW)));
+    assert_eq!(begin(&journal, &budgeted(2, &[(Some("film"), Window::Total, 110)]), NOW), Recorded::New);
+    let both = [(None, Window::Total, 220), (Some("other"), Window::Total, 110)];
+    assert!(is_refused(&begin(&journal, &budgeted(3, &both), NOW)), "all payments are 220 already");
+    assert!(
+        is_refused(&begin(&journal, &budgeted(3, &[(Some("none"), Window::Week, 0)]), NOW)),
+        "zero is zero"
+    );
+    let taken = journal.taken(&budgeted(4, &weather).judgement.budgets, NOW).unwrap();
+    let reserved: Vec<_> = taken.iter().map(|(_, taken)| taken.reserved.get() / 1_000).collect();
+    assert_eq!(reserved, [220, 110]);
+}
+
+#[test]
+fn an_older_journal_is_brought_up_to_date_with_what_it_has_spent() {
+    let file = File::new();
+    let journal = file.open();
+    buy(&journal, 1, &order(1, "a"));
+    journal.connection.lock().execute_batch(
+        "DROP TABLE charges; DROP INDEX purchases_origin; DROP INDEX purchases_begun;
+         ALTER TABLE purchases DROP COLUMN label; ALTER TABLE purchases DROP COLUMN rule; PRAGMA user_version = 1;",
+    ).unwrap();
+    drop(journal);
+    let journal = file.open();
+    assert!(is_refused(&begin(&journal, &budgeted(2, &[(None, Window::Day, 200)]), NOW)));
+    assert_eq!(begin(&journal, &budgeted(2, &[(None, Window::Day, 210)]), NOW), Recorded::New);
 }

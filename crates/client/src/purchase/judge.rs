@@ -2,13 +2,14 @@
 //!
 //! The invoice is the only truth about the price: what a body, another header or the token claims is never looked at.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use farebox_lightning::{FeeControl, PayFacts};
 use farebox_protocol::{Invoice, Msat, Network, OfferedChallenge, PaymentHash, Scheme, Timestamp};
 use http::StatusCode;
 
 use crate::pass::{TokenFacts, can_be_sent, facts_of};
+use crate::policy::{Asked, Budget, Judgement, Policy, Verdict};
 use crate::{Limits, Origin, Scope};
 
 /// An invoice that lives shorter than this is not begun: the payment must arrive before it ends.
@@ -29,6 +30,23 @@ pub struct Rules {
     pub has_bought: bool,
     /// The caller knows that an earlier purchase here was never honoured, and wants another.
     pub buy_again: bool,
+    /// What a person has written about who may be paid, and how much.
+    pub policy: Arc<Policy>,
+    /// The request, as far as the policy looks at it.
+    pub request: Arc<RequestFacts>,
+    /// This seller has been paid before.
+    pub is_known: bool,
+}
+
+/// A request, as far as a policy looks at it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestFacts {
+    /// The method.
+    pub method: String,
+    /// The path of the address, without the query.
+    pub path: String,
+    /// On whose behalf.
+    pub label: Option<String>,
 }
 
 /// The head of an answer, as far as it concerns money.
@@ -67,6 +85,8 @@ pub struct Order {
     pub valid_until: Option<Timestamp>,
     /// The token can be read and commits to this invoice. Otherwise the server's word is all there is.
     pub bound: bool,
+    /// What the policy says of it. Never a denial.
+    pub judgement: Judgement,
 }
 
 impl fmt::Debug for Order {
@@ -140,6 +160,51 @@ pub enum Refusal {
         /// The limit.
         limit: Msat,
     },
+    /// The policy forbids it.
+    #[error("the policy denies paying `{origin}` ({}); change it to pay there", named(rule.as_deref()))]
+    Denied {
+        /// Who sells.
+        origin: Origin,
+        /// The rule that says so; without one, what the policy says of everything else or of new sellers.
+        rule: Option<String>,
+    },
+    /// The policy wants a person to agree, and nobody has.
+    #[error("the policy asks a person before paying `{origin}` {price} ({}), and nobody has agreed", named(rule.as_deref()))]
+    ApprovalNeeded {
+        /// Who sells.
+        origin: Origin,
+        /// The amount of the invoice.
+        price: Msat,
+        /// The rule that says so; without one, what the policy says of everything else or of new sellers.
+        rule: Option<String>,
+    },
+    /// A rule's cap on one payment.
+    #[error("the price is {price}, above the {limit} that the rule `{rule}` allows for one payment")]
+    OverRuleLimit {
+        /// The amount of the invoice.
+        price: Msat,
+        /// The cap.
+        limit: Msat,
+        /// Whose.
+        rule: String,
+    },
+    /// A budget has no room left.
+    #[error(
+        "no room in the budget ({budget}): {spent} are spent and {reserved} reserved, and this needs {price} and a fee \
+         reserve of {fee_worst}"
+    )]
+    OverBudget {
+        /// Which.
+        budget: Budget,
+        /// What has been paid within its time.
+        spent: Msat,
+        /// What is kept aside for payments under way.
+        reserved: Msat,
+        /// The amount of the invoice.
+        price: Msat,
+        /// The most that the fee can come to.
+        fee_worst: Msat,
+    },
     /// Coins of another network.
     #[error("the invoice is for {invoice}, the wallet pays on {wallet}")]
     WrongNetwork {
@@ -193,6 +258,10 @@ impl Refusal {
             Self::AmountMissing(_) => "amount_missing",
             Self::OverPriceLimit { .. } => "over_price_limit",
             Self::OverFeeLimit { .. } => "over_fee_limit",
+            Self::Denied { .. } => "denied",
+            Self::ApprovalNeeded { .. } => "approval_needed",
+            Self::OverRuleLimit { .. } => "over_rule_limit",
+            Self::OverBudget { .. } => "over_budget",
             Self::WrongNetwork { .. } => "wrong_network",
             Self::InvoiceExpired { .. } => "invoice_expired",
             Self::OtherInvoice(_) => "other_invoice",
@@ -262,23 +331,61 @@ fn judge_one(
     {
         return Err(Refusal::WrongNetwork { invoice: invoice.network(), wallet: wallet.network });
     }
-    rules.limits.allow_price(price)?;
+    let (judgement, limits) = judge_policy(asked, challenge.scheme, price, rules)?;
+    limits.allow_price(price)?;
     // Without a wallet nothing is paid; the quote assumes one that keeps to the limit.
     let fee_control = rules.wallet.as_ref().map_or(&FeeControl::Exact, |wallet| &wallet.fee_control);
-    let fee_worst = rules.limits.allow_fee(price, fee_control)?;
+    let fee_worst = limits.allow_fee(price, fee_control)?;
     let order = Order {
         scope: Scope { origin: asked.clone(), service: token.service },
         scheme: challenge.scheme,
         token: challenge.token.clone(),
         price,
-        fee_max: rules.limits.fee_max,
+        fee_max: limits.fee_max,
         fee_worst,
         valid_until: token.valid_until,
         bound: token.payment_hash.is_some(),
+        judgement,
         invoice,
     };
     if !order.leaves_time(now) {
         return Err(Refusal::InvoiceExpired { expires_at: order.invoice.expires_at(), now });
     }
     Ok(order)
+}
+
+/// What the policy says of this price, and the limits that are left of those of the caller: the tighter of both.
+fn judge_policy(
+    origin: &Origin,
+    scheme: Scheme,
+    price: Msat,
+    rules: &Rules,
+) -> Result<(Judgement, Limits), Refusal> {
+    let RequestFacts { method, path, label } = &*rules.request;
+    let mut judgement = rules.policy.judge(&Asked { origin, path, method, label: label.as_deref(), scheme });
+    if !rules.is_known && rules.policy.new_origins > judgement.verdict {
+        judgement.verdict = rules.policy.new_origins;
+        judgement.rule = None;
+    }
+    if judgement.verdict == Verdict::Deny {
+        return Err(Refusal::Denied { origin: origin.clone(), rule: judgement.rule });
+    }
+    let mut limits = rules.limits;
+    if let Some(cap) = &judgement.payment {
+        match &cap.rule {
+            Some(rule) if price > cap.most => {
+                return Err(Refusal::OverRuleLimit { price, limit: cap.most, rule: rule.clone() });
+            }
+            _ => limits.per_payment = limits.per_payment.min(cap.most),
+        }
+    }
+    if let Some(cap) = &judgement.fee {
+        limits.fee_max = limits.fee_max.min(cap.most);
+    }
+    Ok((judgement, limits))
+}
+
+/// A rule as a refusal names it.
+fn named(rule: Option<&str>) -> String {
+    rule.map_or_else(|| "no rule allows it".to_owned(), |rule| format!("rule `{rule}`"))
 }

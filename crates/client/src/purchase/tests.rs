@@ -7,6 +7,7 @@ use farebox_protocol::{Network, OfferedChallenge, RootKey};
 use super::*;
 use crate::Limits;
 use crate::mint::Draft;
+use crate::policy::Policy;
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
@@ -32,6 +33,9 @@ fn rules() -> Rules {
         authorization_taken: false,
         has_bought: false,
         buy_again: false,
+        policy: std::sync::Arc::new(Policy::unlimited()),
+        request: std::sync::Arc::default(),
+        is_known: true,
     }
 }
 
@@ -82,6 +86,7 @@ fn word(command: &Command) -> String {
         Command::Send(None) => "send".to_owned(),
         Command::Send(Some(pass)) => format!("send with {}", pass.scope.service),
         Command::Reserve(scope) => format!("reserve {}", scope.service),
+        Command::Approve(order) => format!("approve {}", order.price),
         Command::Record(_) => "record".to_owned(),
         Command::Pay(_) => "pay".to_owned(),
         Command::Resume(_) => "resume".to_owned(),
@@ -97,6 +102,49 @@ fn run(rules: Rules, candidates: Vec<Pass>, events: Vec<Event>) -> (Purchase, St
     let mut words = vec![word(&first)];
     words.extend(events.into_iter().map(|event| word(&purchase.on(event))));
     (purchase, words.join(", "))
+}
+
+#[test]
+fn what_a_person_agreed_to_is_not_asked_again_unless_it_is_dearer() {
+    let asks = || Rules {
+        policy: std::sync::Arc::new(Policy { otherwise: Verdict::Ask, ..Policy::unlimited() }),
+        ..rules()
+    };
+    let ours = || Event::Reserved(Reservation::Ours, NOW);
+    let agreed = || Event::Approved(NOW);
+    check(
+        asks(),
+        vec![],
+        vec![Event::Answered(challenged()), ours(), agreed()],
+        "send, reserve svc, approve 100 sat, record",
+    );
+    let declined = vec![Event::Answered(challenged()), ours(), Event::NotApproved];
+    check(asks(), vec![], declined, "send, reserve svc, approve 100 sat, stop: approval_needed");
+    // The person took so long that the invoice is over: the next one at the same price needs no word.
+    let late = vec![
+        Event::Answered(challenged()),
+        ours(),
+        Event::Approved(NOW.saturating_add(Duration::from_secs(599))),
+        Event::Answered(challenged()),
+        ours(),
+    ];
+    check(asks(), vec![], late, "send, reserve svc, approve 100 sat, send, reserve svc, record");
+}
+
+#[test]
+fn what_the_policy_denies_stops_before_the_lease() {
+    let denies = Rules {
+        policy: std::sync::Arc::new(Policy { otherwise: Verdict::Deny, ..Policy::unlimited() }),
+        ..rules()
+    };
+    check(denies, vec![], vec![Event::Answered(challenged())], "send, stop: denied");
+    let new = Rules {
+        policy: std::sync::Arc::new(Policy { new_origins: Verdict::Ask, ..Policy::unlimited() }),
+        is_known: false,
+        ..rules()
+    };
+    let events = vec![Event::Answered(challenged()), Event::Reserved(Reservation::Ours, NOW)];
+    check(new, vec![], events, "send, reserve svc, approve 100 sat");
 }
 
 #[track_caller]

@@ -4,10 +4,10 @@
 //! The body goes to standard output byte for byte, everything else to standard error. `--json` puts one object on
 //! standard output instead, with the body in it unless it goes to a file.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use farebox_client::{Engine, EngineConfig, FetchError, HttpConfig, Limits, Proxy};
+use farebox_client::{Approve, Engine, EngineConfig, FetchError, HttpConfig, Proxy};
 use farebox_lightning::{
     Pay,
     clock::SystemClock,
@@ -16,9 +16,13 @@ use farebox_lightning::{
 use farebox_protocol::{Msat, PaymentHash};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
-use crate::output::{OutputFlags, line};
+use crate::{
+    buyer::{self, Files},
+    output::{OutputFlags, line},
+};
 
 mod body;
+mod person;
 mod report;
 mod request;
 
@@ -32,15 +36,17 @@ const WALLET_URL: &str = "FAREBOX_WALLET_URL";
 /// Fetch a URL, and pay for it over Lightning if it asks for money
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A price up to --max-cost is paid without asking, plus a routing fee up to --max-fee. What has been
-bought is kept in the journal and used again: a second call pays nothing. A call that was killed may
-simply be made again.
+What may be paid is what the policy says (`farebox policy init` begins one); without a policy, prices
+up to --max-cost plus a routing fee up to --max-fee, and 10,000 sat a day. What has been bought is
+kept in the journal and used again: a second call pays nothing. A call that was killed may simply be
+made again.
 
 Exit codes: 0 done; 1 other errors; 2 the command line; 3 the payment failed, nothing spent; 4 the
 network; 5 paid, but the server refuses the credential; 6 status 429 with --fail; 7 not paid, by the
-limits and rules; 8 nobody knows whether the payment arrived (run it again, or see --resume); 10 a
-dry run is done; 22 another status of 400 or more with --fail. When standard error is not a
-terminal, errors are one line of JSON with a `code` and the state of the `money`.
+policy and limits; 8 nobody knows whether the payment arrived (run it again, or see --resume); 9 a
+person must agree to it, and nobody has; 10 a dry run is done; 22 another status of 400 or more with
+--fail. When standard error is not a terminal, errors are one line of JSON with a `code` and the
+state of the `money`.
 
 Examples:
   farebox get https://api.example.com/weather
@@ -75,9 +81,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     network: Network,
 
-    /// The file with what has been bought [default: farebox/journal.sqlite in $XDG_DATA_HOME or ~/.local/share]
-    #[arg(long, value_name = "FILE", env = "FAREBOX_JOURNAL", help_heading = "Journal")]
-    journal: Option<PathBuf>,
+    #[command(flatten)]
+    files: Files,
     /// Ask the wallet about payments whose outcome is not known, and list those still open; fetches nothing
     #[arg(long, conflicts_with_all = ["url", "write_off"], help_heading = "Journal")]
     resume: bool,
@@ -90,12 +95,16 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Money")]
 struct Money {
-    /// The highest price, without the routing fee; 0sat pays nothing
-    #[arg(long, value_name = "AMOUNT", default_value = "1000sat")]
-    max_cost: Msat,
-    /// The highest routing fee on top of the price
-    #[arg(long, value_name = "AMOUNT", default_value = "10sat")]
-    max_fee: Msat,
+    /// The highest price, without the routing fee; 0sat pays nothing. It lowers what a policy allows and never raises it
+    /// [default: what the policy says; without one, 1000sat]
+    #[arg(long, value_name = "AMOUNT")]
+    max_cost: Option<Msat>,
+    /// The highest routing fee on top of the price [default: what the policy says; without one, 10sat]
+    #[arg(long, value_name = "AMOUNT")]
+    max_fee: Option<Msat>,
+    /// On whose behalf: a name that rules of the policy may look at
+    #[arg(long, value_name = "NAME", env = "FAREBOX_LABEL")]
+    label: Option<String>,
     /// Tell the price and buy nothing: no wallet is used, no credential shown
     #[arg(long)]
     dry_run: bool,
@@ -248,18 +257,19 @@ async fn fetch(
 }
 
 fn open(args: &Args, wallet: Option<Arc<dyn Pay>>) -> anyhow::Result<Engine> {
-    let journal = match &args.journal {
-        Some(path) => path.clone(),
-        None => default_journal()
-            .context("there is no home directory; say where the journal is with --journal")?,
-    };
+    let Money { max_cost, max_fee, .. } = args.money;
+    let (policy, limits) = buyer::binding(args.files.policy()?, buyer::Asked { max_cost, max_fee });
+    let somebody_is_there = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     let extra_roots = match &args.network.cacert {
         Some(path) => certificates(path)?,
         None => Vec::new(),
     };
     let proxy = args.network.proxy.clone().map_or(Proxy::Environment, Proxy::Through);
     let config = EngineConfig {
-        limits: Limits { per_payment: args.money.max_cost, fee_max: args.money.max_fee },
+        limits,
+        policy: Arc::new(policy),
+        approver: somebody_is_there.then(|| Arc::new(person::Person) as Arc<dyn Approve>),
+        label: args.money.label.clone(),
         wallet,
         http: HttpConfig {
             connect_timeout: Duration::from_secs(args.network.connect_timeout),
@@ -271,7 +281,7 @@ fn open(args: &Args, wallet: Option<Arc<dyn Pay>>) -> anyhow::Result<Engine> {
         pay_timeout: Duration::from_secs(args.money.pay_timeout),
         in_the_clear: args.network.allow_http,
         buy_again: args.money.buy_again,
-        ..EngineConfig::new(journal)
+        ..EngineConfig::new(args.files.journal()?)
     };
     Ok(Engine::open(config)?)
 }
@@ -301,13 +311,6 @@ fn certificates(path: &std::path::Path) -> anyhow::Result<Vec<CertificateDer<'st
         CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>().with_context(unreadable)?;
     anyhow::ensure!(!found.is_empty(), "there is no certificate in `{}`", path.display());
     Ok(found)
-}
-
-/// Where the XDG base directory specification wants data to be kept.
-fn default_journal() -> Option<PathBuf> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let data = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")))?;
-    Some(data.join("farebox/journal.sqlite"))
 }
 
 impl From<FetchError> for Failure {

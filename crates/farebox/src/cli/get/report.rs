@@ -22,6 +22,7 @@ pub(super) enum Exit {
     RateLimited = 6,
     Refused = 7,
     Unknown = 8,
+    ApprovalNeeded = 9,
     DryRun = 10,
     Status = 22,
     Interrupted = 130,
@@ -38,6 +39,7 @@ impl Exit {
             Fault::Request(RequestError::Address | RequestError::Setup(_) | RequestError::Certificate(_)) => {
                 Self::Usage
             }
+            Fault::Purchase(Stop::Refused(Refusal::ApprovalNeeded { .. })) => Self::ApprovalNeeded,
             Fault::Purchase(Stop::Refused(_)) => Self::Refused,
             Fault::Purchase(Stop::Failed(_)) => Self::NotPaid,
             Fault::Purchase(Stop::Unknown(..)) => Self::Unknown,

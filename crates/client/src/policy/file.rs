@@ -1,0 +1,340 @@
+//! The policy as a person writes it: one YAML file. The comments here are its manual.
+//!
+//! Unknown keys, empty lists and amounts without a unit are errors that name the line: a rule that is misread would let money
+//! go. A file that others than its owner can write is refused, since whoever can write it can spend.
+
+use std::{
+    collections::BTreeSet,
+    fmt, fs,
+    path::{Path, PathBuf},
+};
+
+use farebox_protocol::{Msat, Scheme};
+use serde::{Deserialize, Deserializer, de};
+
+use super::{Caps, HostPattern, Match, PathPattern, Policy, Rule, Verdict};
+use crate::Origin;
+
+/// The file is read whole; a longer one is none that a person has written.
+const LEN_MAX: u64 = 1 << 20;
+
+/// Why there is no policy. Nothing is paid without one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// The file can't be read.
+    #[error("the policy `{}` can't be read", path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Others could change it.
+    #[error("the policy `{}` can be written by others (mode {mode:o}); run `chmod go-w` on it", path.display())]
+    Exposed {
+        /// Which.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// What is written makes no sense.
+    #[error("the policy{} {problem}", path.as_ref().map(|path| format!(" `{}`", path.display())).unwrap_or_default())]
+    Wrong {
+        /// Which file, if it is one.
+        path: Option<PathBuf>,
+        /// What is wrong.
+        problem: Problem,
+    },
+}
+
+/// What is wrong with a policy, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The line, from 1; 0 where it can't be told.
+    pub line: u64,
+    /// What is wrong and what to write instead.
+    pub what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => write!(f, "is wrong: {}", self.what),
+            line => write!(f, "is wrong in line {line}: {}", self.what),
+        }
+    }
+}
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct File {
+    /// Caps on all payments together. What is left out here has its default: 1000sat a payment, 10sat of fees, 10000sat a
+    /// day. `unlimited` takes one away.
+    #[serde(default)]
+    limits: Limits,
+    /// What to do about a seller who has never been paid: `ask`, `deny`, or `allow` (leave it to the rules). Default: allow.
+    #[serde(default = "allow")]
+    new_origins: Word,
+    /// What to do where no rule gives a verdict: `ask`, `deny` or `allow`. Default: ask.
+    #[serde(default = "ask")]
+    otherwise: Word,
+    /// The rules, in any order: of those that match, the strictest verdict holds and every limit binds.
+    #[serde(default)]
+    rules: Vec<Entry>,
+}
+
+/// One rule.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Entry {
+    /// Its name. The journal keeps it beside each payment, so a rule that is renamed begins at nothing.
+    name: String,
+    /// What it is for. Default: everything.
+    #[serde(default)]
+    when: When,
+    /// `allow`, `ask` or `deny`. Default: no verdict; the rule only caps.
+    #[serde(default)]
+    then: Option<Word>,
+    /// Caps on all that this rule is for. Default: none of its own.
+    #[serde(default)]
+    limits: Limits,
+}
+
+/// What a rule is for. All keys that are written must match; of a list, one.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct When {
+    /// Sellers by scheme, host and port: `https://api.example.com`.
+    #[serde(default, deserialize_with = "some")]
+    origin: Vec<Written<Origin>>,
+    /// Hosts at any port: `api.example.com`, or `*.example.com` for all below it.
+    #[serde(default, deserialize_with = "some")]
+    host: Vec<Written<HostPattern>>,
+    /// Paths: `/v1/weather`, or `/v1/*` for all below it.
+    #[serde(default, deserialize_with = "some")]
+    path: Vec<Written<PathPattern>>,
+    /// Methods: `GET`.
+    #[serde(default, deserialize_with = "some")]
+    method: Vec<String>,
+    /// Callers by the label they give themselves. Only as good as their word: use it to cap, not to allow.
+    #[serde(default, deserialize_with = "some")]
+    label: Vec<String>,
+    /// `l402` or `lsat`.
+    #[serde(default, deserialize_with = "some")]
+    scheme: Vec<SchemeWord>,
+}
+
+/// Caps: an amount (`100sat`, `1500msat`; `0sat` is nothing at all) or `unlimited`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Limits {
+    /// One price, without the fee.
+    payment: Option<Limit>,
+    /// One fee.
+    fee: Option<Limit>,
+    /// Within any hour, fees included.
+    hour: Option<Limit>,
+    /// Within any 24 hours, fees included.
+    day: Option<Limit>,
+    /// Within any seven days, fees included.
+    week: Option<Limit>,
+    /// In all, fees included.
+    total: Option<Limit>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Limit {
+    Most(Msat),
+    Unlimited,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Word {
+    Allow,
+    Ask,
+    Deny,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum SchemeWord {
+    L402,
+    Lsat,
+}
+
+/// A value that is written as a text, read by its own `FromStr`.
+#[derive(Debug)]
+struct Written<T>(T);
+
+impl Policy {
+    /// Reads the file.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be read, when others can write it, and when anything in it is not understood.
+    pub fn read(path: &Path) -> Result<Self, PolicyError> {
+        let unreadable = |source| PolicyError::Unreadable { path: path.to_owned(), source };
+        let facts = fs::metadata(path).map_err(unreadable)?;
+        #[cfg(unix)]
+        {
+            let mode = std::os::unix::fs::MetadataExt::mode(&facts) & 0o7777;
+            if mode & 0o022 != 0 {
+                return Err(PolicyError::Exposed { path: path.to_owned(), mode });
+            }
+        }
+        if facts.len() > LEN_MAX {
+            return Err(unreadable(std::io::Error::other("it is longer than a mebibyte")));
+        }
+        let text = fs::read_to_string(path).map_err(unreadable)?;
+        Self::parse(&text).map_err(|problem| PolicyError::Wrong { path: Some(path.to_owned()), problem })
+    }
+
+    /// Reads the text of a policy.
+    pub fn parse(text: &str) -> Result<Self, Problem> {
+        let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
+        let file: File = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+            let error = error.without_snippet();
+            let line = error.location().map_or(0, |location| location.line());
+            // The place is told before it.
+            let what = error.to_string();
+            let what = what.split_once(" at line ").map_or(&*what, |(what, _)| what).to_owned();
+            Problem { line, what }
+        })?;
+        file.into_policy()
+    }
+}
+
+impl File {
+    fn into_policy(self) -> Result<Policy, Problem> {
+        let problem = |what: String| Problem { line: 0, what };
+        let mut names = BTreeSet::new();
+        for rule in &self.rules {
+            if rule.name.is_empty() || rule.name.len() > 64 || rule.name.chars().any(char::is_control) {
+                return Err(problem(format!(
+                    "a rule has the name {:?}; write 1 to 64 characters",
+                    rule.name
+                )));
+            }
+            if !names.insert(rule.name.as_str()) {
+                return Err(problem(format!(
+                    "two rules have the name {:?}; their budgets would be one",
+                    rule.name
+                )));
+            }
+            if rule.then.is_none() && rule.limits.is_empty() {
+                return Err(problem(format!(
+                    "the rule {:?} does nothing; give it `then` or `limits`",
+                    rule.name
+                )));
+            }
+        }
+        Ok(Policy {
+            caps: self.limits.over(Policy::without_file().caps),
+            new_origins: self.new_origins.verdict(),
+            otherwise: self.otherwise.verdict(),
+            rules: self.rules.into_iter().map(Entry::into_rule).collect(),
+        })
+    }
+}
+
+impl Entry {
+    fn into_rule(self) -> Rule {
+        fn all<T>(list: Vec<Written<T>>) -> Vec<T> {
+            list.into_iter().map(|written| written.0).collect()
+        }
+        let When { origin, host, path, method, label, scheme } = self.when;
+        let schemes = scheme.into_iter().map(|word| match word {
+            SchemeWord::L402 => Scheme::L402,
+            SchemeWord::Lsat => Scheme::Lsat,
+        });
+        Rule {
+            name: self.name,
+            when: Match {
+                origins: all(origin),
+                hosts: all(host),
+                paths: all(path),
+                methods: method,
+                labels: label,
+                schemes: schemes.collect(),
+            },
+            verdict: self.then.map(Word::verdict),
+            caps: self.limits.over(Caps::default()),
+        }
+    }
+}
+
+impl Limits {
+    fn is_empty(&self) -> bool {
+        let Self { payment, fee, hour, day, week, total } = self;
+        [payment, fee, hour, day, week, total].iter().all(|limit| limit.is_none())
+    }
+
+    /// What is written here, and `usual` where nothing is.
+    fn over(&self, usual: Caps) -> Caps {
+        let cap = |written: Option<Limit>, usual: Option<Msat>| match written {
+            None => usual,
+            Some(Limit::Unlimited) => None,
+            Some(Limit::Most(most)) => Some(most),
+        };
+        Caps {
+            payment: cap(self.payment, usual.payment),
+            fee: cap(self.fee, usual.fee),
+            hour: cap(self.hour, usual.hour),
+            day: cap(self.day, usual.day),
+            week: cap(self.week, usual.week),
+            total: cap(self.total, usual.total),
+        }
+    }
+}
+
+impl Word {
+    fn verdict(self) -> Verdict {
+        match self {
+            Self::Allow => Verdict::Allow,
+            Self::Ask => Verdict::Ask,
+            Self::Deny => Verdict::Deny,
+        }
+    }
+}
+
+fn allow() -> Word {
+    Word::Allow
+}
+
+fn ask() -> Word {
+    Word::Ask
+}
+
+/// A text, or a list of them that isn't empty: an empty one would match everything, which is said by leaving it out.
+fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    let list = Vec::deserialize(deserializer)?;
+    if list.is_empty() {
+        return Err(de::Error::custom("the list is empty; write at least one, or remove the key"));
+    }
+    Ok(list)
+}
+
+impl<'de, T> Deserialize<'de> for Written<T>
+where
+    T: std::str::FromStr,
+    T::Err: fmt::Display,
+{
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(Self).map_err(de::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Limit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "unlimited" {
+            return Ok(Self::Unlimited);
+        }
+        text.parse().map(Self::Most).map_err(|error| de::Error::custom(format!("{error}, or `unlimited`")))
+    }
+}

@@ -1,0 +1,201 @@
+//! `farebox policy`: the rules for what may be paid, as the person who owns the money has written them.
+
+use std::{fmt, fs, io::Write as _, process::ExitCode};
+
+use anyhow::Context as _;
+use farebox_client::{Engine, EngineConfig, Explained};
+use serde::Serialize;
+
+use crate::{
+    buyer::{self, Files},
+    output::Reader,
+};
+
+/// What `init` writes.
+const TEMPLATE: &str = include_str!("policy/template.yaml");
+
+/// Say what may be paid for, and see what the rules make of an address
+#[derive(Debug, clap::Subcommand)]
+#[command(after_help = "\
+Examples:
+  farebox policy init
+  farebox policy check https://api.example.com/v1/weather
+  farebox policy check -X POST --label reader https://api.example.com/ask")]
+pub(crate) enum Command {
+    /// Write a policy to begin with, for you alone to change
+    Init(Init),
+    /// Explain what the policy says of a request, and what is left of each budget; sends nothing
+    Check(Check),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Init {
+    #[command(flatten)]
+    files: Files,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Check {
+    /// The address; without a scheme, https
+    url: String,
+    /// The method
+    #[arg(short = 'X', long, value_name = "METHOD", default_value = "GET")]
+    request: http::Method,
+    /// On whose behalf, as `farebox get --label` says it
+    #[arg(long, value_name = "NAME")]
+    label: Option<String>,
+    #[command(flatten)]
+    files: Files,
+}
+
+/// What the policy says, for a program.
+#[derive(Debug, Serialize)]
+struct Verdict {
+    origin: String,
+    verdict: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<String>,
+    /// The verdict is that on sellers who have never been paid.
+    new_origin: bool,
+    /// There is no policy file, and what holds is what holds without one.
+    no_file: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payment_max_msat: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fee_max_msat: Option<u64>,
+    budgets: Vec<BudgetRow>,
+    #[serde(skip)]
+    text: String,
+}
+
+#[derive(Debug, Serialize)]
+struct BudgetRow {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<String>,
+    /// In seconds; none for what is capped in all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window_secs: Option<u64>,
+    max_msat: u64,
+    spent_msat: u64,
+    reserved_msat: u64,
+    left_msat: u64,
+}
+
+pub(crate) fn run(command: &Command, reader: Reader) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Init(args) => init(args),
+        Command::Check(args) => {
+            let verdict = crate::runtime::block_on(check(args))?;
+            reader.print(&verdict)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn init(args: &Init) -> anyhow::Result<ExitCode> {
+    let path = args.files.policy_path()?;
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).with_context(|| format!("cannot make `{}`", directory.display()))?;
+    }
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(&path).with_context(|| {
+        format!("cannot write `{}`; a policy that is there already is never overwritten", path.display())
+    })?;
+    file.write_all(TEMPLATE.as_bytes())?;
+    file.sync_all()?;
+    eprintln!("wrote {}; change it with an editor, then try `farebox policy check URL`", path.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn check(args: &Check) -> anyhow::Result<Verdict> {
+    let written = args.files.policy()?;
+    let no_file = written.is_none();
+    let (policy, limits) = buyer::binding(written, buyer::Asked::default());
+    let config = EngineConfig {
+        policy: std::sync::Arc::new(policy),
+        limits,
+        label: args.label.clone(),
+        ..EngineConfig::new(args.files.journal()?)
+    };
+    let url = if args.url.contains("://") { args.url.clone() } else { format!("https://{}", args.url) };
+    let request = http::Request::builder()
+        .method(args.request.clone())
+        .uri(url)
+        .body(())
+        .with_context(|| format!("`{}` is not an address", args.url))?;
+    let explained = Engine::open(config)?.explain(&request).await?;
+    Ok(Verdict::of(&explained, no_file))
+}
+
+impl Verdict {
+    fn of(explained: &Explained, no_file: bool) -> Self {
+        let judgement = &explained.judgement;
+        let budgets = explained.budgets.iter().map(|used| BudgetRow {
+            rule: used.budget.rule.clone(),
+            window_secs: used.budget.window.secs(),
+            max_msat: used.budget.most.get(),
+            spent_msat: used.spent.get(),
+            reserved_msat: used.reserved.get(),
+            left_msat: used.left().get(),
+        });
+        Self {
+            origin: explained.origin.to_string(),
+            verdict: judgement.verdict.to_string(),
+            rule: judgement.rule.clone(),
+            new_origin: explained.is_new,
+            no_file,
+            payment_max_msat: judgement.payment.as_ref().map(|cap| cap.most.get()),
+            fee_max_msat: judgement.fee.as_ref().map(|cap| cap.most.get()),
+            budgets: budgets.collect(),
+            text: text(explained, no_file),
+        }
+    }
+}
+
+fn text(explained: &Explained, no_file: bool) -> String {
+    let judgement = &explained.judgement;
+    let why = match (&judgement.rule, explained.is_new) {
+        (Some(rule), _) => format!("rule \"{rule}\""),
+        (None, true) => "this seller has never been paid: `new-origins`".to_owned(),
+        (None, false) if no_file => "no policy is written; `farebox policy init` begins one".to_owned(),
+        (None, false) => "no rule gives a verdict: `otherwise`".to_owned(),
+    };
+    let mut lines = vec![format!("{}: {} ({why})", explained.origin, judgement.verdict)];
+    for (what, cap) in [("price", &judgement.payment), ("fee", &judgement.fee)] {
+        if let Some(cap) = cap {
+            let whose = cap
+                .rule
+                .as_ref()
+                .map_or_else(|| "all payments".to_owned(), |rule| format!("rule \"{rule}\""));
+            lines.push(format!("  {what} of one payment at most {} ({whose})", cap.most));
+        }
+    }
+    for used in &explained.budgets {
+        let (spent, reserved, left) = (used.spent, used.reserved, used.left());
+        lines.push(format!("  {}; {spent} spent, {reserved} reserved, {left} left", used.budget));
+    }
+    lines.join("\n")
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use farebox_client::policy::Policy;
+
+    use super::*;
+
+    #[test]
+    fn the_template_is_a_policy() {
+        let policy = Policy::parse(TEMPLATE).unwrap();
+        assert_eq!(policy.otherwise, farebox_client::policy::Verdict::Ask);
+        assert_eq!(policy.caps, Policy::without_file().caps);
+    }
+}
