@@ -150,6 +150,7 @@ impl Receive for LateNode {
         // Borrowed for as long as this lives, which an `Arc` of its own couldn't be.
         match self.node.get() {
             Some(Connected::Phoenixd(node)) => node.settlements(after),
+            Some(Connected::Lnd(node)) => node.settlements(after),
             #[cfg(feature = "embedded")]
             Some(Connected::Embedded(node)) => node.settlements(after),
             _ => stream::iter([Err(self.down())]).boxed(),

@@ -6,7 +6,9 @@
 mod connect;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use farebox_protocol::Network;
 use serde::{Deserialize, Deserializer, de};
@@ -21,6 +23,8 @@ use crate::phoenixd::Secret;
 pub enum LightningConfig {
     /// A node inside farebox. Nothing else to install; its channels and their money are yours to look after.
     Embedded(EmbeddedSettings),
+    /// Your own lnd.
+    Lnd(LndSettings),
     /// A phoenixd beside farebox.
     Phoenixd(PhoenixdSettings),
 }
@@ -87,6 +91,52 @@ pub struct BitcoindSettings {
     pub rest_port: Option<u16>,
 }
 
+/// Your own lnd. farebox starts whether or not it is there, sells as soon as it is ready, and finds a new certificate or
+/// macaroon by itself. It keeps one invoice in the node, which nobody is asked to pay; others that are not paid are deleted
+/// when they have expired. In lnd.conf `gc-canceled-invoices-on-the-fly=true` does that for all of them, whatever happens.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct LndSettings {
+    /// Host and port of its gRPC interface (`rpclisten` in lnd.conf). Default: `127.0.0.1:10009`.
+    #[serde(default = "lnd_address")]
+    pub address: String,
+    /// The network: `mainnet`, `testnet`, `signet` or `regtest`. A node on another one is not sold through. Default: the
+    /// `network` at the top of the file.
+    #[serde(default = "mainnet", deserialize_with = "network")]
+    pub network: Network,
+    /// Whose certificate is believed. Default: a `file`, `tls.cert` in lnd's own directory (`~/.lnd`).
+    #[serde(default)]
+    pub tls_cert: Option<TlsCert>,
+    /// The macaroon, as lnd writes it or as hexadecimal digits. Being paid takes no more than lnd's `invoice.macaroon`;
+    /// `farebox lnd bake` prints how to make one that permits even less. Default: a `file`,
+    /// `data/chain/bitcoin/NETWORK/invoice.macaroon` in lnd's own directory (`~/.lnd`).
+    #[serde(default)]
+    pub macaroon: Option<Password>,
+    /// Whether invoices tell payers of private channels: needed where the node has no public ones. Default: `false`.
+    #[serde(default)]
+    pub private_hints: bool,
+    /// How many unpaid invoices may be open in the node at once; beyond that nothing is sold until some have expired. Each
+    /// takes about 2 kB of the node's disk while it is open. Default: `65536`.
+    #[serde(default = "open_invoices_max")]
+    pub open_invoices_max: NonZeroU32,
+    /// How long a call to the node may take, from `100ms` to `5m`. Default: `10s`.
+    #[serde(default = "call_timeout", deserialize_with = "duration")]
+    pub call_timeout: Duration,
+}
+
+/// Whose certificate is believed: exactly one of these.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum TlsCert {
+    /// The one in this file and no other, whatever name it is for: a copy of lnd's `tls.cert`.
+    File(PathBuf),
+    /// Any for the host in `address` that is signed by one in this file: for lnd behind a proxy with a certificate of yours.
+    Authority(PathBuf),
+    /// Any for the host in `address` that an authority of this system has signed. Written `tls-cert: system`.
+    System,
+}
+
 /// A phoenixd beside farebox.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -131,6 +181,26 @@ pub enum ConfigProblem {
     /// A name that doesn't fit.
     #[error("`alias` has {0} bytes; at most 32 fit into an announcement")]
     AliasTooLong(usize),
+    /// Not a host and a port.
+    #[error("`{value}` in `{key}` is not a host and a port; write something like `127.0.0.1:10009`")]
+    Address {
+        /// The key.
+        key: &'static str,
+        /// What is written.
+        value: String,
+    },
+    /// Too short to be kept, or too long to be waited for.
+    #[error("`{key}` is {} ms; write a time from `{least}` to `{most}`", .is.as_millis())]
+    Time {
+        /// The key.
+        key: &'static str,
+        /// What is written.
+        is: Duration,
+        /// The shortest that makes sense.
+        least: &'static str,
+        /// The longest.
+        most: &'static str,
+    },
     /// Any port.
     #[error("`listen` has port 0; peers must know the port, usually 9735")]
     PortZero,
@@ -141,6 +211,7 @@ impl LightningConfig {
     pub fn network(&self) -> Option<Network> {
         match self {
             Self::Embedded(settings) => Some(settings.network),
+            Self::Lnd(settings) => Some(settings.network),
             Self::Phoenixd(_) => None,
         }
     }
@@ -149,6 +220,7 @@ impl LightningConfig {
     pub fn check(&self) -> Result<(), ConfigProblem> {
         match self {
             Self::Embedded(settings) => settings.check(),
+            Self::Lnd(settings) => settings.check(),
             Self::Phoenixd(settings) => {
                 scheme("url", &settings.url, &["http://", "https://"], "`http://`, `https://`")
             }
@@ -198,6 +270,47 @@ fn scheme(
     Err(ConfigProblem::Scheme { key, value, expected })
 }
 
+impl LndSettings {
+    fn check(&self) -> Result<(), ConfigProblem> {
+        const TIMES: std::ops::RangeInclusive<Duration> =
+            Duration::from_millis(100)..=Duration::from_secs(300);
+        let parts = self.address.rsplit_once(':');
+        let is_address = parts.is_some_and(|(host, port)| {
+            let is_host = !host.is_empty() && !host.contains(['/', '@', ' ', '?', '#']);
+            is_host
+                && (!host.contains(':') || host.starts_with('['))
+                && port.parse().is_ok_and(|port: u16| port > 0)
+        });
+        if !is_address {
+            // A whole URL may have a password in it.
+            let value = self.address.rsplit('@').next().unwrap_or_default().to_owned();
+            return Err(ConfigProblem::Address { key: "address", value });
+        }
+        if !TIMES.contains(&self.call_timeout) {
+            let (key, is) = ("call-timeout", self.call_timeout);
+            return Err(ConfigProblem::Time { key, is, least: "100ms", most: "5m" });
+        }
+        Ok(())
+    }
+}
+
+/// `500ms`, `10s`, `5m`.
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let of_unit = match unit {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60_000),
+        _ => None,
+    };
+    let millis = of_unit.zip(number.parse::<u64>().ok()).and_then(|(unit, number)| number.checked_mul(unit));
+    millis.map(Duration::from_millis).ok_or_else(|| {
+        de::Error::custom(format!("`{text}` is not a time; write something like `500ms`, `10s` or `5m`"))
+    })
+}
+
 fn network<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Network, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
 }
@@ -208,6 +321,18 @@ fn mainnet() -> Network {
 
 fn loopback() -> String {
     "127.0.0.1".into()
+}
+
+fn lnd_address() -> String {
+    "127.0.0.1:10009".into()
+}
+
+fn open_invoices_max() -> NonZeroU32 {
+    NonZeroU32::MIN.saturating_add(65_535)
+}
+
+fn call_timeout() -> Duration {
+    Duration::from_secs(10)
 }
 
 fn phoenixd_url() -> String {
@@ -242,6 +367,12 @@ mod tests {
             ]],
         );
         check(
+            json!({ "lnd": {} }),
+            &expect![[
+                r#"Lnd(LndSettings { address: "127.0.0.1:10009", network: Mainnet, tls_cert: None, macaroon: None, private_hints: false, open_invoices_max: 65536, call_timeout: 10s })"#
+            ]],
+        );
+        check(
             json!({ "phoenixd": { "password": { "file": "phoenixd.password" } } }),
             &expect![[
                 r#"Phoenixd(PhoenixdSettings { url: "http://127.0.0.1:9740", password: File("phoenixd.password") })"#
@@ -271,7 +402,18 @@ mod tests {
             json!({ "embedded": { "network": "main", "chain": { "esplora": "https://x" } } }),
             &expect!["`main` is not a network; write `mainnet`, `testnet`, `signet` or `regtest`"],
         );
-        check(json!({ "lnd": {} }), &expect!["unknown variant `lnd`, expected `embedded` or `phoenixd`"]);
+        check(
+            json!({ "lightningd": {} }),
+            &expect!["unknown variant `lightningd`, expected one of `embedded`, `lnd`, `phoenixd`"],
+        );
+        check(
+            json!({ "lnd": { "tls-cert": "tls.cert" } }),
+            &expect!["unknown variant `tls.cert`, expected one of `file`, `authority`, `system`"],
+        );
+        check(
+            json!({ "lnd": { "call-timeout": "10" } }),
+            &expect!["`10` is not a time; write something like `500ms`, `10s` or `5m`"],
+        );
         check(json!({ "embedded": {} }), &expect!["missing field `chain`"]);
         check(json!({ "phoenixd": {} }), &expect!["missing field `password`"]);
     }
@@ -290,6 +432,16 @@ mod tests {
         check(
             json!({ "embedded": { "chain": { "electrum": "https://host" } } }),
             &expect!["`https://host` in `electrum` doesn't begin with one of `ssl://`, `tcp://`"],
+        );
+        for address in ["localhost", "https://me:hunter2@host:10009", "::1:10009", ":10009", "host:0"] {
+            let settings = json!({ "lnd": { "address": address } });
+            let problem = serde_json::from_value::<LightningConfig>(settings).unwrap().check().unwrap_err();
+            assert!(matches!(problem, ConfigProblem::Address { .. }), "{address}");
+            assert!(!problem.to_string().contains("hunter2"));
+        }
+        check(
+            json!({ "lnd": { "address": "[::1]:10009", "call-timeout": "1ms" } }),
+            &expect!["`call-timeout` is 1 ms; write a time from `100ms` to `5m`"],
         );
         check(
             embedded("alias", "shop"),

@@ -11,17 +11,25 @@ use super::{file::File, judge::Findings, source::Source};
 /// Puts the network of the whole file where the node's own isn't written: said once, it holds for both.
 pub(super) fn inherit_network(file: &mut File, source: &Source) {
     let network = file.network.0;
-    if let LightningConfig::Embedded(settings) = &mut file.lightning
-        && !source.is_written("lightning.embedded.network")
-    {
-        settings.network = network;
+    match &mut file.lightning {
+        LightningConfig::Embedded(settings) if !source.is_written("lightning.embedded.network") => {
+            settings.network = network;
+        }
+        LightningConfig::Lnd(settings) if !source.is_written("lightning.lnd.network") => {
+            settings.network = network;
+        }
+        _ => {}
     }
 }
 
 pub(super) fn judge(lightning: &LightningConfig, network: Network, findings: &mut Findings<'_>) {
     if let Some(other) = lightning.network().filter(|other| *other != network) {
+        let key = match lightning {
+            LightningConfig::Lnd(_) => "lightning.lnd.network",
+            _ => "lightning.embedded.network",
+        };
         findings.problem(
-            "lightning.embedded.network",
+            key,
             format!("the node would be on {other}, but {network} is sold on; leave this key out"),
         );
     }
@@ -35,6 +43,12 @@ pub(super) fn judge(lightning: &LightningConfig, network: Network, findings: &mu
         LightningConfig::Embedded(settings) => {
             if let ChainSettings::Bitcoind(bitcoind) = &settings.chain {
                 password("lightning.embedded.chain.bitcoind.password", &bitcoind.password, findings);
+            }
+        }
+        // Its files may come later: lnd writes them when it first runs.
+        LightningConfig::Lnd(settings) => {
+            if let Some(macaroon @ Password::Env(_)) = &settings.macaroon {
+                password("lightning.lnd.macaroon", macaroon, findings);
             }
         }
         // A backend that isn't known here brings nothing that could be missing.
@@ -62,6 +76,7 @@ fn key(problem: &ConfigProblem) -> String {
             format!("lightning.embedded.chain.{key}")
         }
         ConfigProblem::Scheme { key, .. } => format!("lightning.embedded.{key}"),
+        ConfigProblem::Address { key, .. } | ConfigProblem::Time { key, .. } => format!("lightning.lnd.{key}"),
         ConfigProblem::AliasWithoutListen | ConfigProblem::AliasTooLong(_) => {
             "lightning.embedded.alias".to_owned()
         }

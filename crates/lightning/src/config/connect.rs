@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{LightningConfig, Password, PhoenixdSettings};
+use super::{LightningConfig, LndSettings, Password, PhoenixdSettings, TlsCert};
 #[cfg(feature = "embedded")]
 use crate::embedded::{EmbeddedError, EmbeddedNode};
+use crate::lnd::{self, Credential, Lnd, LndConfig, LndWallet, Trust};
 use crate::phoenixd::{self, Phoenixd, PhoenixdConfig, Secret};
-use crate::{Pay, Receive, clock::SystemClock};
+use crate::{Pay, PayError, Receive, clock::SystemClock};
 
 /// What paths in the configuration are relative to.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +26,8 @@ pub enum Connected {
     /// The node in this process: stop it before the process ends.
     #[cfg(feature = "embedded")]
     Embedded(Arc<EmbeddedNode>),
+    /// A lnd, whether or not it has answered yet.
+    Lnd(Arc<Lnd>),
     /// A phoenixd.
     Phoenixd(Arc<Phoenixd>),
 }
@@ -51,6 +54,17 @@ pub enum ConnectError {
     #[cfg(feature = "embedded")]
     #[error(transparent)]
     Embedded(#[from] EmbeddedError),
+    /// lnd's address is none.
+    #[error(transparent)]
+    Lnd(#[from] lnd::AddressError),
+    /// Where lnd keeps its files is not known.
+    #[error(
+        "the environment variable `HOME` is not set, so lnd's directory is not known; write `tls-cert` and `macaroon`"
+    )]
+    Home,
+    /// The node that should pay can't be used.
+    #[error("can't pay with this node: {0}")]
+    Pay(#[from] PayError),
     /// phoenixd can't be used.
     #[error(transparent)]
     Phoenixd(#[from] phoenixd::ConnectError),
@@ -62,24 +76,27 @@ impl Connected {
         match self {
             #[cfg(feature = "embedded")]
             Self::Embedded(node) => Arc::clone(node) as Arc<dyn Receive>,
+            Self::Lnd(lnd) => Arc::clone(lnd) as Arc<dyn Receive>,
             Self::Phoenixd(phoenixd) => Arc::clone(phoenixd) as Arc<dyn Receive>,
         }
     }
 
-    /// The backend for paying.
-    pub fn pay(&self) -> Arc<dyn Pay> {
-        match self {
+    /// The backend for paying. A node that may come late is asked who it is: it must be there now.
+    pub async fn pay(&self) -> Result<Arc<dyn Pay>, ConnectError> {
+        Ok(match self {
             #[cfg(feature = "embedded")]
             Self::Embedded(node) => Arc::clone(node) as Arc<dyn Pay>,
+            Self::Lnd(lnd) => Arc::new(LndWallet::open(lnd.client()).await?),
             Self::Phoenixd(phoenixd) => Arc::clone(phoenixd) as Arc<dyn Pay>,
-        }
+        })
     }
 
-    /// Stops what runs in this process, and waits for it.
+    /// Stops what runs in this process, and waits for it. Of a lnd that is the clearing up of unpaid invoices.
     pub async fn stop(&self) {
         match self {
             #[cfg(feature = "embedded")]
             Self::Embedded(node) => node.stop().await,
+            Self::Lnd(lnd) => lnd.stop().await,
             Self::Phoenixd(_) => {}
         }
     }
@@ -87,7 +104,7 @@ impl Connected {
 
 impl LightningConfig {
     /// Connects to the node, or starts it. An embedded node whose chain source is down is returned nevertheless and tries
-    /// again by itself.
+    /// again by itself, and so is a lnd that is down.
     pub async fn connect(&self, places: Places<'_>) -> Result<Connected, ConnectError> {
         match self {
             #[cfg(feature = "embedded")]
@@ -97,6 +114,9 @@ impl LightningConfig {
             }
             #[cfg(not(feature = "embedded"))]
             Self::Embedded(_) => Err(ConnectError::NotBuilt),
+            Self::Lnd(settings) => {
+                Ok(Connected::Lnd(Lnd::connect(settings.config(places)?, Arc::new(SystemClock))?))
+            }
             Self::Phoenixd(PhoenixdSettings { url, password }) => {
                 let config = PhoenixdConfig::new(url.clone(), password.read(places)?);
                 let phoenixd = Phoenixd::connect(config, Arc::new(SystemClock)).await?;
@@ -104,6 +124,42 @@ impl LightningConfig {
             }
         }
     }
+}
+
+impl LndSettings {
+    fn config(&self, places: Places<'_>) -> Result<LndConfig, ConnectError> {
+        let trust = match &self.tls_cert {
+            None => Trust::Pinned(lnd_dir()?.join("tls.cert")),
+            Some(TlsCert::File(file)) => Trust::Pinned(places.config.join(file)),
+            Some(TlsCert::Authority(file)) => Trust::Authority(places.config.join(file)),
+            Some(TlsCert::System) => Trust::System,
+        };
+        let macaroon = match &self.macaroon {
+            None => {
+                let network = self.network.to_string();
+                let directory = lnd_dir()?.join("data/chain/bitcoin").join(network);
+                Credential::File(directory.join("invoice.macaroon"))
+            }
+            // Not read here: lnd may be about to write it, and may write another one later.
+            Some(Password::File(file)) => Credential::File(places.config.join(file)),
+            Some(other) => Credential::Text(other.read(places)?),
+        };
+        Ok(LndConfig {
+            address: self.address.clone(),
+            trust,
+            macaroon,
+            network: self.network,
+            private_hints: self.private_hints,
+            open_invoices_max: usize::try_from(self.open_invoices_max.get()).unwrap_or(usize::MAX),
+            call_timeout: self.call_timeout,
+        })
+    }
+}
+
+/// Where lnd keeps its files unless it is told otherwise.
+fn lnd_dir() -> Result<PathBuf, ConnectError> {
+    let below = if cfg!(target_os = "macos") { "Library/Application Support/Lnd" } else { ".lnd" };
+    Ok(PathBuf::from(std::env::var_os("HOME").ok_or(ConnectError::Home)?).join(below))
 }
 
 impl Password {

@@ -9,6 +9,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::time;
 use tonic::{
     Code, Request, Response, Status,
+    metadata::{Ascii, MetadataValue},
     transport::{Channel, Endpoint},
 };
 
@@ -56,7 +57,9 @@ pub(crate) enum CallError {
     #[error("lnd refuses the macaroon: {0}; is it this node's, on this network, and still valid?")]
     Refused(String),
     /// The macaroon is good, but not for this call.
-    #[error("the macaroon does not permit `{0}`")]
+    #[error(
+        "the macaroon does not permit `{0}`; `farebox lnd bake` prints how to make one that permits what is needed"
+    )]
     NotPermitted(&'static str),
     /// This lnd was built without it.
     #[error("this lnd has no `{0}`")]
@@ -99,7 +102,7 @@ impl CallError {
             Code::Unavailable | Code::Cancelled => Self::Unreachable(said),
             _ if says("wallet locked") => Self::Locked,
             _ if says("wallet not created") => Self::NoWallet,
-            _ if says("in the process of starting up") || says("waiting to start") => Self::Starting,
+            _ if says("starting") || says("waiting to start") || says("not active yet") => Self::Starting,
             _ if says("permission denied") => Self::NotPermitted(method),
             Code::PermissionDenied => Self::NotPermitted(method),
             Code::Unauthenticated => Self::Refused(said),
@@ -164,8 +167,8 @@ impl Client {
             .origin(format!("https://{}", peer.address).parse().unwrap_or_default())
             .user_agent(concat!("farebox/", env!("CARGO_PKG_VERSION")))?
             .http2_keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_TIMEOUT)
-            .keep_alive_while_idle(true);
+            // Only while a call is open: lnd hangs up on who pings without one.
+            .keep_alive_timeout(PING_TIMEOUT);
         let link = Link {
             address: peer.address.into(),
             trust: Arc::new(peer.trust),
@@ -222,6 +225,11 @@ impl Client {
             Ok(Err(status)) => Err(CallError::of(&status, method)),
             Err(_) => Err(CallError::TimedOut(self.deadline)),
         }
+    }
+
+    /// The macaroon as it is sent.
+    pub(crate) fn macaroon(&self) -> Result<MetadataValue<Ascii>, CallError> {
+        Ok(self.macaroon.value()?)
     }
 
     /// Reads the macaroon again. Whether it is another one than before.

@@ -3,6 +3,7 @@
 #![allow(
     dead_code,
     missing_docs,
+    unnameable_types,
     unreachable_pub,
     clippy::allow_attributes_without_reason,
     clippy::enum_variant_names,
