@@ -1,9 +1,25 @@
-//! How much is asked for: a positive, bounded amount that the node can put on an invoice.
+//! How much is asked for, and what a request costs.
 //!
-//! Prices are fixed per service so far; one that varies by request will be computed here. What this module answers is
-//! what goes into the signed terms *and* onto the invoice, so that the two can't differ.
+//! What is asked for is a positive, bounded amount that the node can put on an invoice. What this module answers is what
+//! goes into the signed terms *and* onto the invoice, so that the two can't differ.
+//!
+//! What a request costs matters where credit is drawn down by use: [`Cost`] says it, [`Metering`] watches one request and
+//! its answer pass, and [`settle_cost`] is the rule by which the cost is charged, however the request ended. All of it is
+//! arithmetic: nothing here waits, fetches or keeps a body.
 
 use farebox_protocol::Msat;
+
+mod ask;
+mod charge;
+mod cost;
+mod metering;
+pub mod usage;
+
+pub use ask::{ASK_BYTES_MAX, ask_for_usage};
+pub use charge::{BYTES_PER_UNIT, Charge, Ending, Observed, due, settle_cost};
+pub use cost::{Cost, CostError, Meter, PerMillion, Rates, TokenRates, Units};
+pub use metering::{Metered, Metering};
+pub use usage::{Unreadable, UsageReader};
 
 /// The highest price: 1,000 BTC. Above it somebody has slipped on the keyboard.
 pub const PRICE_MAX: Msat = Msat::new(100_000_000_000_000);
