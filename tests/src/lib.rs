@@ -10,18 +10,22 @@
 
 mod authority;
 mod bare;
+mod interop;
 mod net;
 mod peers;
 mod program;
 mod regtest;
+mod scripts;
 mod seller;
 mod upstream;
 
 pub use authority::Authority;
 pub use bare::bare_hyper;
+pub use interop::InteropServer;
 pub use net::{Door, Lightning, net};
 pub use peers::peers;
 pub use program::Program;
 pub use regtest::{Lnd, Refused, Regtest, Shared, regtest, until_usable};
+pub use scripts::Scripts;
 pub use seller::{Challenge, Seller, ask_with, until_selling};
 pub use upstream::Upstream;

@@ -15,7 +15,7 @@ const GO_ELSEWHERE: &str = "/usr/local/go/bin/go";
 
 /// The directory with the programs of the module `tests/peers/NAME`, built if they aren't there.
 pub fn peers(name: &str) -> PathBuf {
-    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(name);
+    let module = sources().join(name);
     let built = beside_what_cargo_builds().join("peers").join(name);
     fs::create_dir_all(&built).unwrap();
     // Tests and their processes may ask at once.
@@ -26,7 +26,7 @@ pub fn peers(name: &str) -> PathBuf {
     // Which parts of a program are compiled, where that is asked: one line of build tags.
     let tags = module.join("tags");
     let tags = if tags.exists() { read("tags") } else { String::new() };
-    let wanted = read("go.mod") + &read("go.sum") + &tags;
+    let wanted = read("go.mod") + &read("go.sum") + &tags + &own(&module);
     let stamp = built.join("built-from");
     if fs::read_to_string(&stamp).is_ok_and(|from| from == wanted) {
         return built;
@@ -47,6 +47,19 @@ pub fn peers(name: &str) -> PathBuf {
     built
 }
 
+/// The code of a module with a program of our own, which asks what is theirs as their own programs do.
+fn own(module: &Path) -> String {
+    let files = fs::read_dir(module).unwrap().map(|entry| entry.unwrap().path());
+    let mut code: Vec<_> = files.filter(|file| file.extension().is_some_and(|kind| kind == "go")).collect();
+    code.sort();
+    code.into_iter().map(|file| fs::read_to_string(file).unwrap()).collect()
+}
+
+/// Where the peers are pinned.
+pub(crate) fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers")
+}
+
 fn go() -> Command {
     let is_in_path =
         env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|dir| dir.join("go").is_file()));
@@ -54,7 +67,7 @@ fn go() -> Command {
 }
 
 /// The directory around `deps`, in which this test's own program is.
-fn beside_what_cargo_builds() -> PathBuf {
+pub(crate) fn beside_what_cargo_builds() -> PathBuf {
     let this = env::current_exe().unwrap();
     this.ancestors().nth(2).unwrap().to_owned()
 }

@@ -4,14 +4,12 @@
 
 use std::{
     collections::BTreeSet,
-    io::{self, BufRead, BufReader},
-    process::{Child, Command, Output, Stdio},
-    thread,
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
 use farebox_protocol::Macaroon;
-use farebox_tests::{Authority, Challenge, Program, Seller, net, peers};
+use farebox_tests::{Authority, Challenge, InteropServer, Program, Seller, net, peers};
 use futures_util::future::join_all;
 use http::HeaderMap;
 use regex::Regex;
@@ -69,51 +67,6 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("pick_first_unary", "the server names itself only under xDS: it fails without a gateway, too"),
 ];
 
-/// The server. It ends with its owner.
-struct Server {
-    process: Child,
-    /// How the gateway reaches it, as it is written in the configuration.
-    upstream: String,
-}
-
-impl Server {
-    /// Starts it in clear text or, with an authority, with TLS.
-    fn start(authority: Option<&Authority>) -> Self {
-        let mut command = Command::new(peers("grpc").join("server"));
-        // It tells its port in its log, and only when asked for so much.
-        command.args(["-port", "0"]).env("GRPC_GO_LOG_SEVERITY_LEVEL", "info");
-        if let Some(authority) = authority {
-            command.arg("-use_tls");
-            command.arg("-tls_cert_file").arg(authority.cert()).arg("-tls_key_file").arg(authority.key());
-        }
-        let mut process = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut log = BufReader::new(process.stderr.take().unwrap());
-        let mut line = String::new();
-        while !line.contains("listening on") {
-            line.clear();
-            assert_ne!(log.read_line(&mut line).unwrap(), 0, "the server ended: {:?}", process.try_wait());
-        }
-        // Nobody reads the rest, but it must go somewhere.
-        thread::spawn(move || io::copy(&mut log, &mut io::sink()));
-        let port = line.trim().rsplit(':').next().unwrap();
-        let upstream = match authority {
-            None => format!("h2c://127.0.0.1:{port}"),
-            Some(authority) => {
-                let ca = authority.ca();
-                format!("{{ url: \"https://127.0.0.1:{port}\", tls: {{ ca: {} }} }}", ca.display())
-            }
-        };
-        Self { process, upstream }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 /// A gateway before the server, in clear text and with TLS.
 struct Stand {
     /// How it is called in what is printed: what the upstream speaks.
@@ -121,12 +74,12 @@ struct Stand {
     clear: Vec<String>,
     tls: Vec<String>,
     url: String,
-    _parts: (Server, Seller, Program),
+    _parts: (InteropServer, Seller, Program),
 }
 
 impl Stand {
     fn new(name: &'static str, authority: &Authority) -> Self {
-        let server = Server::start((name == "tls").then_some(authority));
+        let server = InteropServer::start((name == "tls").then_some(authority));
         let (cert, key) = (authority.cert(), authority.key());
         let tls = format!("{{ cert: {}, key: {} }}", cert.display(), key.display());
         let listen = format!("[\"127.0.0.1:0\", {{ addr: \"127.0.0.1:0\", tls: {tls} }}]");
@@ -137,7 +90,7 @@ impl Stand {
     price: 10sat
     free-paths: [\"/xds.service.orca.v3.OpenRcaService/*\"]
 ",
-            server.upstream
+            server.upstream()
         );
         let seller = Seller::with_services(FAREBOX, &listen, &services);
         let (program, addrs) = seller.serve_all();

@@ -7,20 +7,17 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    fs,
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     time::Duration,
 };
 
-use farebox_tests::{Challenge, Seller};
+use farebox_tests::{Challenge, Scripts, Seller};
 use serde_json::Value;
 use tokio::time::timeout;
 
 const FAREBOX: &str = env!("CARGO_BIN_EXE_farebox");
-const PEERS: &str = "../../tests/peers/ws";
-const SCRIPTS: [&str; 2] = ["echo.mjs", "bridge.mjs"];
 
 /// Everything on the base protocol, messages of up to 16 MB included, and of the 162 cases on compression, which the gateway
 /// passes on as it stands, those that take seconds rather than minutes.
@@ -34,44 +31,17 @@ const ALL_MAX: Duration = Duration::from_secs(300);
 /// How each case went: how the conversation did, and how it was closed.
 type Report = BTreeMap<String, (String, String)>;
 
-/// The peers, installed beside what cargo builds.
-struct Peers(PathBuf);
+/// The echo server and the bridge, and the judge.
+struct Peers(Scripts);
 
 impl Peers {
-    /// Installs what `requirements.txt` and `package-lock.json` pin, unless that has been done.
-    fn install() -> Self {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(PEERS);
-        let this = env::current_exe().unwrap();
-        let dir = this.ancestors().nth(2).unwrap().join("peers/ws");
-        fs::create_dir_all(&dir).unwrap();
-        let pins = ["requirements.txt", "package.json", "package-lock.json"];
-        let wanted: String = pins.iter().map(|pin| fs::read_to_string(source.join(pin)).unwrap()).collect();
-        for file in pins.iter().chain(&SCRIPTS) {
-            fs::copy(source.join(file), dir.join(file)).unwrap();
-        }
-        let stamp = dir.join("installed-from");
-        if fs::read_to_string(&stamp).is_ok_and(|from| from == wanted) {
-            return Self(dir);
-        }
-        run(Command::new("python3").args(["-m", "venv", "--clear", "python"]).current_dir(&dir));
-        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"];
-        let python = dir.join("python/bin/python");
-        run(Command::new(python).args(pip).args(["--requirement", "requirements.txt"]).current_dir(&dir));
-        run(Command::new("npm")
-            .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
-            .current_dir(&dir));
-        fs::write(stamp, wanted).unwrap();
-        Self(dir)
-    }
-
     /// Starts one of our scripts: the process, and the address that it listens on.
     fn start(&self, script: &str, arguments: &[&str]) -> (Script, String) {
-        let mut command = Command::new("node");
-        command.arg(script).args(arguments).current_dir(&self.0);
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap_or_else(|error| {
-                panic!("`node` is needed, 20 or later: {error}");
-            });
+        let mut command = self.0.command(script);
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| {
+            panic!("`node` is needed, 20 or later: {error}");
+        });
         let mut addr = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut addr).unwrap();
         assert!(addr.contains(':'), "{script} doesn't listen: {:?}", child.wait());
@@ -81,7 +51,7 @@ impl Peers {
     /// Judges the WebSocket server at `addr`.
     async fn judge(&self, addr: &str, path: &str) -> Report {
         let reports = tempfile::tempdir().unwrap();
-        let mut judge = tokio::process::Command::new(self.0.join("python/bin/kosoku"));
+        let mut judge = tokio::process::Command::new(self.0.python_program("kosoku"));
         judge.args(["--parallelism", "8", "--outdir"]).arg(reports.path());
         judge.args(CASES.iter().flat_map(|case| ["--include", case]));
         judge.arg(format!("ws://{addr}{path}")).stdin(Stdio::null()).kill_on_drop(true);
@@ -108,11 +78,6 @@ impl Drop for Script {
     }
 }
 
-fn run(command: &mut Command) {
-    let outcome = command.status().unwrap_or_else(|error| panic!("{command:?} is needed: {error}"));
-    assert!(outcome.success(), "{command:?}: {outcome}");
-}
-
 /// What didn't go as it must. What is "non-strict" is a matter of time: whether bad text is noticed before its end.
 fn failed(report: &Report) -> Vec<(&String, &(String, String))> {
     let is_fine =
@@ -127,7 +92,7 @@ fn unimplemented(report: &Report) -> Vec<&String> {
 #[tokio::test]
 #[ignore = "live: needs Python and Node.js"]
 async fn every_rule_of_websocket_holds_through_the_gateway_as_without_it() {
-    let peers = Peers::install();
+    let peers = Peers(Scripts::install("ws"));
     let (_echo, echo) = peers.start("echo.mjs", &[]);
     let services = format!(
         "  - name: open
