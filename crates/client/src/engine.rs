@@ -144,7 +144,7 @@ pub struct Quote {
     pub status: StatusCode,
     /// What would be bought, if the answer asks for money.
     pub offer: Option<Quoted>,
-    /// Why it would not be paid, by the limits and rules; the wallet has no say in it.
+    /// Why it would not be paid, by limits, policy and budgets; the wallet has no say in it.
     pub refusal: Option<Refusal>,
     /// A credential is held that would be tried first.
     pub has_credential: bool,
@@ -269,7 +269,8 @@ impl Engine {
             let held = self.0.candidates(&hop).await.map_err(|error| FetchError::new(error, Money::None))?;
             let rules = self.0.rules(&hop, false, None).await;
             let rules = rules.map_err(|error| FetchError::new(error, Money::None))?;
-            return Ok(self.0.quoted(&hop, &response, rules, !held.is_empty()));
+            let quote = self.0.quoted(&hop, &response, rules, !held.is_empty()).await;
+            return quote.map_err(|error| FetchError::new(error, Money::None));
         }
         Err(free(RequestError::TooManyRedirects(REDIRECTS_MAX)))
     }
@@ -392,7 +393,13 @@ impl Shared {
         self.journal(move |journal| journal.candidates(&origin, &path, now)).await
     }
 
-    fn quoted(&self, hop: &Hop, response: &reqwest::Response, rules: Rules, has_credential: bool) -> Quote {
+    async fn quoted(
+        &self,
+        hop: &Hop,
+        response: &reqwest::Response,
+        rules: Rules,
+        has_credential: bool,
+    ) -> Result<Quote, Fault> {
         let answer = answer(response, &hop.origin, self.now());
         let free = Quote {
             origin: hop.origin.clone(),
@@ -402,7 +409,7 @@ impl Shared {
             has_credential,
         };
         if answer.status != StatusCode::PAYMENT_REQUIRED {
-            return free;
+            return Ok(free);
         }
         // The price is worth knowing even where it is too high.
         let no_limits = Rules {
@@ -411,7 +418,17 @@ impl Shared {
             ..rules.clone()
         };
         let offer = judge(&hop.origin, &answer, &no_limits).ok().map(|order| Quoted::of(&order));
-        Quote { offer, refusal: judge(&hop.origin, &answer, &rules).err(), ..free }
+        let refusal = match judge(&hop.origin, &answer, &rules) {
+            Err(refusal) => Some(refusal),
+            Ok(order) if order.judgement.verdict > Verdict::Allow && self.config.approver.is_none() => {
+                Some(order.approval_needed())
+            }
+            Ok(order) => {
+                let now = self.now();
+                self.journal(move |journal| journal.refusal(&order, now)).await?
+            }
+        };
+        Ok(Quote { offer, refusal, ..free })
     }
 
     fn now(&self) -> Timestamp {

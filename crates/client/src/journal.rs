@@ -295,6 +295,11 @@ impl Journal {
         budget::is_known(&self.connection.lock(), origin)
     }
 
+    /// The first budget that has no room for this order just now.
+    pub(crate) fn refusal(&self, order: &Order, now: Timestamp) -> Result<Option<Refusal>, JournalError> {
+        budget::refusal(&self.connection.lock(), order, now)
+    }
+
     /// What is taken of each budget.
     pub(crate) fn taken(
         &self,

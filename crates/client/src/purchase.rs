@@ -250,12 +250,7 @@ impl Purchase {
                 self.approved = Some(order.price);
                 self.record(order, now)
             }
-            (State::Approving(order), Event::NotApproved) => {
-                let (origin, price) = (order.scope.origin.clone(), order.price);
-                self.stop(
-                    Refusal::ApprovalNeeded { origin, price, rule: order.judgement.rule.clone() }.into(),
-                )
-            }
+            (State::Approving(order), Event::NotApproved) => self.stop(order.approval_needed().into()),
             (State::Reserved(_), Event::OverBudget(refusal)) => self.stop(refusal.into()),
             (State::Reserved(order), Event::RecordedBefore) => {
                 self.stop(Refusal::AlreadyPaid(order.payment_hash()).into())

@@ -70,8 +70,10 @@ async fn of_five_at_once_as_many_are_paid_as_the_budget_holds() {
     }
     assert_eq!(world.net.payments().len(), 1);
 
-    // Another process, later: the journal remembers.
+    // Another process, later: the journal remembers, and a quote says so before anything is tried.
     let again = Engine::open(with_policy(&world, policy)).unwrap();
+    let quote = again.quote(get(&shop.url("/7"))).await.unwrap();
+    assert_eq!(quote.refusal.map(|refusal| refusal.code()), Some("over_budget"));
     assert_eq!(told(again.fetch(get(&shop.url("/7"))).await).await, "over_budget none");
 }
 

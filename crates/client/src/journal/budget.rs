@@ -24,17 +24,17 @@ pub(crate) struct Taken {
 
 /// The first budget that `order` doesn't fit into, as a refusal that names it.
 pub(super) fn refusal(
-    transaction: &Transaction<'_>,
+    connection: &Connection,
     order: &Order,
     now: Timestamp,
 ) -> Result<Option<Refusal>, JournalError> {
     if order.judgement.budgets.is_empty() {
         return Ok(None);
     }
-    let now = latest(transaction, now)?;
+    let now = latest(connection, now)?;
     let needed = order.price.saturating_add(order.fee_worst);
     for budget in &order.judgement.budgets {
-        let Taken { spent, reserved } = taken(transaction, budget, now)?;
+        let Taken { spent, reserved } = taken(connection, budget, now)?;
         let used = spent.saturating_add(reserved);
         if used.saturating_add(needed) > budget.most {
             return Ok(Some(Refusal::OverBudget {

@@ -106,6 +106,12 @@ impl Order {
         self.invoice.payment_hash()
     }
 
+    /// That a person must agree first.
+    pub(crate) fn approval_needed(&self) -> Refusal {
+        let (origin, price) = (self.scope.origin.clone(), self.price);
+        Refusal::ApprovalNeeded { origin, price, rule: self.judgement.rule.clone() }
+    }
+
     /// Whether the invoice can still be paid in time.
     pub fn leaves_time(&self, now: Timestamp) -> bool {
         now.saturating_add(TIME_TO_PAY) < self.invoice.expires_at()
