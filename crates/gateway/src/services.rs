@@ -166,7 +166,7 @@ impl Services {
             };
             if let Some(other) = &other
                 && (is_dearer(self.find(host, other, method), &|route| !route.config.service.is_free(other))
-                    || found.is_slower(path, |limited| limited.matches(other)))
+                    || found.is_stricter(path, |limited| limited.matches(other)))
             {
                 return Err(PathError::TwoServices);
             }
@@ -175,7 +175,7 @@ impl Services {
             let matches = |route: &&Arc<Route>| route.config.matcher.matches_folded(host, path, method);
             if is_folded
                 && (is_dearer(self.routes.iter().find(matches), &|route| !route.is_free_folded(path))
-                    || found.is_slower(asked, |limited| matches_folded(limited, path)))
+                    || found.is_stricter(asked, |limited| matches_folded(limited, path)))
             {
                 return Err(PathError::TwoServices);
             }
@@ -215,11 +215,13 @@ impl Route {
             || self.config.service.free_paths.iter().any(|free| matches_folded(free, path))
     }
 
-    /// Whether another reading of a path is limited by a rule that this one is not.
-    fn is_slower(&self, path: &str, is_other: impl Fn(&PathPattern) -> bool) -> bool {
-        self.config.service.rate_limits.iter().any(|limit| {
+    /// Whether another reading of a path is limited by a rule that this one is not, or closed to those without a token.
+    fn is_stricter(&self, path: &str, is_other: impl Fn(&PathPattern) -> bool) -> bool {
+        let service = &self.config.service;
+        let is_slower = service.rate_limits.iter().any(|limit| {
             limit.paths.iter().any(&is_other) && !limit.paths.iter().any(|limited| limited.matches(path))
-        })
+        });
+        is_slower || !service.sells_nothing(path) && service.no_challenge_paths.iter().any(is_other)
     }
 }
 
@@ -232,7 +234,7 @@ fn matches_folded(pattern: &PathPattern, path: &str) -> bool {
     }
 }
 
-/// Whether every path has the same price, and no rate of its own.
+/// Whether every path has the same price, and no rule of its own.
 fn is_one_outcome(configured: &[ServiceRoute]) -> bool {
     if limited(configured).next().is_some() {
         return false;
@@ -254,9 +256,12 @@ fn places(configured: &[ServiceRoute]) -> impl Iterator<Item = String> {
     prefixes.chain(free.chain(limited(configured)).map(ToString::to_string))
 }
 
-/// The paths that have a rate of their own.
+/// The paths that have a rate of their own, or are closed to those without a token.
 fn limited(configured: &[ServiceRoute]) -> impl Iterator<Item = &PathPattern> {
-    configured.iter().flat_map(|route| &route.service.rate_limits).flat_map(|limit| &limit.paths)
+    configured.iter().flat_map(|route| {
+        let service = &route.service;
+        service.rate_limits.iter().flat_map(|limit| &limit.paths).chain(&service.no_challenge_paths)
+    })
 }
 
 /// Whether one configured path is another's, or its beginning, but for capitals.
@@ -517,6 +522,20 @@ mod tests {
         }
         for path in ["/search", "/Slow", "/Slow/X;y", "/slow", "/research", "/Other", "/x;y", "/x/SEARCH"] {
             assert!(is_clear(&services, path), "{path}");
+        }
+    }
+
+    #[test]
+    fn no_spelling_of_a_closed_path_passes_for_one_that_is_sold() {
+        let mut all = route("all", &[], &[], &[]);
+        all.service.no_challenge_paths = vec!["/internal/*".parse().unwrap()];
+        let services = services(vec![all]).unwrap();
+        let find = |path| services.find_clearly(0, "", path, &Method::GET);
+        for path in ["/INTERNAL/x", "/internal%252Fx", "/%2569nternal/x"] {
+            assert!(find(path).is_err(), "{path}");
+        }
+        for path in ["/internal/x", "/internally", "/Other"] {
+            assert!(find(path).is_ok(), "{path}");
         }
     }
 

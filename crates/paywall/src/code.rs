@@ -15,6 +15,8 @@ pub enum Code {
     Free,
     /// No credential was presented.
     PaymentRequired,
+    /// No credential was presented, where none is sold.
+    TokenRequired,
     /// The credential has bytes that no credential has.
     CredentialNotText,
     /// The credential has no preimage.
@@ -95,10 +97,11 @@ pub enum Code {
 
 impl Code {
     /// All of them, for documentation and for registering metrics.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 42] = [
         Self::Pass,
         Self::Free,
         Self::PaymentRequired,
+        Self::TokenRequired,
         Self::CredentialNotText,
         Self::PreimageMissing,
         Self::PreimageMalformed,
@@ -150,6 +153,7 @@ impl Code {
             Self::Pass => "pass",
             Self::Free => "free",
             Self::PaymentRequired => "payment_required",
+            Self::TokenRequired => "token_required",
             Self::CredentialNotText => "credential_not_text",
             Self::PreimageMissing => "preimage_missing",
             Self::PreimageMalformed => "preimage_malformed",
@@ -197,6 +201,9 @@ impl Code {
             Self::Pass => "paid",
             Self::Free => "free of charge",
             Self::PaymentRequired => "this resource costs money: pay the invoice and send token and preimage",
+            Self::TokenRequired => {
+                "a valid token is needed, and none is sold on this path: buy it on another path of this service"
+            }
             Self::CredentialNotText => {
                 "the credential has bytes that are not ASCII: send it as it was received"
             }

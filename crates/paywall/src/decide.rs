@@ -33,6 +33,8 @@ pub enum Gate {
     Free,
     /// A token is needed.
     Priced,
+    /// A token is needed, and none is sold here.
+    Closed,
 }
 
 /// What the buyer showed.
@@ -117,6 +119,8 @@ pub enum Decision {
     Challenge(Code),
     /// Refuse, without a challenge (401): paying again would not help.
     Refuse(Code),
+    /// Refuse where nothing is sold (401), whatever the code says elsewhere.
+    Deny(Code),
     /// Answer that it may pass a little later (429).
     Wait(Code),
     /// Answer that it can't be decided just now (503). A broken store never looks like a bad token.
@@ -134,13 +138,20 @@ pub enum Grant {
 
 /// Decides. Pure: the same facts, the same decision.
 pub fn decide(facts: &Facts<'_>) -> Decision {
-    match (facts.gate, facts.presented) {
+    match (facts.gate, by_credential(facts)) {
         (Gate::Free, _) => Decision::Forward(Grant::Free),
-        (Gate::Priced, Presented::Nothing | Presented::Tokens([])) => {
-            Decision::Challenge(Code::PaymentRequired)
-        }
-        (Gate::Priced, Presented::Malformed(code)) => Decision::Challenge(code),
-        (Gate::Priced, Presented::Tokens(candidates)) => candidates
+        (Gate::Closed, Decision::Challenge(Code::PaymentRequired)) => Decision::Deny(Code::TokenRequired),
+        (Gate::Closed, Decision::Challenge(code)) => Decision::Deny(code),
+        (Gate::Priced | Gate::Closed, decision) => decision,
+    }
+}
+
+/// What the credential is worth where one is needed.
+fn by_credential(facts: &Facts<'_>) -> Decision {
+    match facts.presented {
+        Presented::Nothing | Presented::Tokens([]) => Decision::Challenge(Code::PaymentRequired),
+        Presented::Malformed(code) => Decision::Challenge(code),
+        Presented::Tokens(candidates) => candidates
             .iter()
             .enumerate()
             .map(|(index, candidate)| judge(facts, index, candidate))
@@ -216,7 +227,8 @@ fn rank(decision: &Decision) -> u8 {
         Decision::Unavailable(_) => 4,
         Decision::Challenge(Code::TokenUnknown) => 6,
         Decision::Challenge(_) => 5,
-        Decision::Refuse(_) => 7,
+        // The second is never about a token alone.
+        Decision::Refuse(_) | Decision::Deny(_) => 7,
     }
 }
 

@@ -213,6 +213,7 @@ impl Paywall {
             Decision::Forward(grant) => self.forward(request, &examined, grant, now),
             Decision::Challenge(code) if may_mint(request.method) => self.challenge(request, code, now).await,
             Decision::Challenge(code) | Decision::Refuse(code) => refuse(code, None),
+            Decision::Deny(code) => self.deny(request, code),
             Decision::Wait(code) | Decision::Unavailable(code) => refuse(code, Some(self.config.retry_after)),
             // Every one has just been answered; whatever it is, it grants nothing.
             Decision::Consult(_) | Decision::Reserve(_) => {
@@ -292,7 +293,8 @@ impl Paywall {
             Ok(minted) => {
                 self.books.tally.challenged(&request.service.name);
                 let service = Some(request.service);
-                let refusal = Refusal { code, service, minted: Some(&minted), retry_after: None };
+                let refusal =
+                    Refusal { code, service, minted: Some(&minted), retry_after: None, is_denied: false };
                 Admission::Answer(refusal.answer(Audience::of_request(request)))
             }
             Err(error) => self.refuse(request, error.code(), Some(self.config.retry_after)),
@@ -300,7 +302,15 @@ impl Paywall {
     }
 
     fn refuse(&self, request: &Request<'_>, code: Code, retry_after: Option<Duration>) -> Admission {
-        let refusal = Refusal { code, service: Some(request.service), minted: None, retry_after };
+        let service = Some(request.service);
+        let refusal = Refusal { code, service, minted: None, retry_after, is_denied: false };
+        Admission::Answer(refusal.answer(Audience::of_request(request)))
+    }
+
+    /// Refuses where nothing is sold.
+    fn deny(&self, request: &Request<'_>, code: Code) -> Admission {
+        let service = Some(request.service);
+        let refusal = Refusal { code, service, minted: None, retry_after: None, is_denied: true };
         Admission::Answer(refusal.answer(Audience::of_request(request)))
     }
 

@@ -34,6 +34,8 @@ pub(crate) struct Refusal<'a> {
     /// The challenge of a 402, where one is made.
     pub(crate) minted: Option<&'a Minted>,
     pub(crate) retry_after: Option<Duration>,
+    /// Whether it is denied (401), whatever the code says elsewhere: nothing is sold here.
+    pub(crate) is_denied: bool,
 }
 
 /// Whether a challenge may be made for this method at all.
@@ -70,7 +72,7 @@ pub(crate) fn status(code: Code) -> StatusCode {
         | Code::SecretWithdrawn
         | Code::UnitsSpent
         | Code::LimitReached => StatusCode::PAYMENT_REQUIRED,
-        Code::PreimageWrong => StatusCode::UNAUTHORIZED,
+        Code::TokenRequired | Code::PreimageWrong => StatusCode::UNAUTHORIZED,
         Code::ClientMintLimit | Code::TotalMintLimit | Code::RateLimited | Code::UnitsInFlight => {
             StatusCode::TOO_MANY_REQUESTS
         }
@@ -98,7 +100,7 @@ fn grpc_status(status: StatusCode) -> &'static str {
 impl Refusal<'_> {
     /// The whole answer.
     pub(crate) fn answer(&self, audience: Audience) -> Answer {
-        let status = status(self.code);
+        let status = if self.is_denied { StatusCode::UNAUTHORIZED } else { status(self.code) };
         let mut headers = HeaderMap::with_capacity(12);
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(CODE_HEADER, HeaderValue::from_static(self.code.as_str()));
@@ -117,7 +119,7 @@ impl Refusal<'_> {
             Audience::Grpc => {
                 headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
                 headers.insert(GRPC_STATUS, HeaderValue::from_static(grpc_status(status)));
-                headers.insert(GRPC_MESSAGE, HeaderValue::from_static(grpc_message(self.code, status)));
+                headers.insert(GRPC_MESSAGE, HeaderValue::from_static(self.grpc_message(status)));
                 (StatusCode::OK, Bytes::new())
             }
             Audience::Browser => (status, page::render(self, status, &mut headers)),
@@ -148,6 +150,17 @@ impl Refusal<'_> {
         }
     }
 
+    /// What to do about it. The sentence of a code that is usually answered with an invoice speaks of that invoice.
+    pub(crate) fn detail(&self) -> &'static str {
+        let is_sold = status(self.code) == StatusCode::PAYMENT_REQUIRED;
+        if self.is_denied && is_sold { Code::TokenRequired.detail() } else { self.code.detail() }
+    }
+
+    /// "payment required" is what deployed clients compare with; the rest is for people.
+    fn grpc_message(&self, status: StatusCode) -> &'static str {
+        if status == StatusCode::PAYMENT_REQUIRED { "payment required" } else { self.detail() }
+    }
+
     /// RFC 9457. `type` stays `about:blank`: the machine-readable part is `code`.
     fn problem(&self, status: StatusCode) -> Value {
         let mut problem = Map::new();
@@ -157,7 +170,7 @@ impl Refusal<'_> {
         set("type", json!("about:blank"));
         set("title", json!(status.canonical_reason().unwrap_or_default()));
         set("status", json!(status.as_u16()));
-        set("detail", json!(self.code.detail()));
+        set("detail", json!(self.detail()));
         set("code", json!(self.code.as_str()));
         if let Some(service) = self.service {
             set("service", json!(service.name.as_str()));
@@ -217,13 +230,8 @@ pub(crate) fn preflight(headers: &HeaderMap) -> Answer {
 
 /// The answer to a path without a normal form.
 pub(crate) fn path_refused(method: &Method, headers: &HeaderMap, grpc: bool) -> Answer {
-    let refusal = Refusal { code: Code::PathRefused, service: None, minted: None, retry_after: None };
+    let refusal = Refusal { code: Code::PathRefused, service: None, minted: None, retry_after: None, is_denied: false };
     refusal.answer(Audience::of(method, headers, grpc))
-}
-
-/// "payment required" is what deployed clients compare with; the rest is for people.
-fn grpc_message(code: Code, status: StatusCode) -> &'static str {
-    if status == StatusCode::PAYMENT_REQUIRED { "payment required" } else { code.detail() }
 }
 
 /// At least one, so that nobody retries at once.

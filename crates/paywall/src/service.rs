@@ -24,6 +24,8 @@ pub struct Service {
     pub auth: Auth,
     /// Paths that cost nothing.
     pub free_paths: Vec<PathPattern>,
+    /// Paths where a token is needed and none is sold: who has none is refused (401), and no invoice is made.
+    pub no_challenge_paths: Vec<PathPattern>,
     /// How fast it may be used. A request must keep within every one that is for it.
     pub rate_limits: Vec<RateLimit>,
 }
@@ -116,7 +118,16 @@ pub enum ServiceError {
 impl Service {
     /// A service that asks for a token everywhere and sells it for `price`.
     pub fn new(name: ServiceName, price: Msat, offer: Offer) -> Self {
-        Self { name, price, offer, tier: 0, auth: Auth::On, free_paths: Vec::new(), rate_limits: Vec::new() }
+        Self {
+            name,
+            price,
+            offer,
+            tier: 0,
+            auth: Auth::On,
+            free_paths: Vec::new(),
+            no_challenge_paths: Vec::new(),
+            rate_limits: Vec::new(),
+        }
     }
 
     /// Whether it can be sold as it stands; ask at start-up.
@@ -133,6 +144,11 @@ impl Service {
     /// Whether this path (normalised) costs nothing.
     pub fn is_free(&self, path: &str) -> bool {
         self.auth == Auth::Off || self.free_paths.iter().any(|free| free.matches(path))
+    }
+
+    /// Whether nothing is sold on this path (normalised): it opens with a token from elsewhere, or not at all.
+    pub fn sells_nothing(&self, path: &str) -> bool {
+        self.no_challenge_paths.iter().any(|closed| closed.matches(path))
     }
 }
 

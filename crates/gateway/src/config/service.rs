@@ -63,6 +63,8 @@ pub enum Note {
     PriceWithoutAuth,
     /// It has a price, and every path is free.
     EverythingFree,
+    /// It has a price, and no path where it is asked for.
+    NothingSold,
     /// It answers preflights itself: they reach its handlers unpaid.
     UnpaidPreflights,
     /// Any page may use its visitors' cookies.
@@ -76,10 +78,12 @@ impl ServiceRoute {
         let is_off = service.auth == farebox_paywall::Auth::Off;
         // Everything is below `/`, and so nothing else that is free matters.
         let is_all_free = service.free_paths.iter().any(|free| free.to_string() == "/*");
+        let is_all_closed = service.no_challenge_paths.iter().any(|closed| closed.to_string() == "/*");
         let has_price = service.price > farebox_protocol::Msat::ZERO;
         [
             (is_off && has_price, Note::PriceWithoutAuth),
             (!is_off && is_all_free, Note::EverythingFree),
+            (!is_off && !is_all_free && is_all_closed, Note::NothingSold),
             (self.cors == Cors::Upstream && !is_off && !is_all_free, Note::UnpaidPreflights),
             (self.cors == Cors::Reflect, Note::CookiesForAnyPage),
         ]
@@ -94,6 +98,9 @@ impl fmt::Display for Note {
         f.write_str(match self {
             Self::PriceWithoutAuth => "it has a price that nobody is asked for, since `auth` is off",
             Self::EverythingFree => "all of its paths are free (`/*`), so that nobody is asked for its price",
+            Self::NothingSold => {
+                "nothing is sold on any of its paths (`/*`), so that only tokens bought earlier open it"
+            }
             Self::UnpaidPreflights => {
                 "its upstream answers preflights, which are not paid for: an `OPTIONS` handler there must do nothing dear"
             }
@@ -154,6 +161,10 @@ mod tests {
         };
         assert_eq!(with(free), [Note::EverythingFree]);
         assert_eq!(with(|route| route.service.free_paths = vec!["/docs/*".parse().unwrap()]), []);
+        let closed = |route: &mut ServiceRoute| {
+            route.service.no_challenge_paths = vec!["/*".parse().unwrap()];
+        };
+        assert_eq!(with(closed), [Note::NothingSold]);
         assert_eq!(with(|route| route.cors = Cors::Upstream), [Note::UnpaidPreflights]);
         assert_eq!(with(|route| route.cors = Cors::Reflect), [Note::CookiesForAnyPage]);
         assert_eq!(

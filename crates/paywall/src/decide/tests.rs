@@ -148,6 +148,26 @@ fn access_is_granted_to_what_is_free_and_to_what_has_been_paid_and_to_nothing_el
 }
 
 #[test]
+fn where_nothing_is_sold_only_a_paid_token_opens_and_nothing_is_ever_offered() {
+    for candidate in every_candidate() {
+        for tier in [0, 3, 4] {
+            let presented = Presented::Tokens(std::slice::from_ref(&candidate));
+            let sold = decided(Gate::Priced, presented, tier);
+            let want = match sold {
+                Decision::Challenge(code) => Decision::Deny(code),
+                same => same,
+            };
+            assert_eq!(decided(Gate::Closed, presented, tier), want, "{candidate:?}");
+        }
+    }
+    for presented in [Presented::Nothing, Presented::Tokens(&[])] {
+        assert_eq!(decided(Gate::Closed, presented, 0), Decision::Deny(Code::TokenRequired));
+    }
+    let malformed = decided(Gate::Closed, Presented::Malformed(Code::TokenMalformed), 0);
+    assert_eq!(malformed, Decision::Deny(Code::TokenMalformed));
+}
+
+#[test]
 fn the_store_is_asked_only_when_everything_else_holds() {
     for candidate in every_candidate() {
         let decision = decided(Gate::Priced, Presented::Tokens(&[candidate]), 0);

@@ -54,7 +54,11 @@ pub(super) struct Token {
 
 impl Paywall {
     pub(super) fn examine(&self, request: &Request<'_>, now: Timestamp) -> Examined {
-        let gate = if request.service.is_free(request.path) { Gate::Free } else { Gate::Priced };
+        let gate = match request.service {
+            service if service.is_free(request.path) => Gate::Free,
+            service if service.sells_nothing(request.path) => Gate::Closed,
+            _ => Gate::Priced,
+        };
         let mut examined = Examined {
             gate,
             malformed: None,

@@ -122,6 +122,31 @@ async fn what_is_free_asks_for_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_nothing_is_sold_a_paid_token_opens_and_the_node_is_never_asked() {
+    let mut shop = Shop::open().await;
+    shop.service.no_challenge_paths = vec!["/internal/*".parse().unwrap(), "/both".parse().unwrap()];
+    shop.service.free_paths = vec!["/both".parse().unwrap()];
+    let (macaroon, preimage) = shop.buy().await;
+    let asked = shop.node.asked.lock().len();
+    let garbage = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static("L402 x"))]);
+    for method in [Method::GET, Method::HEAD, Method::OPTIONS, Method::POST, Method::DELETE] {
+        for (headers, want) in
+            [(&HeaderMap::new(), Code::TokenRequired), (&garbage, Code::PreimageMissing)]
+        {
+            let refused = answer(shop.ask(&method, "/internal/x", headers).await);
+            assert_eq!((refused.status, refused.code), (StatusCode::UNAUTHORIZED, want), "{method}");
+            let challenges = refused.headers.get_all(header::WWW_AUTHENTICATE);
+            let challenges: Vec<_> = challenges.iter().map(|value| value.to_str().unwrap()).collect();
+            assert_eq!(challenges, [format!("L402 version=\"0\", error=\"{want}\"")], "{method}");
+        }
+        check(&shop.ask(&method, "/internal/x", &credential(&macaroon, &preimage)).await, Code::Pass);
+    }
+    check(&shop.ask(&Method::GET, "/both", &HeaderMap::new()).await, Code::Free);
+    assert_eq!(shop.node.asked.lock().len(), asked);
+    check(&shop.ask(&Method::GET, "/internal", &HeaderMap::new()).await, Code::PaymentRequired);
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_way_in_which_a_credential_fails_has_its_own_code() {
     let mut shop = Shop::open().await;
     let (macaroon, preimage) = shop.buy().await;

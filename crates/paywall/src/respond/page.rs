@@ -47,7 +47,7 @@ pub(super) fn render(refusal: &Refusal<'_>, status: StatusCode, headers: &mut He
     line("<html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">");
     line(&format!("<title>{}</title><style>{STYLE}</style>", escape(title)));
     line(&format!("<h1>{}</h1>", escape(title)));
-    line(&format!("<p>{}.</p>", escape(&capitalised(refusal.code.detail()))));
+    line(&format!("<p>{}.</p>", escape(&capitalised(refusal.detail()))));
     if let (Some(service), Some(minted)) = (refusal.service, refusal.minted) {
         line(&challenge(service.name.as_str(), minted));
     }

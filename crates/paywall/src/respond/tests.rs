@@ -8,7 +8,7 @@ use crate::testing::{Shop, answer, read_challenge};
 fn render(answer: &Answer) -> String {
     let mut text = format!("{}\n", answer.status);
     let (token, invoice) =
-        match answer.headers.contains_key(header::WWW_AUTHENTICATE) && answer.code != Code::PreimageWrong {
+        match answer.headers.get(header::WWW_AUTHENTICATE).is_some_and(|value| value.to_str().unwrap().contains("macaroon=")) {
             true => {
                 let (macaroon, invoice) = read_challenge(answer);
                 (macaroon.to_base64(), invoice.to_string())
@@ -41,7 +41,7 @@ async fn challenged(accept: &'static str, grpc: bool) -> Answer {
 #[track_caller]
 fn check(code: Code, audience: Audience, want: Expect) {
     let retry_after = (status(code).is_server_error()).then_some(Duration::from_millis(1_500));
-    let refusal = Refusal { code, service: None, minted: None, retry_after };
+    let refusal = Refusal { code, service: None, minted: None, retry_after, is_denied: false };
     want.assert_eq(&render(&refusal.answer(audience)));
 }
 
@@ -115,6 +115,40 @@ fn a_refusal_names_a_scheme_and_nothing_to_buy() {
 }
 
 #[test]
+fn a_denial_speaks_of_no_invoice() {
+    let denied = |code, audience| {
+        let refusal = Refusal { code, service: None, minted: None, retry_after: None, is_denied: true };
+        render(&refusal.answer(audience))
+    };
+    expect![[r#"
+        401 Unauthorized
+        access-control-allow-origin: *
+        access-control-expose-headers: WWW-Authenticate, Retry-After, Farebox-Code
+        cache-control: no-store
+        content-type: application/problem+json
+        farebox-code: token_expired
+        www-authenticate: L402 version="0", error="token_expired"
+
+        {"code":"token_expired","detail":"a valid token is needed, and none is sold on this path: buy it on another path of this service","status":401,"title":"Unauthorized","type":"about:blank"}"#]]
+    .assert_eq(&denied(Code::TokenExpired, Audience::Program));
+    // Clients that take 13 with "payment required" for an offer find neither the words nor an invoice.
+    expect![[r#"
+        200 OK
+        access-control-allow-origin: *
+        access-control-expose-headers: WWW-Authenticate, Retry-After, Farebox-Code
+        cache-control: no-store
+        content-type: application/grpc
+        farebox-code: token_required
+        grpc-message: a valid token is needed, and none is sold on this path: buy it on another path of this service
+        grpc-status: 13
+        www-authenticate: L402 version="0", error="token_required"
+
+    "#]]
+    .assert_eq(&denied(Code::TokenRequired, Audience::Grpc));
+    assert!(!denied(Code::TokenExpired, Audience::Browser).contains("invoice"));
+}
+
+#[test]
 fn trouble_says_when_to_come_back() {
     check(
         Code::NodeUnavailable,
@@ -176,6 +210,7 @@ fn every_code_has_its_status_in_both_worlds() {
         200 13 pass
         200 13 free
         402 13 payment_required
+        401 13 token_required
         402 13 credential_not_text
         402 13 preimage_missing
         402 13 preimage_malformed
@@ -222,7 +257,7 @@ fn every_code_has_its_status_in_both_worlds() {
 fn every_answer_forbids_caching_and_names_its_code() {
     for code in Code::ALL {
         for audience in [Audience::Program, Audience::Browser, Audience::Grpc, Audience::HeadersOnly] {
-            let refusal = Refusal { code, service: None, minted: None, retry_after: None };
+            let refusal = Refusal { code, service: None, minted: None, retry_after: None, is_denied: false };
             let answer = refusal.answer(audience);
             assert_eq!(answer.headers[header::CACHE_CONTROL], "no-store");
             assert_eq!(answer.headers[CODE_HEADER], code.as_str());
