@@ -12,6 +12,7 @@ pub mod decide;
 pub mod forward;
 pub mod keyring;
 pub mod layer;
+pub mod ledger;
 mod limit;
 mod mint;
 mod nodes;
@@ -36,5 +37,7 @@ pub use respond::CODE_HEADER;
 pub use sales::Sales;
 pub use service::{Auth, LimitBy, PathPattern, PathPatternError, RateLimit, Service, ServiceError};
 
+#[cfg(test)]
+extern crate self as farebox_paywall;
 #[cfg(test)]
 mod testing;

@@ -16,6 +16,7 @@ use futures_util::future::BoxFuture;
 
 use crate::Continuity;
 
+pub mod accounts;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod sqlite;
@@ -151,7 +152,7 @@ pub struct Page {
 }
 
 /// Where the books are kept.
-pub trait Store: Send + Sync {
+pub trait Store: accounts::Accounts {
     /// Checks that these secrets (newest first) belong to this store, and remembers them. At least one must have been in
     /// use at the last start; with [`Continuity::Abandon`], or in a new store, any will do.
     fn adopt(
@@ -242,12 +243,37 @@ pub enum StoreError {
     /// A value that the store can't hold.
     #[error("`{0}` is out of the store's range")]
     OutOfRange(&'static str),
+    /// A later start of the ledger has taken these books over.
+    #[error("epoch {0} of the ledger is over: a later one writes these books now")]
+    Superseded(u64),
+    /// There is not so much to be paid back.
+    #[error("there is not so much to be paid back")]
+    NotThere,
+    /// A refund by this id was asked for with other words.
+    #[error("a refund with this id was asked for before, of another payment or amount")]
+    OtherRefund,
     /// The store has been closed.
     #[error("the store is closed")]
     Closed,
     /// Anything else.
     #[error("the store failed: {0}")]
     Failed(String),
+}
+
+impl StoreError {
+    /// Whether trying again would bring the same answer: it is about what was asked, not about how the store is doing.
+    pub const fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::NotThere
+                | Self::OtherRefund
+                | Self::OutOfRange(_)
+                | Self::Superseded(_)
+                | Self::OtherSecrets { .. }
+                | Self::TooNew { .. }
+                | Self::Closed
+        )
+    }
 }
 
 impl From<Settlement> for Arrival {

@@ -30,9 +30,15 @@ use tokio::sync::Notify;
 
 use crate::{
     Admission, Answer, Backend, Backends, Continuity, Keyring, Paywall, PaywallConfig, Request, Service,
+    ledger::law::Refund,
     store::{
         Arrival, Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Revoked, Sale, Store,
-        StoreError, sqlite::SqliteStore,
+        StoreError,
+        accounts::{
+            Account, Accounts, Allotment, AnswerKey, Audit, DayOfUse, Debited, Epoch, EpochId, Group, KeptAnswer,
+            Opened, RefundId, RefundOrder, RefundRow,
+        },
+        sqlite::SqliteStore,
     },
 };
 
@@ -310,6 +316,77 @@ impl Store for Flaky {
 
     fn revocations(&self, after: RevocationCursor) -> BoxFuture<'_, Result<Revoked, StoreError>> {
         self.through(move |store| store.revocations(after))
+    }
+}
+
+impl Accounts for Flaky {
+    fn begin_epoch(&self, now: Timestamp) -> BoxFuture<'_, Result<EpochId, StoreError>> {
+        self.through(move |store| store.begin_epoch(now))
+    }
+
+    fn end_epoch(&self, epoch: EpochId, now: Timestamp) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.through(move |store| store.end_epoch(epoch, now))
+    }
+
+    fn epochs(&self, rows_max: u16) -> BoxFuture<'_, Result<Vec<Epoch>, StoreError>> {
+        self.through(move |store| store.epochs(rows_max))
+    }
+
+    fn account(&self, hash: PaymentHash) -> BoxFuture<'_, Result<Option<Account>, StoreError>> {
+        self.through(move |store| store.account(hash))
+    }
+
+    fn accounts(&self, page: Page) -> BoxFuture<'_, Result<Vec<Account>, StoreError>> {
+        self.through(move |store| store.accounts(page))
+    }
+
+    fn open_account(
+        &self,
+        presentation: Presentation,
+        allotment: Allotment,
+    ) -> BoxFuture<'_, Result<Opened, StoreError>> {
+        self.through(move |store| store.open_account(presentation, allotment))
+    }
+
+    fn debit(&self, group: Arc<Group>) -> BoxFuture<'_, Result<Debited, StoreError>> {
+        self.through(move |store| store.debit(group))
+    }
+
+    fn kept_answer(
+        &self,
+        key: AnswerKey,
+        now: Timestamp,
+    ) -> BoxFuture<'_, Result<Option<KeptAnswer>, StoreError>> {
+        self.through(move |store| store.kept_answer(key, now))
+    }
+
+    fn begin_refund(&self, order: RefundOrder) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.through(move |store| store.begin_refund(order))
+    }
+
+    fn end_refund(
+        &self,
+        id: RefundId,
+        end: Refund,
+        at: Timestamp,
+    ) -> BoxFuture<'_, Result<RefundRow, StoreError>> {
+        self.through(move |store| store.end_refund(id, end, at))
+    }
+
+    fn refund(&self, id: RefundId) -> BoxFuture<'_, Result<Option<RefundRow>, StoreError>> {
+        self.through(move |store| store.refund(id))
+    }
+
+    fn open_refunds(&self, rows_max: u16) -> BoxFuture<'_, Result<Vec<RefundRow>, StoreError>> {
+        self.through(move |store| store.open_refunds(rows_max))
+    }
+
+    fn days_of_use(&self, from: u64, to: u64) -> BoxFuture<'_, Result<Vec<DayOfUse>, StoreError>> {
+        self.through(move |store| store.days_of_use(from, to))
+    }
+
+    fn audit(&self) -> BoxFuture<'_, Result<Audit, StoreError>> {
+        self.through(move |store| store.audit())
     }
 }
 

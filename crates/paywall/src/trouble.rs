@@ -67,18 +67,28 @@ impl Trouble {
 }
 
 /// Waits longer from one failure to the next.
-#[derive(Default)]
 pub(crate) struct Backoff {
     failures: u32,
+    longest: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::up_to(LONGEST)
+    }
 }
 
 impl Backoff {
+    pub(crate) const fn up_to(longest: Duration) -> Self {
+        Self { failures: 0, longest }
+    }
+
     pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }
 
     pub(crate) async fn wait(&mut self, stop: &CancellationToken) {
-        let wait = FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
+        let wait = FIRST.saturating_mul(1 << self.failures.min(16)).min(self.longest);
         self.failures = self.failures.saturating_add(1);
         tokio::select! {
             () = stop.cancelled() => {}

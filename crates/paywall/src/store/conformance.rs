@@ -15,6 +15,11 @@ use super::{
 };
 use crate::Continuity;
 
+mod accounts;
+mod faulty;
+
+pub use faulty::{Fault, Faulty};
+
 /// Runs the whole suite; `fresh` opens an empty store each time.
 ///
 /// # Panics
@@ -44,6 +49,7 @@ where
     rows_come_in_pages_newest_first(&*fresh().await).await;
     a_revocation_is_read_from_a_cursor(&*fresh().await).await;
     secrets_belong_to_their_store(&*fresh().await).await;
+    accounts::check(&fresh).await;
 }
 
 const NODE: &str = "02aa";

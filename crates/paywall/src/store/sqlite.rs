@@ -12,13 +12,21 @@ use farebox_protocol::{Fingerprint, IdentifierHash, PaymentHash, Timestamp};
 use futures_util::future::BoxFuture;
 use rusqlite::Connection;
 
+use super::accounts::{
+    Account, Accounts, Allotment, AnswerKey, Audit, DayOfUse, Debited, Epoch, EpochId, Group, KeptAnswer,
+    Opened, RefundId, RefundOrder, RefundRow,
+};
 use super::{
     Arrival, Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Revoked, Sale, Store,
     StoreError,
 };
-use crate::Continuity;
+use crate::{Continuity, ledger::law::Refund};
 
+mod accounts;
+mod audit;
 mod file;
+#[cfg(any(test, feature = "conformance"))]
+mod memory;
 mod rows;
 mod schema;
 mod threads;
@@ -26,7 +34,15 @@ mod threads;
 use threads::{Reader, Writer};
 
 /// The books in one SQLite file. Dropping it writes what is queued, and waits for that.
-pub struct SqliteStore {
+pub struct SqliteStore(Engine);
+
+enum Engine {
+    File(Threads),
+    #[cfg(any(test, feature = "conformance"))]
+    Memory(memory::Books),
+}
+
+struct Threads {
     // The order of these fields is the order in which they end: the last connection to close must be the one that can
     // fold the write-ahead log into the file, and the lock goes when all is done.
     reader: Reader,
@@ -49,7 +65,29 @@ impl SqliteStore {
         file::tune(&connection)?;
         schema::migrate(&mut connection)?;
         let reader = Reader::start(file::connect_read_only(path)?)?;
-        Ok(Self { reader, writer: Writer::start(connection)?, _lock: lock })
+        Ok(Self(Engine::File(Threads { reader, writer: Writer::start(connection)?, _lock: lock })))
+    }
+
+    fn write<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, StoreError>> {
+        match &self.0 {
+            Engine::File(threads) => threads.writer.run(job),
+            #[cfg(any(test, feature = "conformance"))]
+            Engine::Memory(books) => books.run(job),
+        }
+    }
+
+    fn read<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, StoreError>> {
+        match &self.0 {
+            Engine::File(threads) => threads.reader.run(job),
+            #[cfg(any(test, feature = "conformance"))]
+            Engine::Memory(books) => books.run(job),
+        }
     }
 
     /// Opens the books of another process to revoke tokens: it makes no file, changes no table and takes no lock.
@@ -90,12 +128,12 @@ impl Store for SqliteStore {
         continuity: Continuity,
         now: Timestamp,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.writer.run(move |books| rows::adopt(books, &secrets, continuity, now))
+        self.write(move |books| rows::adopt(books, &secrets, continuity, now))
     }
 
     fn cursor(&self, node: &str) -> BoxFuture<'_, Result<Cursor, StoreError>> {
         let node = node.to_owned();
-        self.reader.run(move |books| rows::cursor(books, &node))
+        self.read(move |books| rows::cursor(books, &node))
     }
 
     fn settle(
@@ -105,27 +143,98 @@ impl Store for SqliteStore {
         to: Cursor,
     ) -> BoxFuture<'_, Result<Booked, StoreError>> {
         let node = node.to_owned();
-        self.writer.run(move |books| rows::settle(books, &node, &arrivals, to))
+        self.write(move |books| rows::settle(books, &node, &arrivals, to))
     }
 
     fn present(&self, presentations: Vec<Presentation>) -> BoxFuture<'_, Result<Vec<Sale>, StoreError>> {
-        self.writer.run(move |books| rows::present(books, &presentations))
+        self.write(move |books| rows::present(books, &presentations))
     }
 
     fn purchase(&self, hash: PaymentHash) -> BoxFuture<'_, Result<Option<Purchase>, StoreError>> {
-        self.reader.run(move |books| rows::purchase(books, hash))
+        self.read(move |books| rows::purchase(books, hash))
     }
 
     fn purchases(&self, page: Page) -> BoxFuture<'_, Result<Vec<Purchase>, StoreError>> {
-        self.reader.run(move |books| rows::purchases(books, page))
+        self.read(move |books| rows::purchases(books, page))
     }
 
     fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.writer.run(move |books| rows::revoke(books, &revocation))
+        self.write(move |books| rows::revoke(books, &revocation))
     }
 
     fn revocations(&self, after: RevocationCursor) -> BoxFuture<'_, Result<Revoked, StoreError>> {
-        self.reader.run(move |books| rows::revocations(books, after))
+        self.read(move |books| rows::revocations(books, after))
+    }
+}
+
+impl Accounts for SqliteStore {
+    fn begin_epoch(&self, now: Timestamp) -> BoxFuture<'_, Result<EpochId, StoreError>> {
+        self.write(move |books| accounts::begin_epoch(books, now))
+    }
+
+    fn end_epoch(&self, epoch: EpochId, now: Timestamp) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.write(move |books| accounts::end_epoch(books, epoch, now))
+    }
+
+    fn epochs(&self, rows_max: u16) -> BoxFuture<'_, Result<Vec<Epoch>, StoreError>> {
+        self.read(move |books| accounts::epochs(books, rows_max))
+    }
+
+    fn account(&self, hash: PaymentHash) -> BoxFuture<'_, Result<Option<Account>, StoreError>> {
+        self.read(move |books| accounts::account(books, hash))
+    }
+
+    fn accounts(&self, page: Page) -> BoxFuture<'_, Result<Vec<Account>, StoreError>> {
+        self.read(move |books| accounts::accounts(books, page))
+    }
+
+    fn open_account(
+        &self,
+        presentation: Presentation,
+        allotment: Allotment,
+    ) -> BoxFuture<'_, Result<Opened, StoreError>> {
+        self.write(move |books| accounts::open_account(books, &presentation, allotment))
+    }
+
+    fn debit(&self, group: Arc<Group>) -> BoxFuture<'_, Result<Debited, StoreError>> {
+        self.write(move |books| accounts::debit(books, &group))
+    }
+
+    fn kept_answer(
+        &self,
+        key: AnswerKey,
+        now: Timestamp,
+    ) -> BoxFuture<'_, Result<Option<KeptAnswer>, StoreError>> {
+        self.read(move |books| accounts::kept_answer(books, key, now))
+    }
+
+    fn begin_refund(&self, order: RefundOrder) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.write(move |books| accounts::begin_refund(books, &order))
+    }
+
+    fn end_refund(
+        &self,
+        id: RefundId,
+        end: Refund,
+        at: Timestamp,
+    ) -> BoxFuture<'_, Result<RefundRow, StoreError>> {
+        self.write(move |books| accounts::end_refund(books, id, end, at))
+    }
+
+    fn refund(&self, id: RefundId) -> BoxFuture<'_, Result<Option<RefundRow>, StoreError>> {
+        self.read(move |books| accounts::refund(books, id))
+    }
+
+    fn open_refunds(&self, rows_max: u16) -> BoxFuture<'_, Result<Vec<RefundRow>, StoreError>> {
+        self.read(move |books| accounts::open_refunds(books, rows_max))
+    }
+
+    fn days_of_use(&self, from: u64, to: u64) -> BoxFuture<'_, Result<Vec<DayOfUse>, StoreError>> {
+        self.read(move |books| accounts::days_of_use(books, from, to))
+    }
+
+    fn audit(&self) -> BoxFuture<'_, Result<Audit, StoreError>> {
+        self.read(audit::audit)
     }
 }
 

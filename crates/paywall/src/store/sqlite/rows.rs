@@ -17,7 +17,7 @@ use super::{
 use crate::{Continuity, store::Sold};
 
 /// The most rows of one page.
-const ROWS_MAX: u16 = 1_000;
+pub(super) const ROWS_MAX: u16 = 1_000;
 
 pub(super) fn adopt(
     books: &Connection,
@@ -281,7 +281,7 @@ pub(super) fn revocations(books: &Connection, after: RevocationCursor) -> Result
     Ok(revoked)
 }
 
-fn number(value: u64, what: &'static str) -> Result<i64, StoreError> {
+pub(super) fn number(value: u64, what: &'static str) -> Result<i64, StoreError> {
     i64::try_from(value).map_err(|_| StoreError::OutOfRange(what))
 }
 
@@ -291,19 +291,19 @@ fn end(valid_until: Timestamp) -> i64 {
     i64::try_from(valid_until.secs()).unwrap_or(i64::MAX)
 }
 
-fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+pub(super) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     let value: i64 = row.get(column)?;
     u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
 }
 
-fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
+pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
     match row.get::<_, Option<i64>>(column)? {
         None => Ok(None),
         Some(_) => unsigned(row, column).map(Timestamp::from_secs).map(Some),
     }
 }
 
-fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Result<T>
+pub(super) fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Result<T>
 where
     T::Err: std::error::Error + Send + Sync + 'static,
 {

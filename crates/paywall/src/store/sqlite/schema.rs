@@ -7,8 +7,11 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::StoreError;
 
 /// Oldest first; the format is how many have been applied. Append only.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("../../../migrations/0001_books.sql"), include_str!("../../../migrations/0002_claims.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("../../../migrations/0001_books.sql"),
+    include_str!("../../../migrations/0002_claims.sql"),
+    include_str!("../../../migrations/0003_ledger.sql"),
+];
 
 /// Marks the file as ours, so that another program's database isn't taken for books: "fare" in ASCII.
 const APPLICATION_ID: i32 = 0x6661_7265;
@@ -23,12 +26,17 @@ pub(super) const FORMAT: u32 = {
 
 /// Brings the tables up to date.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    migrate_to(connection, FORMAT)
+}
+
+/// Brings the tables up to a format.
+pub(super) fn migrate_to(connection: &mut Connection, format_wanted: u32) -> Result<(), StoreError> {
     let books = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let found = format(&books)?;
     if found > FORMAT {
         return Err(StoreError::TooNew { found, known: FORMAT });
     }
-    for (number, migration) in (1_u32..).zip(MIGRATIONS).filter(|(number, _)| *number > found) {
+    for (number, migration) in (1..=format_wanted).zip(MIGRATIONS).filter(|(number, _)| *number > found) {
         books.execute_batch(migration)?;
         books.pragma_update(None, "user_version", number)?;
     }

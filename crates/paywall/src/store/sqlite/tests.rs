@@ -60,6 +60,32 @@ async fn it_keeps_the_laws_of_the_books() {
 }
 
 #[tokio::test]
+async fn books_in_memory_keep_them_too() {
+    conformance::check(async || Arc::new(SqliteStore::in_memory().unwrap()) as Arc<dyn Store>).await;
+}
+
+#[tokio::test]
+async fn books_of_an_older_farebox_are_brought_up_to_date() {
+    let (_dir, path) = directory();
+    file::create_private(&path).unwrap();
+    let mut old = file::connect(&path).unwrap();
+    schema::migrate_to(&mut old, 1).unwrap();
+    old.execute_batch(
+        "INSERT INTO purchase (hash, token_id, identifier_hash, service, tier, terms, price_msat, presented_at)
+             VALUES (zeroblob(32), zeroblob(32), zeroblob(32), 'weather', 0, 'v1;offer=forever;msat=7', 7, 1)",
+    )
+    .unwrap();
+    drop(old);
+    let store = SqliteStore::open(&path).unwrap();
+    let kept = store.purchase(PaymentHash::from_bytes([0; 32])).await.unwrap().unwrap();
+    assert_eq!(kept.sold.unwrap().terms.price, Msat::new(7));
+    assert_eq!(store.audit().await.unwrap().breaches, [""; 0]);
+    drop(store);
+    let format = schema::format(&file::connect(&path).unwrap()).unwrap();
+    assert_eq!(format, schema::FORMAT);
+}
+
+#[tokio::test]
 async fn what_was_acknowledged_is_there_after_a_restart() {
     let (_dir, path) = directory();
     let store = SqliteStore::open(&path).unwrap();
@@ -155,7 +181,8 @@ fn books_of_a_newer_farebox_are_left_alone() {
     let (_dir, path) = directory();
     drop(SqliteStore::open(&path).unwrap());
     file::connect(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
-    let want = "the books have format 99, this farebox knows up to 2; use the newer farebox";
+    let known = schema::FORMAT;
+    let want = format!("the books have format 99, this farebox knows up to {known}; use the newer farebox");
     assert_eq!(refused(&path), want);
     assert_eq!(SqliteStore::open_for_revocation(&path).err().unwrap().to_string(), want);
 }
@@ -192,7 +219,7 @@ async fn a_full_disk_is_said_clearly_and_passes() {
     let (_dir, path) = directory();
     let store = SqliteStore::open(&path).unwrap();
     let limit = |pages: u32| {
-        store.writer.run(move |books| {
+        store.write(move |books| {
             let pages: u32 =
                 books.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |row| row.get(0))?;
             Ok(pages)
@@ -213,7 +240,7 @@ async fn a_full_disk_is_said_clearly_and_passes() {
 async fn a_read_only_store_is_said_clearly() {
     let (_dir, path) = directory();
     let store = SqliteStore::open(&path).unwrap();
-    store.writer.run(|books| Ok(books.pragma_update(None, "query_only", true)?)).await.unwrap();
+    store.write(|books| Ok(books.pragma_update(None, "query_only", true)?)).await.unwrap();
     let error = settle(&store, vec![settlement(1)]).await.unwrap_err();
     assert!(matches!(error, StoreError::ReadOnly(_)), "{error:?}");
     assert_eq!(store.cursor("n").await.unwrap(), Cursor(0), "reading goes on");
@@ -282,7 +309,7 @@ async fn the_cursor_never_moves_without_its_rows_nor_they_without_it() {
     let (_dir, path) = directory();
     let store = SqliteStore::open(&path).unwrap();
     settle(&store, vec![settlement(1)]).await.unwrap();
-    let trip = |sql: &'static str| store.writer.run(move |books| Ok(books.execute_batch(sql)?));
+    let trip = |sql: &'static str| store.write(move |books| Ok(books.execute_batch(sql)?));
     for (place, breach) in [
         (
             "between",
@@ -314,7 +341,7 @@ async fn the_table_itself_refuses_a_row_that_breaks_the_law() {
         "UPDATE purchase SET claimed_service = 'a', claimed_offer = 'offer=forever', claimed_msat = 0",
         "UPDATE purchase SET terms = 'v1;offer=forever;msat=900', price_msat = 900, service = 'a'",
     ] {
-        let done = store.writer.run(move |books| Ok(books.execute(breach, [])?)).await;
+        let done = store.write(move |books| Ok(books.execute(breach, [])?)).await;
         assert!(
             matches!(&done, Err(StoreError::Failed(text)) if text.contains("CHECK")),
             "{breach}: {done:?}"

@@ -1,0 +1,399 @@
+//! What has become of what was sold in units: the ledger that never lies.
+//!
+//! For each counted purchase it holds `sold = spent + reserved + refunding + refunded + left`, in memory and on the disk.
+//! A request reserves before it is forwarded, and commits or releases when its answer is known; exactly one gets the last
+//! unit. Both happen in memory and wait for nothing: the books belong to one process, and a crash gives back what it had
+//! reserved anyway. Debits go to the disk in groups ([`Ledger::run`]); a crash loses at most the last ones, in the buyer's
+//! favour. An account begins with the signed terms that it was sold on, when their token is first presented, and is read
+//! when it is first needed, so that starting takes no longer with many.
+//!
+//! Not here: what a request costs, and how its answer ended. Not for passes either, which nothing counts.
+
+use std::{
+    num::NonZeroU64,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use farebox_lightning::clock::Clock;
+use farebox_protocol::PaymentHash;
+use parking_lot::Mutex;
+use tokio::time;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::store::{
+    Presentation, Sale, StoreError,
+    accounts::{Account, Accounts, Allotment, KeptAnswer},
+};
+
+mod answers;
+mod cache;
+pub mod law;
+mod refund;
+mod reservation;
+mod writer;
+
+pub use answers::{ANSWER_BYTES_MAX, FirstTime, Repeat};
+pub use refund::RefundError;
+pub use reservation::Reservation;
+pub use writer::Unwritten;
+
+use cache::{Entry, Live, Shard};
+use law::{Balance, Charged, Short};
+use writer::Writing;
+
+/// How many locks share the accounts.
+const SHARDS: usize = 16;
+
+/// How a ledger behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct LedgerConfig {
+    /// How many accounts are kept in memory. Some 300 bytes each. More than are at work at one time, or requests for the
+    /// others are refused.
+    pub accounts_max: usize,
+    /// How many commits may wait to be written before nothing new is reserved: the most that a crash can lose.
+    pub unwritten_max: usize,
+    /// How long to wait for the store.
+    pub store_timeout: Duration,
+    /// How long writing what is left may take at the end.
+    pub flush_timeout: Duration,
+    /// How long an answer is kept for who repeats the request.
+    pub answers_kept: Duration,
+    /// How much memory answers may take until they are written. What doesn't fit isn't kept.
+    pub answers_bytes_max: usize,
+}
+
+/// The accounts of all counted purchases.
+pub struct Ledger {
+    config: LedgerConfig,
+    store: Arc<dyn Accounts>,
+    clock: Arc<dyn Clock>,
+    shards: [Mutex<Shard>; SHARDS],
+    writing: Writing,
+    answers: answers::Answers,
+    refunding: refund::Refunding,
+    /// What must come to its end although nobody waits for it.
+    tasks: TaskTracker,
+}
+
+/// Why units could not be reserved.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refused {
+    /// All has been used, or what is left doesn't reach.
+    #[error("`{left}` units are left, which is not enough")]
+    UsedUp {
+        /// What is left.
+        left: u64,
+    },
+    /// What is left is reserved by requests under way, and some of it may come back.
+    #[error("all units left are reserved by requests under way")]
+    InFlight,
+    /// This payment bought something else.
+    #[error("this payment is on the books for another sale")]
+    OtherSale,
+    /// It can't be told just now.
+    #[error("the ledger can't be asked just now: {0}")]
+    Unavailable(#[from] Unavailable),
+}
+
+/// Why the ledger can't say. A reason to answer 503, never to sell again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unavailable {
+    /// Debits can't be written, so no new ones are begun.
+    #[error("debits can't be written")]
+    NotWriting,
+    /// More accounts are at work than there is room for.
+    #[error("more accounts are at work than `accounts_max`")]
+    Full,
+    /// The account could not be read or opened.
+    #[error("the account could not be read")]
+    Store(#[source] StoreError),
+    /// The account could not be read in time.
+    #[error("the account could not be read within {} s (`store_timeout`)", .0.as_secs())]
+    TimedOut(Duration),
+    /// Another process writes these books now, or this one is about to end.
+    #[error("this ledger has ended")]
+    Ended,
+}
+
+/// What was reserved, and what that completes on the books.
+#[derive(Debug)]
+pub struct Reserved {
+    /// The units.
+    pub reservation: Reservation,
+    /// Sales that were completed by opening the account.
+    pub sales: Vec<Sale>,
+}
+
+/// How the ledger is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LedgerHealth {
+    /// Why debits aren't being written.
+    pub writing: Option<String>,
+    /// Commits that are not on the disk: what a crash just now would lose.
+    pub unwritten: usize,
+    /// Accounts in memory.
+    pub accounts: usize,
+}
+
+impl LedgerConfig {
+    /// The usual settings.
+    pub const fn new() -> Self {
+        Self {
+            accounts_max: 65_536,
+            unwritten_max: 65_536,
+            store_timeout: Duration::from_secs(2),
+            flush_timeout: Duration::from_secs(5),
+            answers_kept: Duration::from_secs(86_400),
+            answers_bytes_max: 16 << 20,
+        }
+    }
+}
+
+impl Default for LedgerConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Ledger {
+    /// Opens the ledger: begins its epoch, and reads nothing else. Wait for it with a limit.
+    ///
+    /// # Errors
+    ///
+    /// When the store can't be written.
+    pub async fn open(
+        config: LedgerConfig,
+        store: Arc<dyn Accounts>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, StoreError> {
+        let epoch = store.begin_epoch(clock.now()).await?;
+        Ok(Arc::new(Self {
+            config,
+            store,
+            clock,
+            shards: std::array::from_fn(|_| Mutex::default()),
+            writing: Writing::new(epoch),
+            answers: answers::Answers::new(config.answers_bytes_max),
+            refunding: refund::Refunding::default(),
+            tasks: TaskTracker::new(),
+        }))
+    }
+
+    /// Sets units of an account aside, if it is in memory; `None` where it isn't. Waits for nothing.
+    pub fn reserve_at_once(
+        self: &Arc<Self>,
+        hash: &PaymentHash,
+        units: NonZeroU64,
+    ) -> Option<Result<Reservation, Refused>> {
+        if let Err(unavailable) = self.is_available() {
+            return Some(Err(unavailable.into()));
+        }
+        let mut shard = self.shard(hash).lock();
+        Some(self.take(*hash, shard.live(hash)?, units))
+    }
+
+    /// Sets units of an account aside. Opens the account on its first use, from the terms that were signed.
+    ///
+    /// # Errors
+    ///
+    /// When there are no more units, or none just now; and whenever the books can't tell.
+    pub async fn reserve(
+        self: &Arc<Self>,
+        presentation: Presentation,
+        allotment: Allotment,
+        units: NonZeroU64,
+    ) -> Result<Reserved, Refused> {
+        let hash = presentation.hash;
+        if let Some(outcome) = self.reserve_at_once(&hash, units) {
+            return outcome.map(|reservation| Reserved { reservation, sales: Vec::new() });
+        }
+        let (outcome, sales) =
+            self.at_work(hash, Some((presentation, allotment)), |live| self.take(hash, live, units)).await?;
+        Ok(Reserved { reservation: outcome?, sales })
+    }
+
+    fn is_available(&self) -> Result<(), Unavailable> {
+        if self.writing.is_over() {
+            return Err(Unavailable::Ended);
+        }
+        if self.writing.failing.load(Ordering::Acquire)
+            || self.writing.unwritten.load(Ordering::Acquire) >= self.config.unwritten_max
+        {
+            return Err(Unavailable::NotWriting);
+        }
+        Ok(())
+    }
+
+    fn take(
+        self: &Arc<Self>,
+        hash: PaymentHash,
+        live: &mut Live,
+        units: NonZeroU64,
+    ) -> Result<Reservation, Refused> {
+        match live.balance.reserve(units.get()) {
+            Ok(()) => {
+                live.pins += 1;
+                Ok(Reservation::new(Arc::clone(self), hash, units))
+            }
+            Err(Short::InFlight) => Err(Refused::InFlight),
+            Err(Short::UsedUp) => Err(Refused::UsedUp { left: live.balance.left() }),
+        }
+    }
+
+    /// Does something with an account as soon as it is in memory, within the store's time.
+    async fn at_work<T>(
+        &self,
+        hash: PaymentHash,
+        terms: Option<(Presentation, Allotment)>,
+        work: impl FnOnce(&mut Live) -> T,
+    ) -> Result<(T, Vec<Sale>), Refused> {
+        let found = async {
+            loop {
+                self.is_available()?;
+                let loading = {
+                    let mut shard = self.shard(&hash).lock();
+                    match shard.entry(&hash) {
+                        Some(Entry::Here(live)) => return Ok((work(live), Vec::new())),
+                        Some(Entry::Loading(over)) => Err(over.clone()),
+                        None => Ok(self.begin_loading(&mut shard, hash)?),
+                    }
+                };
+                match loading {
+                    Ok(loading) => {
+                        let (account, sales) = self.load(hash, terms).await?;
+                        return Ok((loading.done(&account, work), sales));
+                    }
+                    Err(over) => over.cancelled().await,
+                }
+            }
+        };
+        let patience = self.config.store_timeout;
+        time::timeout(patience, found).await.map_err(|_| Unavailable::TimedOut(patience))?
+    }
+
+    async fn load(
+        &self,
+        hash: PaymentHash,
+        terms: Option<(Presentation, Allotment)>,
+    ) -> Result<(Account, Vec<Sale>), Refused> {
+        let found = self.store.account(hash).await.map_err(Unavailable::Store)?;
+        let Some((presentation, allotment)) = terms else {
+            return Ok((found.ok_or(Refused::OtherSale)?, Vec::new()));
+        };
+        if let Some(account) = found {
+            let same = (account.unit, account.balance.sold()) == (allotment.unit, allotment.units);
+            let fits = same && account.service == presentation.sold.service;
+            return if fits { Ok((account, Vec::new())) } else { Err(Refused::OtherSale) };
+        }
+        let opened = self.store.open_account(presentation, allotment).await.map_err(Unavailable::Store)?;
+        Ok((opened.account.ok_or(Refused::OtherSale)?, opened.sales))
+    }
+
+    fn begin_loading(&self, shard: &mut Shard, hash: PaymentHash) -> Result<Loading<'_>, Unavailable> {
+        let over = CancellationToken::new();
+        let entry = Entry::Loading(over.clone());
+        shard.put(hash, entry, self.config.accounts_max.div_ceil(SHARDS)).map_err(|_| Unavailable::Full)?;
+        Ok(Loading { ledger: self, hash, over })
+    }
+
+    fn release(&self, hash: &PaymentHash, units: NonZeroU64) {
+        self.held(hash, |live| {
+            live.balance.release(units.get());
+            live.pins -= 1;
+        });
+    }
+
+    fn commit(
+        &self,
+        hash: &PaymentHash,
+        units: NonZeroU64,
+        charge: u64,
+        answer: Option<KeptAnswer>,
+    ) -> Charged {
+        let mut shard = self.shard(hash).lock();
+        let live = shard.live(hash).expect("what is held is never forgotten");
+        let charged = live.balance.commit(units.get(), charge);
+        debug_assert!(live.balance.holds(), "{:?}", live.balance);
+        live.pins -= 1;
+        let is_first = live.debit.is_zero();
+        live.debit.add(charged);
+        live.answers.extend(answer);
+        if is_first {
+            shard.unwritten.push_back(*hash);
+        }
+        // Counted before it can be gathered.
+        self.writing.add_one();
+        drop(shard);
+        self.writing.wake.notify_one();
+        charged
+    }
+
+    /// Works on an account that something holds in memory.
+    fn held<T>(&self, hash: &PaymentHash, work: impl FnOnce(&mut Live) -> T) -> T {
+        let mut shard = self.shard(hash).lock();
+        let live = shard.live(hash).expect("what is held is never forgotten");
+        let done = work(live);
+        debug_assert!(live.balance.holds(), "{:?}", live.balance);
+        done
+    }
+
+    fn shard(&self, hash: &PaymentHash) -> &Mutex<Shard> {
+        &self.shards[usize::from(hash.as_bytes()[0]) % SHARDS]
+    }
+
+    /// The balance of an account, if it is in memory.
+    pub fn balance(&self, hash: &PaymentHash) -> Option<Balance> {
+        self.shard(hash).lock().live(hash).map(|live| live.balance)
+    }
+
+    /// How it is doing.
+    pub fn health(&self) -> LedgerHealth {
+        LedgerHealth {
+            writing: self.writing.trouble.text(),
+            unwritten: self.writing.unwritten.load(Ordering::Acquire),
+            accounts: self.shards.iter().map(|shard| shard.lock().len()).sum(),
+        }
+    }
+}
+
+/// An account that is being read. Dropped, it makes way for the next who tries.
+struct Loading<'a> {
+    ledger: &'a Ledger,
+    hash: PaymentHash,
+    over: CancellationToken,
+}
+
+impl Loading<'_> {
+    fn done<T>(self, account: &Account, work: impl FnOnce(&mut Live) -> T) -> T {
+        let mut shard = self.ledger.shard(&self.hash).lock();
+        let entry = shard.entry(&self.hash).expect("a place that is being read into is never forgotten");
+        *entry = Entry::Here(Box::new(Live::new(account)));
+        let Entry::Here(live) = entry else { unreachable!("put there just now") };
+        work(live)
+    }
+}
+
+impl Drop for Loading<'_> {
+    fn drop(&mut self) {
+        let mut shard = self.ledger.shard(&self.hash).lock();
+        if let Some(Entry::Loading(_)) = shard.entry(&self.hash) {
+            shard.remove(&self.hash);
+        }
+        self.over.cancel();
+    }
+}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger")
+            .field("config", &self.config)
+            .field("health", &self.health())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,372 @@
+//! The ledger's statements: accounts, debits, refunds, kept answers and epochs.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use farebox_protocol::{Msat, PaymentHash, ServiceName, Timestamp};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::{
+    Page, Presentation, StoreError,
+    rows::{self, ROWS_MAX, number, parsed, time, unsigned},
+};
+use crate::{
+    ledger::law::{Balance, Refund},
+    store::accounts::{
+        Account, Allotment, AnswerKey, DayOfUse, Debit, Debited, Epoch, EpochId, Group, KeptAnswer, Opened,
+        RefundId, RefundOf, RefundOrder, RefundRow, RequestDigest, StoredAnswer, Unit,
+    },
+};
+
+const SECS_PER_DAY: u64 = 86_400;
+
+/// How many answers whose time is up are thrown away with each group: more than come with it, so that they don't pile up.
+const FORGOTTEN_MAX: usize = 64;
+
+pub(super) fn begin_epoch(books: &Connection, now: Timestamp) -> Result<EpochId, StoreError> {
+    books.execute("INSERT INTO epoch (began_at) VALUES (?1)", [number(now.secs(), "time")?])?;
+    u64::try_from(books.last_insert_rowid()).map(EpochId).map_err(|_| StoreError::OutOfRange("epoch"))
+}
+
+pub(super) fn end_epoch(books: &Connection, epoch: EpochId, now: Timestamp) -> Result<(), StoreError> {
+    books.execute(
+        "UPDATE epoch SET ended_at = ?2 WHERE id = ?1 AND ended_at IS NULL",
+        params![number(epoch.0, "epoch")?, number(now.secs(), "time")?],
+    )?;
+    Ok(())
+}
+
+pub(super) fn epochs(books: &Connection, rows_max: u16) -> Result<Vec<Epoch>, StoreError> {
+    let mut some = books.prepare_cached(
+        "SELECT id, began_at, ended_at, groups, written_at FROM epoch ORDER BY id DESC LIMIT ?1",
+    )?;
+    let epochs = some.query_map([rows_max.min(ROWS_MAX)], |row| {
+        Ok(Epoch {
+            id: EpochId(unsigned(row, 0)?),
+            began_at: Timestamp::from_secs(unsigned(row, 1)?),
+            ended_at: time(row, 2)?,
+            groups: unsigned(row, 3)?,
+            written_at: time(row, 4)?,
+        })
+    })?;
+    Ok(epochs.collect::<Result<_, _>>()?)
+}
+
+const COLUMNS: &str = "hash, service, unit, price_msat, sold, spent, refunding, refunded, written_off, requests, \
+                       opened_at, debited_at";
+
+pub(super) fn account(books: &Connection, hash: PaymentHash) -> Result<Option<Account>, StoreError> {
+    let mut one = books.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM purchase JOIN account ON account.purchase = purchase.seq WHERE hash = ?1"
+    ))?;
+    Ok(one.query_row([hash.as_bytes()], read_account).optional()?)
+}
+
+pub(super) fn accounts(books: &Connection, page: Page) -> Result<Vec<Account>, StoreError> {
+    let mut some = books.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM account CROSS JOIN purchase ON account.purchase = purchase.seq
+         WHERE ?1 IS NULL OR account.purchase < (SELECT seq FROM purchase WHERE hash = ?1)
+         ORDER BY account.purchase DESC LIMIT ?2"
+    ))?;
+    let after = page.after.as_ref().map(PaymentHash::as_bytes);
+    let accounts = some.query_map(params![after, page.rows_max.min(ROWS_MAX)], read_account)?;
+    Ok(accounts.collect::<Result<_, _>>()?)
+}
+
+fn read_account(row: &Row<'_>) -> rusqlite::Result<Account> {
+    let part = |column| unsigned(row, column);
+    let balance = Balance::new(part(4)?, part(5)?, part(6)?, part(7)?, part(8)?).map_err(|unlawful| {
+        rusqlite::Error::FromSqlConversionFailure(4, rusqlite::types::Type::Integer, Box::new(unlawful))
+    })?;
+    Ok(Account {
+        hash: PaymentHash::from_bytes(row.get(0)?),
+        service: parsed(row, 1)?,
+        unit: parsed(row, 2)?,
+        price: Msat::new(part(3)?),
+        balance,
+        requests: part(9)?,
+        opened_at: Timestamp::from_secs(part(10)?),
+        debited_at: time(row, 11)?,
+    })
+}
+
+pub(super) fn open_account(
+    books: &Connection,
+    presentation: &Presentation,
+    allotment: Allotment,
+) -> Result<Opened, StoreError> {
+    let sales = rows::present(books, std::slice::from_ref(presentation))?;
+    // The purchase may have been booked for other terms before; those stay, and no account is opened beside them.
+    let mut open = books.prepare_cached(
+        "INSERT INTO account (purchase, unit, sold, opened_at)
+         SELECT seq, ?2, ?3, ?4 FROM purchase WHERE hash = ?1 AND terms = ?5 AND service = ?6
+         ON CONFLICT DO NOTHING",
+    )?;
+    open.execute(params![
+        presentation.hash.as_bytes(),
+        allotment.unit.as_str(),
+        number(allotment.units, "units")?,
+        number(presentation.at.secs(), "time")?,
+        presentation.sold.terms.to_string(),
+        presentation.sold.service.as_str(),
+    ])?;
+    let account = account(books, presentation.hash)?.filter(|account| {
+        (account.service == presentation.sold.service)
+            && (account.unit, account.balance.sold()) == (allotment.unit, allotment.units)
+    });
+    Ok(Opened { account, sales })
+}
+
+pub(super) fn debit(books: &Connection, group: &Group) -> Result<Debited, StoreError> {
+    let Group { epoch, number: place, at, debits, answers } = group;
+    if !take_place(books, *epoch, *place, *at)? {
+        return Ok(Debited::default());
+    }
+    let mut debited = Debited::default();
+    let mut days: BTreeMap<(&ServiceName, &'static str), [u64; 3]> = BTreeMap::new();
+    for debit in debits {
+        match charge(books, debit, *at)? {
+            Some((unit, excess)) => {
+                debited.excess += excess;
+                let sum = days.entry((&debit.service, unit.as_str())).or_default();
+                let more = [debit.requests, debit.units - excess, debit.written_off.saturating_add(excess)];
+                sum.iter_mut().zip(more).for_each(|(sum, more)| *sum = sum.saturating_add(more));
+            }
+            None => debited.missing += 1,
+        }
+    }
+    let mut add = books.prepare_cached(
+        "INSERT INTO use_by_day (day, service, unit, requests, units, written_off) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT DO UPDATE SET requests = requests + excluded.requests, units = units + excluded.units,
+             written_off = written_off + excluded.written_off",
+    )?;
+    for ((service, unit), [requests, units, written_off]) in days {
+        add.execute(params![
+            number(at.secs() / SECS_PER_DAY, "day")?,
+            service.as_str(),
+            unit,
+            number(requests, "requests")?,
+            number(units, "units")?,
+            number(written_off, "units")?,
+        ])?;
+    }
+    for answer in answers {
+        keep_answer(books, answer)?;
+    }
+    books
+        .prepare_cached(
+            "DELETE FROM kept_answer WHERE rowid IN (SELECT rowid FROM kept_answer WHERE until <= ?1 LIMIT ?2)",
+        )?
+        .execute(params![number(at.secs(), "time")?, answers.len() + FORGOTTEN_MAX])?;
+    Ok(debited)
+}
+
+/// Whether this group is still to be written.
+fn take_place(books: &Connection, epoch: EpochId, place: u64, at: Timestamp) -> Result<bool, StoreError> {
+    let (id, place) = (number(epoch.0, "epoch")?, number(place, "group")?);
+    let mut take = books.prepare_cached(
+        "UPDATE epoch SET groups = ?2, written_at = ?3
+         WHERE id = ?1 AND groups = ?2 - 1 AND ended_at IS NULL AND id = (SELECT max(id) FROM epoch)",
+    )?;
+    if take.execute(params![id, place, number(at.secs(), "time")?])? == 1 {
+        return Ok(true);
+    }
+    let mut look = books.prepare_cached("SELECT groups FROM epoch WHERE id = ?1")?;
+    match look.query_row([id], |row| row.get::<_, i64>(0)).optional()? {
+        Some(groups) if groups >= place => Ok(false),
+        Some(groups) if groups < place - 1 => Err(StoreError::Failed(format!(
+            "group {place} of epoch {id} comes after {groups}: what is between is missing"
+        ))),
+        Some(_) | None => Err(StoreError::Superseded(epoch.0)),
+    }
+}
+
+/// The account's unit and how much it did not have; `None` where there is no account.
+fn charge(books: &Connection, debit: &Debit, at: Timestamp) -> Result<Option<(Unit, u64)>, StoreError> {
+    let mut take = books.prepare_cached(
+        "UPDATE account SET spent = spent + ?2, written_off = written_off + ?3, requests = requests + ?4,
+             debited_at = ?5
+         WHERE purchase = (SELECT seq FROM purchase WHERE hash = ?1) AND ?2 <= sold - spent - refunding - refunded
+         RETURNING unit",
+    )?;
+    let mut take = |units: u64, written_off: u64| -> Result<Option<Unit>, StoreError> {
+        let values = params![
+            debit.hash.as_bytes(),
+            number(units, "units")?,
+            number(written_off, "units")?,
+            number(debit.requests, "requests")?,
+            number(at.secs(), "time")?,
+        ];
+        Ok(take.query_row(values, |row| parsed(row, 0)).optional()?)
+    };
+    if let Some(unit) = take(debit.units, debit.written_off)? {
+        return Ok(Some((unit, 0)));
+    }
+    let Some(account) = account(books, debit.hash)? else { return Ok(None) };
+    let excess = debit.units - account.balance.left().min(debit.units);
+    let taken = take(debit.units - excess, debit.written_off.saturating_add(excess))?;
+    Ok(taken.map(|unit| (unit, excess)))
+}
+
+fn keep_answer(books: &Connection, kept: &KeptAnswer) -> Result<(), StoreError> {
+    let answer = kept.answer.as_deref();
+    books
+        .prepare_cached(
+            "INSERT INTO kept_answer (key, request, status, headers, body, until) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (key) DO UPDATE SET request = excluded.request, status = excluded.status,
+                 headers = excluded.headers, body = excluded.body, until = excluded.until",
+        )?
+        .execute(params![
+            kept.key.0,
+            kept.request.0,
+            answer.map(|answer| answer.status),
+            answer.map(|answer| answer.headers.as_ref()),
+            answer.map(|answer| answer.body.as_ref()),
+            number(kept.until.secs(), "time")?,
+        ])?;
+    Ok(())
+}
+
+pub(super) fn kept_answer(
+    books: &Connection,
+    key: AnswerKey,
+    now: Timestamp,
+) -> Result<Option<KeptAnswer>, StoreError> {
+    let mut one = books.prepare_cached(
+        "SELECT request, status, headers, body, until FROM kept_answer WHERE key = ?1 AND until > ?2",
+    )?;
+    let found = one.query_row(params![key.0, number(now.secs(), "time")?], |row| {
+        let answer = match row.get::<_, Option<u16>>(1)? {
+            None => None,
+            Some(status) => Some(Arc::new(StoredAnswer {
+                status,
+                headers: Bytes::from(row.get::<_, Vec<u8>>(2)?),
+                body: Bytes::from(row.get::<_, Vec<u8>>(3)?),
+            })),
+        };
+        let until = Timestamp::from_secs(unsigned(row, 4)?);
+        Ok(KeptAnswer { key, request: RequestDigest(row.get(0)?), answer, until })
+    });
+    Ok(found.optional()?)
+}
+
+pub(super) fn begin_refund(books: &Connection, order: &RefundOrder) -> Result<(), StoreError> {
+    if let Some(row) = refund(books, order.id)? {
+        let same = RefundOrder { at: order.at, ..row.order } == *order;
+        return if same { Ok(()) } else { Err(StoreError::OtherRefund) };
+    }
+    let amount = number(order.amount.get(), "amount")?;
+    let hash = order.hash.as_bytes();
+    let taken = match order.of {
+        RefundOf::Credit => books.execute(
+            "UPDATE account SET refunding = refunding + ?2
+             WHERE purchase = (SELECT seq FROM purchase WHERE hash = ?1) AND unit = 'msat'
+                 AND ?2 <= sold - spent - refunding - refunded",
+            params![hash, amount],
+        )?,
+        RefundOf::Surplus => books.query_row(
+            "SELECT count(*) FROM purchase WHERE hash = ?1 AND ?2 <= surplus_msat -
+                 (SELECT coalesce(sum(amount_msat), 0) FROM refund
+                  WHERE purchase = purchase.seq AND source = 'surplus' AND state <> 'failed')",
+            params![hash, amount],
+            |row| row.get(0),
+        )?,
+    };
+    if taken == 0 {
+        return Err(StoreError::NotThere);
+    }
+    books.execute(
+        "INSERT INTO refund (id, purchase, source, amount_msat, asked_at)
+         SELECT ?1, seq, ?3, ?4, ?5 FROM purchase WHERE hash = ?2",
+        params![order.id.0, hash, source(order.of), amount, number(order.at.secs(), "time")?],
+    )?;
+    Ok(())
+}
+
+pub(super) fn end_refund(
+    books: &Connection,
+    id: RefundId,
+    end: Refund,
+    at: Timestamp,
+) -> Result<RefundRow, StoreError> {
+    let row = refund(books, id)?.ok_or(StoreError::NotThere)?;
+    if row.ended.is_some() {
+        return Ok(row);
+    }
+    let state = match end {
+        Refund::Paid => "paid",
+        Refund::Failed => "failed",
+    };
+    books.execute(
+        "UPDATE refund SET state = ?2, ended_at = ?3 WHERE id = ?1",
+        params![id.0, state, number(at.secs(), "time")?],
+    )?;
+    if row.order.of == RefundOf::Credit {
+        books.execute(
+            "UPDATE account SET refunding = refunding - ?2, refunded = refunded + iif(?3 = 'paid', ?2, 0)
+             WHERE purchase = (SELECT seq FROM purchase WHERE hash = ?1)",
+            params![row.order.hash.as_bytes(), number(row.order.amount.get(), "amount")?, state],
+        )?;
+    }
+    Ok(RefundRow { ended: Some((end, at)), ..row })
+}
+
+const REFUND: &str = "SELECT id, hash, source, amount_msat, asked_at, state, ended_at
+                      FROM refund JOIN purchase ON purchase.seq = refund.purchase";
+
+pub(super) fn refund(books: &Connection, id: RefundId) -> Result<Option<RefundRow>, StoreError> {
+    let mut one = books.prepare_cached(&format!("{REFUND} WHERE id = ?1"))?;
+    Ok(one.query_row([id.0], read_refund).optional()?)
+}
+
+pub(super) fn open_refunds(books: &Connection, rows_max: u16) -> Result<Vec<RefundRow>, StoreError> {
+    let mut some =
+        books.prepare_cached(&format!("{REFUND} WHERE state = 'open' ORDER BY refund.seq LIMIT ?1"))?;
+    let refunds = some.query_map([rows_max.min(ROWS_MAX)], read_refund)?;
+    Ok(refunds.collect::<Result<_, _>>()?)
+}
+
+fn read_refund(row: &Row<'_>) -> rusqlite::Result<RefundRow> {
+    let order = RefundOrder {
+        id: RefundId(row.get(0)?),
+        hash: PaymentHash::from_bytes(row.get(1)?),
+        of: match row.get_ref(2)?.as_str()? {
+            "credit" => RefundOf::Credit,
+            _ => RefundOf::Surplus,
+        },
+        amount: Msat::new(unsigned(row, 3)?),
+        at: Timestamp::from_secs(unsigned(row, 4)?),
+    };
+    let end = match row.get_ref(5)?.as_str()? {
+        "paid" => Some(Refund::Paid),
+        "failed" => Some(Refund::Failed),
+        _ => None,
+    };
+    Ok(RefundRow { order, ended: end.zip(time(row, 6)?) })
+}
+
+const fn source(of: RefundOf) -> &'static str {
+    match of {
+        RefundOf::Credit => "credit",
+        RefundOf::Surplus => "surplus",
+    }
+}
+
+pub(super) fn days_of_use(books: &Connection, from: u64, to: u64) -> Result<Vec<DayOfUse>, StoreError> {
+    let mut some = books.prepare_cached(
+        "SELECT day, service, unit, requests, units, written_off FROM use_by_day
+         WHERE day BETWEEN ?1 AND ?2 ORDER BY day, service, unit",
+    )?;
+    let day = |day: u64| i64::try_from(day).unwrap_or(i64::MAX);
+    let days = some.query_map([day(from), day(to)], |row| {
+        Ok(DayOfUse {
+            day: unsigned(row, 0)?,
+            service: parsed(row, 1)?,
+            unit: parsed(row, 2)?,
+            requests: unsigned(row, 3)?,
+            units: unsigned(row, 4)?,
+            written_off: unsigned(row, 5)?,
+        })
+    })?;
+    Ok(days.collect::<Result<_, _>>()?)
+}
