@@ -211,6 +211,7 @@ fn sales(page: &mut Page, paywall: &Paywall) {
     page.family(&table::PRESENTED_DROPPED).value(health.presentations_dropped);
     page.family(&table::PRESENTED_QUEUED).value(health.presentations_queued);
     page.family(&table::REVOKED).value(health.revoked_tokens);
+    page.family(&table::FREEBIES_OVERFLOWED).value(health.freebies_overflowed);
     page.family(&table::RATE_OVERFLOWED).value(health.rate_limits_overflowed);
     let is_up = health.node == farebox_lightning::Health::Ready;
     page.family(&table::NODE_UP).value(u8::from(is_up));
@@ -220,6 +221,7 @@ fn sales(page: &mut Page, paywall: &Paywall) {
         ("settling", &health.settling),
         ("presenting", &health.presenting),
         ("revoking", &health.revoking),
+        ("keeping", &health.keeping),
     ] {
         trouble.labelled(&[task], u8::from(why.is_some()));
     }

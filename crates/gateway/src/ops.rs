@@ -178,6 +178,7 @@ fn reasons(health: &farebox_paywall::Health) -> Vec<String> {
         ("settlements aren't being booked", &health.settling),
         ("first presentations aren't being booked", &health.presenting),
         ("revocations aren't being read", &health.revoking),
+        ("counts of freebies aren't being written", &health.keeping),
     ];
     let troubles =
         said.into_iter().filter_map(|(what, why)| why.as_ref().map(|why| format!("{what}: {why}")));

@@ -24,7 +24,7 @@ mod upgrade;
 
 use std::{convert::Infallible, mem, net::IpAddr, panic::AssertUnwindSafe, pin::pin, sync::Arc};
 
-use farebox_paywall::{Admission, Answer, Code, Pass, forward::label};
+use farebox_paywall::{Admission, Answer, Code, Pass, forward::label, tell_freebie};
 use farebox_protocol::strip_credentials;
 use futures_util::{FutureExt, future::BoxFuture};
 use http::{
@@ -175,6 +175,9 @@ async fn handle(
         return Err(Failure::Upstream(SendError::Switched).into());
     }
     headers::strip_hop_by_hop(&mut head.headers);
+    if account.has_for_nothing(head.status) {
+        tell_freebie(&mut head.headers);
+    }
     rewrite::back(&way, &route.config.rewrite, route.upstream.config(), head.status, &mut head.headers);
     route.config.cors.open_forwarded(manner.origin.as_ref(), &mut head.headers);
     if let (Some(upstream), Some(asked)) = (switched, upgrade) {
@@ -234,7 +237,7 @@ async fn admit(
     let upgrade = upgrade.map_or(Ok(None), |asked| asked.on(&route))?;
 
     // Whether it may pass.
-    let pass = if is_preflight(&parts.method, &parts.headers) && body.is_end_stream() {
+    let mut pass = if is_preflight(&parts.method, &parts.headers) && body.is_end_stream() {
         account.decided(Code::Preflight);
         if !route.config.cors.is_upstreams() {
             return Err(Own::Preflight(route.config.cors.preflight(&parts.headers)));
@@ -257,6 +260,8 @@ async fn admit(
             Admission::Answer(answer) => return Err(Own::Paywall(answer)),
         }
     };
+
+    account.uses(pass.freebie.take());
 
     // What the upstream gets.
     let patience = Patience::new(&route, &body, &parts.headers, manner.is_grpc, account.started());

@@ -79,6 +79,7 @@ async fn after_known_traffic_the_numbers_are_exactly_those() {
         ("farebox_tunnels", 0.0),
         (r#"farebox_challenges_total{service="api"}"#, 1.0),
         ("farebox_settlements_total", 0.0),
+        ("farebox_freebies_overflowed_total", 0.0),
         ("farebox_rate_limits_overflowed_total", 0.0),
         ("farebox_node_up", 1.0),
         (r#"farebox_trouble{task="settling"}"#, 0.0),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use farebox_protocol::{Identifier, PaymentHash, ServiceName, TokenId};
 use http::{HeaderMap, Method, StatusCode};
 
-use crate::{Code, Service, forward::Names};
+use crate::{Code, Freebie, Service, forward::Names};
 
 /// A request, as far as the decision needs it.
 #[derive(Clone, Copy, Debug)]
@@ -47,8 +47,10 @@ pub struct Pass {
     pub token_index: Option<usize>,
     /// The service that was asked for.
     pub service: ServiceName,
-    /// [`Code::Pass`] or [`Code::Free`]; [`Code::Preflight`] where a browser only asks what it may send.
+    /// [`Code::Pass`], [`Code::Free`] or [`Code::Freebie`]; [`Code::Preflight`] where a browser only asks what it may send.
     pub code: Code,
+    /// The freebie that was counted for it, to be given back where the client gets nothing for it.
+    pub freebie: Option<Freebie>,
     /// The token's id and payment hash in writing.
     pub(crate) names: Option<Arc<Names>>,
 }
@@ -75,7 +77,19 @@ impl Pass {
     }
 
     pub(crate) const fn unpaid(service: ServiceName, code: Code) -> Self {
-        Self { token_id: None, payment_hash: None, token_index: None, service, code, names: None }
+        Self {
+            token_id: None,
+            payment_hash: None,
+            token_index: None,
+            service,
+            code,
+            freebie: None,
+            names: None,
+        }
+    }
+
+    pub(crate) fn freebie(service: ServiceName, freebie: Option<Freebie>) -> Self {
+        Self { freebie, ..Self::unpaid(service, Code::Freebie) }
     }
 
     pub(crate) fn paid(
@@ -90,6 +104,7 @@ impl Pass {
             token_index: Some(index),
             service,
             code: Code::Pass,
+            freebie: None,
             names: Some(names),
         }
     }

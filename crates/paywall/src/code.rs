@@ -13,6 +13,8 @@ pub enum Code {
     Pass,
     /// The service or the path costs nothing: the request is forwarded.
     Free,
+    /// One of those that the client's network has for nothing: the request is forwarded.
+    Freebie,
     /// No credential was presented.
     PaymentRequired,
     /// No credential was presented, where none is sold.
@@ -97,9 +99,10 @@ pub enum Code {
 
 impl Code {
     /// All of them, for documentation and for registering metrics.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 43] = [
         Self::Pass,
         Self::Free,
+        Self::Freebie,
         Self::PaymentRequired,
         Self::TokenRequired,
         Self::CredentialNotText,
@@ -152,6 +155,7 @@ impl Code {
         match self {
             Self::Pass => "pass",
             Self::Free => "free",
+            Self::Freebie => "freebie",
             Self::PaymentRequired => "payment_required",
             Self::TokenRequired => "token_required",
             Self::CredentialNotText => "credential_not_text",
@@ -200,6 +204,7 @@ impl Code {
         match self {
             Self::Pass => "paid",
             Self::Free => "free of charge",
+            Self::Freebie => "one of the first, which cost nothing",
             Self::PaymentRequired => "this resource costs money: pay the invoice and send token and preimage",
             Self::TokenRequired => {
                 "a valid token is needed, and none is sold on this path: buy it on another path of this service"

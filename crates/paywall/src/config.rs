@@ -1,6 +1,6 @@
 //! The paywall's own settings. Plain data; `farebox.yaml` and its reader are the program's business.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use farebox_protocol::Network;
 
@@ -31,6 +31,14 @@ pub struct PaywallConfig {
     /// How many invoices to keep ready for each price that is being asked for; with 0, each is made when it is asked for.
     /// Every one costs the node what an unpaid invoice costs, so only a node that is slow to make them is worth it.
     pub ready_invoices: usize,
+    /// How many networks are counted apart from each other where a service gives freebies; beyond, new ones share one allowance
+    /// for each service. 16 bytes each, taken only where a service gives some, rounded up to whole pages of 256. A file of
+    /// counts keeps the number that it was made with.
+    pub freebie_networks_max: usize,
+    /// Where counts of freebies outlive the process, for services that keep them. Without it, none do. One process may have it.
+    pub freebie_file: Option<PathBuf>,
+    /// How often what has changed is written there: what a crash forgets.
+    pub freebie_write_every: Duration,
     /// How many first presentations may wait to be written. What doesn't fit is written at the next presentation.
     pub presentations_queued_max: usize,
     /// How often revocations are read from the store.
@@ -75,6 +83,9 @@ impl PaywallConfig {
             mint_clients_max: 65_536,
             rate_subjects_max: 65_536,
             ready_invoices: 0,
+            freebie_networks_max: 65_536,
+            freebie_file: None,
+            freebie_write_every: Duration::from_secs(1),
             presentations_queued_max: 4_096,
             revocation_poll: Duration::from_secs(1),
             retry_after: Duration::from_secs(5),

@@ -20,6 +20,8 @@ pub struct Facts<'a> {
     pub gate: Gate,
     /// What the buyer showed.
     pub presented: Presented<'a>,
+    /// Whether the client's network has a freebie for this request.
+    pub freebie: Freebie,
     /// The tier below which a token has been outgrown.
     pub tier: u8,
     /// The present moment.
@@ -35,6 +37,19 @@ pub enum Gate {
     Priced,
     /// A token is needed, and none is sold here.
     Closed,
+}
+
+/// Whether a freebie is there to be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freebie {
+    /// None are given here, or not for this method.
+    None,
+    /// Nobody has looked.
+    Unasked,
+    /// One was counted for this request.
+    Counted,
+    /// None are left.
+    UsedUp,
 }
 
 /// What the buyer showed.
@@ -115,6 +130,8 @@ pub enum Decision {
     /// Reserve what the request may cost on this candidate's account, then decide again with [`Ledger`] filled in. Only
     /// that second decision forwards.
     Reserve(usize),
+    /// Count a freebie, then decide again with [`Freebie`] filled in.
+    CountFreebie,
     /// Offer a fresh challenge (402). Buyers in the wild buy again on 402 only.
     Challenge(Code),
     /// Refuse, without a challenge (401): paying again would not help.
@@ -132,6 +149,8 @@ pub enum Decision {
 pub enum Grant {
     /// It costs nothing.
     Free,
+    /// It costs something, but not this time.
+    Freebie,
     /// The candidate at this index has paid.
     Paid(usize),
 }
@@ -142,6 +161,13 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         (Gate::Free, _) => Decision::Forward(Grant::Free),
         (Gate::Closed, Decision::Challenge(Code::PaymentRequired)) => Decision::Deny(Code::TokenRequired),
         (Gate::Closed, Decision::Challenge(code)) => Decision::Deny(code),
+        // Whoever has no token that holds could as well have shown none, so a bad one loses no freebie. Only a preimage that
+        // doesn't belong to its token is told apart: that is a mistake to be put right, by somebody who has paid.
+        (Gate::Priced, Decision::Challenge(code)) => match facts.freebie {
+            Freebie::Counted => Decision::Forward(Grant::Freebie),
+            Freebie::Unasked => Decision::CountFreebie,
+            Freebie::None | Freebie::UsedUp => Decision::Challenge(code),
+        },
         (Gate::Priced | Gate::Closed, decision) => decision,
     }
 }
@@ -227,8 +253,8 @@ fn rank(decision: &Decision) -> u8 {
         Decision::Unavailable(_) => 4,
         Decision::Challenge(Code::TokenUnknown) => 6,
         Decision::Challenge(_) => 5,
-        // The second is never about a token alone.
-        Decision::Refuse(_) | Decision::Deny(_) => 7,
+        // The last two are never about a token alone.
+        Decision::Refuse(_) | Decision::Deny(_) | Decision::CountFreebie => 7,
     }
 }
 

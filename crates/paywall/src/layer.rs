@@ -51,9 +51,9 @@ impl PaywallLayer {
         Self { paywall, service: Arc::new(service), client: Arc::new(|_| None) }
     }
 
-    /// Says where to find the client's address, for minting budgets and for tokens bound to an address. With axum:
+    /// Says where to find the client's address, for minting budgets, rate limits, freebies and tokens bound to an address. With axum:
     /// `|parts| parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip())`. Never take it from a header
-    /// that a client can write. Without it, all clients share one budget and no token bound to an address is accepted.
+    /// that a client can write. Without it, all clients share one budget, and the freebies of one network, and no token bound to an address is accepted.
     #[must_use]
     pub fn client(mut self, find: impl Fn(&Parts) -> Option<IpAddr> + Send + Sync + 'static) -> Self {
         self.client = Arc::new(find);
@@ -121,10 +121,19 @@ where
             match layer.admit(&parts).await {
                 Ok(pass) => {
                     forward::introduce(&mut parts.headers, &pass);
+                    let freebie = pass.freebie.clone();
                     // For handlers in the same process, which needn't parse headers.
                     parts.extensions.insert(pass);
-                    let response = inner.call(http::Request::from_parts(parts, body)).await?;
-                    Ok(response.map(Either::Left))
+                    let mut answered = inner.call(http::Request::from_parts(parts, body)).await;
+                    if let Some(freebie) = freebie {
+                        match &mut answered {
+                            Ok(response) if !response.status().is_server_error() => {
+                                respond::tell_freebie(response.headers_mut());
+                            }
+                            Ok(_) | Err(_) => freebie.give_back(),
+                        }
+                    }
+                    Ok(answered?.map(Either::Left))
                 }
                 Err(answer) => Ok(answer.into_response().map(|body| Either::Right(Full::new(body)))),
             }

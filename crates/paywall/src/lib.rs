@@ -30,12 +30,13 @@ pub use admission::{Admission, Answer, Pass, Request};
 pub use code::Code;
 pub use config::{Continuity, PaywallConfig, Rate};
 pub use keyring::{KeyState, Keyring};
+pub use limit::{Freebie, FreebieFileError};
 pub use nodes::{Backend, Backends, NoBackend, NodeHealth};
 pub use path::{PathError, normalise};
 pub use paywall::{Health, OpenError, Paywall};
-pub use respond::CODE_HEADER;
+pub use respond::{CODE_HEADER, tell_freebie};
 pub use sales::Sales;
-pub use service::{Auth, LimitBy, PathPattern, PathPatternError, RateLimit, Service, ServiceError};
+pub use service::{Auth, Freebies, LimitBy, PathPattern, PathPatternError, RateLimit, Service, ServiceError};
 
 #[cfg(test)]
 extern crate self as farebox_paywall;

@@ -1,4 +1,4 @@
-//! How much, how fast: budgets for minting, and the rate limits of services.
+//! How much, how fast: budgets for minting, the rate limits of services, and what is had for nothing.
 //!
 //! A budget is one number, the moment when it will be full again (GCRA, the generic cell rate algorithm): nothing has to be
 //! topped up, and a budget that is full says the same as none at all. That is what lets the table of budgets forget. The
@@ -6,6 +6,7 @@
 //! budget at a time, and here several must have room before any is charged.
 
 mod budget;
+mod freebie;
 mod rate;
 mod table;
 
@@ -13,8 +14,10 @@ use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 
 use tokio::time::Instant;
 
+pub use self::freebie::{Freebie, FreebieFileError};
 pub(crate) use self::{
     budget::MintBudget,
+    freebie::FreebieCounts,
     rate::{RateLimits, Who},
 };
 use crate::Rate;

@@ -15,14 +15,14 @@ use farebox_lightning::clock::Clock;
 use farebox_protocol::{IdentifierHash, Msat, ServiceName, Timestamp};
 use futures_util::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
-use tokio::{sync::Semaphore, time};
+use tokio::{sync::Semaphore, task::spawn_blocking, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Admission, Backends, Code, Keyring, NodeHealth, Pass, PaywallConfig, Request, Sales,
     books::Books,
-    decide::{Decision, Grant, Key, Ledger, Vouched, Voucher, decide},
-    limit::{MintBudget, RateLimits, Who},
+    decide::{self, Decision, Grant, Key, Ledger, Vouched, Voucher, decide},
+    limit::{Freebie, FreebieCounts, FreebieFileError, MintBudget, RateLimits, Who},
     mint::{CLOCK_SKEW_MAX, Mint},
     nodes::Nodes,
     respond::{Audience, Refusal, may_mint},
@@ -51,6 +51,7 @@ pub struct Paywall {
     clock: Arc<dyn Clock>,
     budget: MintBudget,
     rates: RateLimits,
+    freebies: Arc<FreebieCounts>,
     mint: Mint,
     minting: Trouble,
     books: Books,
@@ -77,6 +78,9 @@ pub enum OpenError {
     /// The store doesn't answer.
     #[error("the store did not answer within {} s", .0.as_secs())]
     StoreTimedOut(Duration),
+    /// The counts of freebies can't be read.
+    #[error("the counts of freebies can't be read")]
+    Freebies(#[from] FreebieFileError),
     /// The node is on another network than the one that is sold on.
     #[error(
         "the node is on {node}, the configuration says {config}; test coins must not buy what costs money"
@@ -104,6 +108,8 @@ pub struct Health {
     pub presenting: Option<String>,
     /// Why revocations made by other processes aren't being noticed.
     pub revoking: Option<String>,
+    /// Why counts of freebies aren't being written.
+    pub keeping: Option<String>,
     /// Payments booked since the start.
     pub payments_booked: u64,
     /// What arrived with them. What exceeds the [`sales`](Paywall::sales) waits for its token to be presented.
@@ -123,6 +129,9 @@ pub struct Health {
     /// Requests counted in a budget shared by all who came too late, since more tokens or clients were limited at once than
     /// `rate_subjects_max`.
     pub rate_limits_overflowed: u64,
+    /// How often the allowance of freebies was asked that is shared by all who came too late, since more networks had used
+    /// some than `freebie_networks_max`.
+    pub freebies_overflowed: u64,
 }
 
 impl Paywall {
@@ -148,7 +157,12 @@ impl Paywall {
         let patience = config.store_timeout.max(Duration::from_secs(10));
         let revoked =
             time::timeout(patience, opened).await.map_err(|_| OpenError::StoreTimedOut(patience))??;
+        let (networks_max, file) = (config.freebie_networks_max, config.freebie_file.clone());
+        let freebies = spawn_blocking(move || FreebieCounts::open(networks_max, file))
+            .await
+            .expect("it doesn't panic and isn't cancelled")?;
         Ok(Arc::new(Self {
+            freebies: Arc::new(freebies),
             budget: MintBudget::new(&config),
             rates: RateLimits::new(config.rate_subjects_max),
             mint: Mint::new(&keyring, &config),
@@ -182,7 +196,7 @@ impl Paywall {
         let now = self.clock.now();
         let examined = self.examine(request, now);
         match decide(&examined.facts(request, now)) {
-            Decision::Forward(grant) => Ok(self.forward(request, &examined, grant, now)),
+            Decision::Forward(grant) => Ok(self.forward(request, &examined, grant, None, now)),
             decision => Err(Box::pin(self.admit_slowly(request, examined, decision, now))),
         }
     }
@@ -194,7 +208,8 @@ impl Paywall {
         mut decision: Decision,
         now: Timestamp,
     ) -> Admission {
-        // Each round fills in one unasked fact, so this ends after at most two rounds for each token.
+        let mut freebie = None;
+        // Each round fills in one unasked fact, so this ends after at most two rounds for each token, and one more.
         loop {
             match decision {
                 Decision::Consult(index) => {
@@ -204,35 +219,54 @@ impl Paywall {
                 }
                 // Nobody counts yet, so nothing that has to be counted passes.
                 Decision::Reserve(index) => examined.candidate_mut(index).ledger = Ledger::Unreadable,
+                Decision::CountFreebie => {
+                    freebie = self.count_freebie(request, now);
+                    let counted = freebie.is_some();
+                    examined.freebie =
+                        if counted { decide::Freebie::Counted } else { decide::Freebie::UsedUp };
+                }
                 _ => break,
             }
             decision = decide(&examined.facts(request, now));
         }
         let refuse = |code, retry_after| self.refuse(request, code, retry_after);
         match decision {
-            Decision::Forward(grant) => self.forward(request, &examined, grant, now),
+            Decision::Forward(grant) => self.forward(request, &examined, grant, freebie, now),
             Decision::Challenge(code) if may_mint(request.method) => self.challenge(request, code, now).await,
             Decision::Challenge(code) | Decision::Refuse(code) => refuse(code, None),
             Decision::Deny(code) => self.deny(request, code),
             Decision::Wait(code) | Decision::Unavailable(code) => refuse(code, Some(self.config.retry_after)),
             // Every one has just been answered; whatever it is, it grants nothing.
-            Decision::Consult(_) | Decision::Reserve(_) => {
+            Decision::Consult(_) | Decision::Reserve(_) | Decision::CountFreebie => {
                 refuse(Code::StoreUnavailable, Some(self.config.retry_after))
             }
         }
     }
 
     /// Carries out that a request may pass, unless it comes too fast: the last question, and one that only refuses.
-    fn forward(&self, request: &Request<'_>, examined: &Examined, grant: Grant, now: Timestamp) -> Admission {
+    fn forward(
+        &self,
+        request: &Request<'_>,
+        examined: &Examined,
+        grant: Grant,
+        freebie: Option<Freebie>,
+        now: Timestamp,
+    ) -> Admission {
         let paid = match grant {
-            Grant::Free => None,
+            Grant::Free | Grant::Freebie => None,
             Grant::Paid(index) => Some((index, examined.token(index).identifier)),
         };
         let who = Who { token: paid.map(|(_, identifier)| identifier.token_id), client: request.client };
         if let Err(wait) = self.rates.take(request.service, request.path, who) {
+            if let Some(freebie) = freebie {
+                freebie.give_back();
+            }
             return self.refuse(request, Code::RateLimited, Some(wait));
         }
         let service = request.service.name.clone();
+        if grant == Grant::Freebie {
+            return Admission::Pass(Pass::freebie(service, freebie));
+        }
         let Some((index, identifier)) = paid else {
             return Admission::Pass(Pass::unpaid(service, Code::Free));
         };
@@ -240,6 +274,11 @@ impl Paywall {
         let sold = || examined.sold(index, request.service);
         self.books.note(&hash, || sold().map(|sold| Presentation { hash, sold, at: now }));
         Admission::Pass(Pass::paid(&identifier, index, examined.names(index), service))
+    }
+
+    fn count_freebie(&self, request: &Request<'_>, now: Timestamp) -> Option<Freebie> {
+        let offer = request.service.freebies.as_ref()?;
+        self.freebies.take(request.service, offer, request.client, now)
     }
 
     /// Whether the books vouch for a token that a withdrawn secret signed.
@@ -326,7 +365,8 @@ impl Paywall {
             join_all(follow),
             join_all(keep_ready),
             self.books.write_notes(&stop),
-            self.poll_revocations(&stop)
+            self.poll_revocations(&stop),
+            self.freebies.keep_current(self.config.freebie_write_every, &stop),
         );
     }
 
@@ -373,6 +413,7 @@ impl Paywall {
             settling: self.nodes.settling(),
             presenting: self.books.presenting.text(),
             revoking: self.revoked.reading.text(),
+            keeping: self.freebies.keeping.text(),
             payments_booked: counts.settled.load(Ordering::Relaxed),
             money_booked: Msat::new(counts.settled_msat.load(Ordering::Relaxed)),
             payments_conflicting: counts.conflicting.load(Ordering::Relaxed),
@@ -382,6 +423,7 @@ impl Paywall {
             presentations_queued: self.books.queued(),
             revoked_tokens: self.revoked.hashes.load().len(),
             rate_limits_overflowed: self.rates.overflowed(),
+            freebies_overflowed: self.freebies.overflowed(),
         }
     }
 

@@ -46,7 +46,7 @@ pub(crate) fn may_mint(method: &Method) -> bool {
 /// The status a code becomes.
 pub(crate) fn status(code: Code) -> StatusCode {
     match code {
-        Code::Pass | Code::Free => StatusCode::OK,
+        Code::Pass | Code::Free | Code::Freebie => StatusCode::OK,
         Code::PaymentRequired
         | Code::CredentialNotText
         | Code::PreimageMissing
@@ -228,9 +228,15 @@ pub(crate) fn preflight(headers: &HeaderMap) -> Answer {
     Answer { status: status(code), headers: answer, body: Bytes::new(), code, retry_after: None }
 }
 
+/// Tells a client that an answer was one of those that it has for nothing.
+pub fn tell_freebie(headers: &mut HeaderMap) {
+    headers.insert(CODE_HEADER, HeaderValue::from_static(Code::Freebie.as_str()));
+}
+
 /// The answer to a path without a normal form.
 pub(crate) fn path_refused(method: &Method, headers: &HeaderMap, grpc: bool) -> Answer {
-    let refusal = Refusal { code: Code::PathRefused, service: None, minted: None, retry_after: None, is_denied: false };
+    let refusal =
+        Refusal { code: Code::PathRefused, service: None, minted: None, retry_after: None, is_denied: false };
     refusal.answer(Audience::of(method, headers, grpc))
 }
 

@@ -3,7 +3,7 @@
 //! No upstream is named here; where a request goes is the front door's business. A service is plain data and part of
 //! the snapshot that a request keeps from beginning to end.
 
-use std::{fmt, num::NonZeroU32, str::FromStr};
+use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
 
 use farebox_protocol::{Msat, Offer, ServiceName};
 
@@ -26,8 +26,24 @@ pub struct Service {
     pub free_paths: Vec<PathPattern>,
     /// Paths where a token is needed and none is sold: who has none is refused (401), and no invoice is made.
     pub no_challenge_paths: Vec<PathPattern>,
+    /// What a network of clients may have before anything must be paid.
+    pub freebies: Option<Freebies>,
     /// How fast it may be used. A request must keep within every one that is for it.
     pub rate_limits: Vec<RateLimit>,
+}
+
+/// What each network of clients (an IPv4 /24, an IPv6 /48) may have for nothing, where there is no valid token.
+///
+/// Asked after the credentials, so that a token that holds uses none up, and never where nothing is sold. `HEAD` and
+/// `OPTIONS` neither get nor use one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Freebies {
+    /// How many requests.
+    pub requests: NonZeroU32,
+    /// In which time, counted from the first of them; once and for all, if none is given.
+    pub per: Option<Duration>,
+    /// Whether the counts outlive the process, where [`PaywallConfig::freebie_file`](crate::PaywallConfig) says where.
+    pub keep: bool,
 }
 
 /// How fast a service, or a part of it, may be used. Asked after payment: a request that is refused has not been charged
@@ -126,6 +142,7 @@ impl Service {
             auth: Auth::On,
             free_paths: Vec::new(),
             no_challenge_paths: Vec::new(),
+            freebies: None,
             rate_limits: Vec::new(),
         }
     }

@@ -102,6 +102,8 @@ table! {
         "First presentations waiting to be booked";
     REVOKED = Gauge "farebox_revoked_tokens" []
         "Revoked tokens that are known here";
+    FREEBIES_OVERFLOWED = Counter "farebox_freebies_overflowed_total" []
+        "Requests that asked for a freebie of the allowance shared by all latecomers, since more networks had used some than there is room for";
     RATE_OVERFLOWED = Counter "farebox_rate_limits_overflowed_total" []
         "Requests counted in a budget shared by all latecomers, since more tokens or clients were limited at once than there is room for";
 

@@ -6,7 +6,7 @@
 
 use std::{error::Error as _, fmt, net::IpAddr, sync::Arc};
 
-use farebox_paywall::Code;
+use farebox_paywall::{Code, Freebie};
 use http::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 use tracing::Level;
@@ -20,6 +20,8 @@ pub(super) struct Account {
     route: Option<Arc<Route>>,
     started: Instant,
     reason: Reason,
+    /// What was counted for it, and is given back where the client gets nothing through no fault of its own.
+    freebie: Option<Freebie>,
     status: StatusCode,
     bytes: u64,
     is_complete: bool,
@@ -44,6 +46,7 @@ impl Account {
             route: None,
             started: Instant::now(),
             reason: Reason::ClientGone,
+            freebie: None,
             // Nobody sees it; the number is the usual one for this in logs.
             status: StatusCode::from_u16(499).expect("499 is three digits"),
             bytes: 0,
@@ -84,12 +87,30 @@ impl Account {
         self.reason = Reason::Decided(code);
     }
 
+    /// It goes on at the cost of a freebie.
+    pub(super) fn uses(&mut self, freebie: Option<Freebie>) {
+        self.freebie = freebie;
+    }
+
+    /// The upstream has answered with this status. Whether that was had for nothing.
+    pub(super) fn has_for_nothing(&mut self, status: StatusCode) -> bool {
+        let Some(freebie) = self.freebie.take() else { return false };
+        let is_worth_nothing = status.is_server_error();
+        if is_worth_nothing {
+            freebie.give_back();
+        }
+        !is_worth_nothing
+    }
+
     pub(super) fn is_preflight(&self) -> bool {
         self.reason == Reason::Decided(Code::Preflight)
     }
 
     pub(super) fn failed(&mut self, failure: &Failure) {
         self.reason = Reason::Failed(failure.code());
+        if let Some(freebie) = self.freebie.take().filter(|_| !failure.is_clients()) {
+            freebie.give_back();
+        }
         let Some(route) = self.route.as_ref().filter(|_| failure.is_upstreams()) else { return };
         route.metrics.upstream_failed(failure.code());
         tracing::warn!(

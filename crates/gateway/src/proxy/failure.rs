@@ -207,6 +207,11 @@ impl Failure {
         matches!(self, Self::Upstream(_) | Self::UpstreamTimeout | Self::Deadline)
     }
 
+    /// Whether the client brought it about after its request was let through: it may have had work done for it.
+    pub(super) const fn is_clients(&self) -> bool {
+        matches!(self, Self::BodyTooLarge { .. } | Self::BodyStalled | Self::BodyLost | Self::Deadline)
+    }
+
     pub(super) fn response(&self, is_grpc: bool) -> Response<Body> {
         let verdict = self.verdict();
         let mut response = if is_grpc { verdict.grpc() } else { verdict.problem() };

@@ -43,7 +43,7 @@ fn judged(change: impl Fn(&mut Judged)) -> Candidate {
 }
 
 fn decided(gate: Gate, presented: Presented<'_>, tier: u8) -> Decision {
-    decide(&Facts { gate, presented, tier, now: NOW })
+    decide(&Facts { gate, presented, freebie: Freebie::None, tier, now: NOW })
 }
 
 #[track_caller]
@@ -165,6 +165,29 @@ fn where_nothing_is_sold_only_a_paid_token_opens_and_nothing_is_ever_offered() {
     }
     let malformed = decided(Gate::Closed, Presented::Malformed(Code::TokenMalformed), 0);
     assert_eq!(malformed, Decision::Deny(Code::TokenMalformed));
+}
+
+#[test]
+fn a_freebie_opens_what_would_be_challenged_and_nothing_else() {
+    let given = |gate, presented, freebie| decide(&Facts { gate, presented, freebie, tier: 0, now: NOW });
+    let every = every_candidate();
+    let tokens = every.iter().map(|candidate| Presented::Tokens(std::slice::from_ref(candidate)));
+    let others = [Presented::Nothing, Presented::Malformed(Code::TokenMalformed), Presented::Tokens(&[])];
+    for presented in tokens.chain(others) {
+        let without = given(Gate::Priced, presented, Freebie::None);
+        let is_challenge = matches!(without, Decision::Challenge(_));
+        for (freebie, instead) in [
+            (Freebie::Unasked, Decision::CountFreebie),
+            (Freebie::Counted, Decision::Forward(Grant::Freebie)),
+            (Freebie::UsedUp, without),
+        ] {
+            let want = if is_challenge { instead } else { without };
+            assert_eq!(given(Gate::Priced, presented, freebie), want, "{presented:?} {freebie:?}");
+            let closed = given(Gate::Closed, presented, Freebie::None);
+            assert_eq!(given(Gate::Closed, presented, freebie), closed, "{presented:?} {freebie:?}");
+            assert_eq!(given(Gate::Free, presented, freebie), Decision::Forward(Grant::Free));
+        }
+    }
 }
 
 #[test]

@@ -18,15 +18,17 @@ use super::{
 };
 use crate::{
     Code, Request, Service,
-    decide::{Candidate, Facts, Gate, Key, Ledger, Presented, Vouched},
+    decide::{Candidate, Facts, Freebie, Gate, Key, Ledger, Presented, Vouched},
     forward::Names,
     keyring::KeyState,
+    respond::may_mint,
     store::Sold,
 };
 
 /// What was found out about a request.
 pub(super) struct Examined {
     gate: Gate,
+    pub(super) freebie: Freebie,
     malformed: Option<Code>,
     candidates: [Candidate; TOKENS_MAX],
     tokens: [Option<Token>; TOKENS_MAX],
@@ -59,8 +61,12 @@ impl Paywall {
             service if service.sells_nothing(request.path) => Gate::Closed,
             _ => Gate::Priced,
         };
+        // What can't be sold for this method isn't given, either: a HEAD that counted nothing would be had without end, and
+        // one that counted would use up what a GET is for.
+        let is_given = request.service.freebies.is_some() && may_mint(request.method);
         let mut examined = Examined {
             gate,
+            freebie: if is_given { Freebie::Unasked } else { Freebie::None },
             malformed: None,
             candidates: [Candidate::UNEXAMINED; TOKENS_MAX],
             tokens: [None; TOKENS_MAX],
@@ -161,7 +167,7 @@ impl Examined {
             None if self.len == 0 => Presented::Nothing,
             None => Presented::Tokens(&self.candidates[..self.len]),
         };
-        Facts { gate: self.gate, presented, tier: request.service.tier, now }
+        Facts { gate: self.gate, presented, freebie: self.freebie, tier: request.service.tier, now }
     }
 
     /// Adds the next token; `None` stands for one that no secret of ours explains.

@@ -13,6 +13,7 @@ use crate::{
     testing::{Fault, Mood, START, Shop, answer, config, credential, read_challenge, secret, weather},
 };
 
+mod freebie_tests;
 mod label_tests;
 mod node_tests;
 mod rate_tests;
@@ -22,7 +23,10 @@ mod sales_tests;
 #[track_caller]
 fn check(admission: &Admission, want: Code) {
     assert_eq!(admission.code(), want, "{admission:?}");
-    assert_eq!(matches!(admission, Admission::Pass(_)), matches!(want, Code::Pass | Code::Free));
+    assert_eq!(
+        matches!(admission, Admission::Pass(_)),
+        matches!(want, Code::Pass | Code::Free | Code::Freebie)
+    );
 }
 
 fn later(secs: u64) -> Timestamp {
@@ -130,9 +134,7 @@ async fn where_nothing_is_sold_a_paid_token_opens_and_the_node_is_never_asked() 
     let asked = shop.node.asked.lock().len();
     let garbage = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static("L402 x"))]);
     for method in [Method::GET, Method::HEAD, Method::OPTIONS, Method::POST, Method::DELETE] {
-        for (headers, want) in
-            [(&HeaderMap::new(), Code::TokenRequired), (&garbage, Code::PreimageMissing)]
-        {
+        for (headers, want) in [(&HeaderMap::new(), Code::TokenRequired), (&garbage, Code::PreimageMissing)] {
             let refused = answer(shop.ask(&method, "/internal/x", headers).await);
             assert_eq!((refused.status, refused.code), (StatusCode::UNAUTHORIZED, want), "{method}");
             let challenges = refused.headers.get_all(header::WWW_AUTHENTICATE);

@@ -7,14 +7,17 @@ use crate::testing::{Shop, answer, read_challenge};
 /// What varies from run to run, by name.
 fn render(answer: &Answer) -> String {
     let mut text = format!("{}\n", answer.status);
-    let (token, invoice) =
-        match answer.headers.get(header::WWW_AUTHENTICATE).is_some_and(|value| value.to_str().unwrap().contains("macaroon=")) {
-            true => {
-                let (macaroon, invoice) = read_challenge(answer);
-                (macaroon.to_base64(), invoice.to_string())
-            }
-            false => ("<none>".to_owned(), "<none>".to_owned()),
-        };
+    let (token, invoice) = match answer
+        .headers
+        .get(header::WWW_AUTHENTICATE)
+        .is_some_and(|value| value.to_str().unwrap().contains("macaroon="))
+    {
+        true => {
+            let (macaroon, invoice) = read_challenge(answer);
+            (macaroon.to_base64(), invoice.to_string())
+        }
+        false => ("<none>".to_owned(), "<none>".to_owned()),
+    };
     let hide = |text: &str| text.replace(&token, "TOKEN").replace(&invoice, "INVOICE");
     let mut headers: Vec<String> = answer
         .headers
@@ -209,6 +212,7 @@ fn every_code_has_its_status_in_both_worlds() {
     expect![[r#"
         200 13 pass
         200 13 free
+        200 13 freebie
         402 13 payment_required
         401 13 token_required
         402 13 credential_not_text
