@@ -20,7 +20,7 @@ use std::{
 };
 
 use farebox_lightning::clock::{Clock as _, SystemClock};
-use farebox_paywall::{Paywall, Sales};
+use farebox_paywall::{NodeHealth, Paywall, Sales};
 use farebox_protocol::Timestamp;
 use http::StatusCode;
 use parking_lot::Mutex;
@@ -204,9 +204,17 @@ fn sales(page: &mut Page, paywall: &Paywall) {
     counter(&table::SOLD, |sales| sales.paid.get());
     counter(&table::SURPLUS, |sales| sales.surplus.get());
     let health = paywall.health();
+    let backends = |page: &mut Page, family, value: fn(&NodeHealth) -> u64| {
+        let mut samples = page.family(family);
+        for node in &health.nodes {
+            samples.labelled(&[node.name.as_str()], value(node));
+        }
+    };
     page.family(&table::SETTLED).value(health.payments_booked);
     page.family(&table::SETTLED_MSAT).value(health.money_booked.get());
     page.family(&table::CONFLICTING).value(health.payments_conflicting);
+    page.family(&table::CONTRADICTED).value(health.payments_contradicted);
+    backends(page, &table::OTHERS, |node| node.payments_of_others);
     page.family(&table::PRESENTED).value(health.presentations_booked);
     page.family(&table::PRESENTED_DROPPED).value(health.presentations_dropped);
     page.family(&table::PRESENTED_QUEUED).value(health.presentations_queued);
@@ -215,6 +223,9 @@ fn sales(page: &mut Page, paywall: &Paywall) {
     page.family(&table::RATE_OVERFLOWED).value(health.rate_limits_overflowed);
     let is_up = health.node == farebox_lightning::Health::Ready;
     page.family(&table::NODE_UP).value(u8::from(is_up));
+    backends(page, &table::BACKEND_UP, |node| u64::from(node.node == farebox_lightning::Health::Ready));
+    backends(page, &table::BACKEND_BEHIND, |node| u64::from(node.settling.is_some()));
+    backends(page, &table::READY, |node| node.invoices_ready as u64);
     let mut trouble = page.family(&table::TROUBLE);
     for (task, why) in [
         ("minting", &health.minting),

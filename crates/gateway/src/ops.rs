@@ -125,7 +125,8 @@ impl Desk {
     }
 
     fn readiness(&self) -> Response<Full<Bytes>> {
-        let mut reasons = reasons(&self.shared.paywall.health());
+        let health = self.shared.paywall.health();
+        let mut reasons = reasons(&health);
         if self.draining.is_cancelled() {
             reasons.push("the gateway is stopping".to_owned());
         }
@@ -136,6 +137,7 @@ impl Desk {
             "new_sales": is_ready,
             "paid_access": true,
             "reasons": reasons,
+            "degraded": degraded(&health),
         });
         text(status, "application/json", format!("{body}\n"))
     }
@@ -165,6 +167,24 @@ fn text(status: StatusCode, kind: &'static str, body: String) -> Response<Full<B
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+/// What is wrong with single nodes of several. It is no reason to send buyers elsewhere as long as another one sells.
+fn degraded(health: &farebox_paywall::Health) -> Vec<String> {
+    let mut said = Vec::new();
+    for node in health.nodes.iter().filter(|_| health.nodes.len() > 1) {
+        let name = &node.name;
+        if let farebox_lightning::Health::Down(why) = &node.node {
+            said.push(format!("`{name}` is down: {why}"));
+        }
+        if let Some(why) = &node.minting {
+            said.push(format!("`{name}` makes no invoices: {why}"));
+        }
+        if let Some(why) = &node.settling {
+            said.push(format!("settlements of `{name}` aren't being booked: {why}"));
+        }
+    }
+    said
 }
 
 /// What keeps new sales from being made or booked, in words for the operator.

@@ -94,6 +94,10 @@ table! {
         "Money that has arrived and was booked; what exceeds farebox_sold_msat_total waits for its token to be presented";
     CONFLICTING = Counter "farebox_settlements_conflicting_total" []
         "Payments that were not booked since the books hold others in their place: look into it";
+    CONTRADICTED = Counter "farebox_settlements_contradicted_total" []
+        "Payments whose invoice says something else than the token that was presented for them: the token counts; look into it";
+    OTHERS = Counter "farebox_payments_of_others_total" ["backend"]
+        "Payments that a Lightning node received for other purposes, and that were left alone. Some may be counted again after a break";
     PRESENTED = Counter "farebox_presentations_booked_total" []
         "First presentations of tokens that were booked";
     PRESENTED_DROPPED = Counter "farebox_presentations_dropped_total" []
@@ -109,6 +113,12 @@ table! {
 
     NODE_UP = Gauge "farebox_node_up" []
         "Whether the Lightning node answers: 1 or 0. Without it nothing new is sold; what has been paid for works on";
+    BACKEND_UP = Gauge "farebox_backend_up" ["backend"]
+        "Whether this Lightning node answers: 1 or 0. New sales go on as long as one does";
+    BACKEND_BEHIND = Gauge "farebox_backend_settlements_failing" ["backend"]
+        "Whether the settlements of this Lightning node are not being booked: 1 or 0";
+    READY = Gauge "farebox_invoices_ready" ["backend"]
+        "Invoices made ahead that wait for a buyer (`minting.ready-invoices`)";
     TROUBLE = Gauge "farebox_trouble" ["task"]
         "Whether one of the paywall's tasks has been failing lately: 1 or 0";
 
