@@ -1,7 +1,8 @@
-//! A Lightning node that may come late: paid tokens are served from the first moment, whether or not the node answers.
+//! Lightning nodes that may come late: paid tokens are served from the first moment, whether or not a node answers.
 //!
-//! Until it does, it can't be asked for invoices (which buyers see as 503 with Retry-After) and its settlements wait where
-//! they are: in the node. What can't get better by waiting, such as a wrong password, stops the start instead.
+//! Until it does, it can't be asked for invoices (which buyers see as 503 with Retry-After, unless another node sells) and
+//! its settlements wait where they are: in the node. What can't get better by waiting, such as a wrong password, stops the
+//! start. Found later, it stops the program where there is no other node; of several, that one is left out, and says so.
 
 use std::{
     path::Path,
@@ -15,6 +16,7 @@ use farebox_lightning::{
     config::{ConnectError, Connected, LightningConfig, Places},
     phoenixd,
 };
+use farebox_paywall::{Backend, Backends};
 use farebox_protocol::{Invoice, Network, PaymentHash};
 use futures_util::{
     future::{self, BoxFuture, FutureExt as _},
@@ -29,20 +31,75 @@ const FIRST_ATTEMPT: Duration = Duration::from_secs(2);
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
+/// The nodes of a configuration, in its order.
+pub(crate) struct LateNodes(Vec<(String, Arc<LateNode>)>);
+
 /// A node, connected now or later.
-pub(crate) struct LateNode {
+struct LateNode {
     network: Network,
     config: LightningConfig,
     base: Box<Path>,
     state: Box<Path>,
-    node: OnceLock<Connected>,
+    node: OnceLock<(Connected, Arc<dyn Receive>)>,
     /// Why it isn't connected.
     why: Mutex<String>,
 }
 
+impl LateNodes {
+    /// Tries to connect to each of them once. `Err` is for what waiting can't mend.
+    pub(crate) async fn start(
+        config: LightningConfig,
+        network: Network,
+        base: &Path,
+        state: &Path,
+    ) -> anyhow::Result<Self> {
+        let start = config.backends().iter().map(|one| LateNode::start(one.clone(), network, base, state));
+        let nodes = future::try_join_all(start).await?;
+        Ok(Self(names(config.backends()).into_iter().zip(nodes).collect()))
+    }
+
+    /// Them as the paywall wants them.
+    pub(crate) fn backends(&self) -> anyhow::Result<Backends> {
+        let backend =
+            |(name, node): &(String, Arc<LateNode>)| Backend { name: name.clone(), node: node.clone() };
+        Ok(Backends::new(self.0.iter().map(backend).collect())?)
+    }
+
+    /// Goes on trying until all are there or `stop` is cancelled. `Err` is for what waiting can't mend.
+    pub(crate) async fn keep_trying(&self, stop: &CancellationToken) -> anyhow::Result<()> {
+        let is_only = self.0.len() == 1;
+        let each = self.0.iter().map(async |(name, node)| match node.keep_trying(stop).await {
+            Err(error) if !is_only => {
+                tracing::error!("`{name}` is left out until the next start: {error:#}");
+                *node.why.lock() = format!("{error:#}");
+                Ok(())
+            }
+            outcome => outcome,
+        });
+        future::try_join_all(each).await?;
+        Ok(())
+    }
+
+    /// Stops those that are in this process.
+    pub(crate) async fn stop(&self) {
+        future::join_all(self.0.iter().map(|(_, node)| node.stop())).await;
+    }
+}
+
+/// What they are called: by their kind, and with a number from the second of a kind on.
+fn names(backends: &[LightningConfig]) -> Vec<String> {
+    let kinds: Vec<_> = backends.iter().map(LightningConfig::kind).collect();
+    let name = |(at, kind): (usize, &&str)| match kinds[..at].iter().filter(|before| *before == kind).count()
+    {
+        0 => (*kind).to_owned(),
+        before => format!("{kind}-{}", before + 1),
+    };
+    kinds.iter().enumerate().map(name).collect()
+}
+
 impl LateNode {
     /// Tries to connect once. `Err` is for what waiting can't mend.
-    pub(crate) async fn start(
+    async fn start(
         config: LightningConfig,
         network: Network,
         base: &Path,
@@ -70,7 +127,7 @@ impl LateNode {
     }
 
     /// Goes on trying until the node is there or `stop` is cancelled. `Err` is for what waiting can't mend.
-    pub(crate) async fn keep_trying(&self, stop: &CancellationToken) -> anyhow::Result<()> {
+    async fn keep_trying(&self, stop: &CancellationToken) -> anyhow::Result<()> {
         let mut wait = RETRY_FIRST;
         while self.node.get().is_none() {
             tokio::select! {
@@ -87,8 +144,8 @@ impl LateNode {
     }
 
     /// Stops the node if it is in this process.
-    pub(crate) async fn stop(&self) {
-        if let Some(node) = self.node.get() {
+    async fn stop(&self) {
+        if let Some((node, _)) = self.node.get() {
             node.stop().await;
         }
     }
@@ -106,7 +163,8 @@ impl LateNode {
             Err(error) => return Err(error).context("cannot use the Lightning node"),
         };
         // One that hasn't been spoken to yet is held against the configuration by its first invoice.
-        let facts = node.receive().facts();
+        let receive = node.receive();
+        let facts = receive.facts();
         let network = facts.as_ref().map_or(self.network, |facts| facts.network);
         anyhow::ensure!(
             network == self.network,
@@ -114,7 +172,7 @@ impl LateNode {
             self.network
         );
         tracing::info!(node = facts.map(|facts| facts.node), "connected to the Lightning node");
-        _ = self.node.set(node);
+        _ = self.node.set((node, receive));
         Ok(())
     }
 
@@ -122,38 +180,34 @@ impl LateNode {
         ReceiveError::Unavailable(self.why.lock().clone())
     }
 
-    fn connected(&self) -> Result<Arc<dyn Receive>, ReceiveError> {
-        self.node.get().map(Connected::receive).ok_or_else(|| self.down())
+    fn connected(&self) -> Result<&dyn Receive, ReceiveError> {
+        self.node.get().map(|(_, receive)| &**receive).ok_or_else(|| self.down())
     }
 }
 
 impl Receive for LateNode {
     fn facts(&self) -> Option<ReceiveFacts> {
-        self.node.get().and_then(|node| node.receive().facts())
+        self.connected().ok()?.facts()
     }
 
     fn invoice(&self, ask: Ask) -> BoxFuture<'_, Result<Invoice, ReceiveError>> {
         match self.connected() {
-            Ok(node) => async move { node.invoice(ask).await }.boxed(),
+            Ok(node) => node.invoice(ask),
             Err(error) => future::ready(Err(error)).boxed(),
         }
     }
 
     fn lookup(&self, hash: PaymentHash) -> BoxFuture<'_, Result<Incoming, ReceiveError>> {
         match self.connected() {
-            Ok(node) => async move { node.lookup(hash).await }.boxed(),
+            Ok(node) => node.lookup(hash),
             Err(error) => future::ready(Err(error)).boxed(),
         }
     }
 
     fn settlements(&self, after: Cursor) -> BoxStream<'_, Result<Settlement, ReceiveError>> {
-        // Borrowed for as long as this lives, which an `Arc` of its own couldn't be.
-        match self.node.get() {
-            Some(Connected::Phoenixd(node)) => node.settlements(after),
-            Some(Connected::Lnd(node)) => node.settlements(after),
-            #[cfg(feature = "embedded")]
-            Some(Connected::Embedded(node)) => node.settlements(after),
-            _ => stream::iter([Err(self.down())]).boxed(),
+        match self.connected() {
+            Ok(node) => node.settlements(after),
+            Err(error) => stream::iter([Err(error)]).boxed(),
         }
     }
 
@@ -162,5 +216,21 @@ impl Receive for LateNode {
             Ok(node) => node.health(),
             Err(_) => Health::Down(self.why.lock().clone()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn nodes_are_called_by_their_kind_and_a_second_one_by_a_number() {
+        let phoenixd = json!({ "phoenixd": { "password": { "env": "P" } } });
+        let embedded = json!({ "embedded": { "chain": { "esplora": "https://x" } } });
+        let list = json!({ "backends": [phoenixd, embedded, phoenixd, phoenixd] });
+        let config: LightningConfig = serde_json::from_value(list).unwrap();
+        assert_eq!(names(config.backends()), ["phoenixd", "embedded", "phoenixd-2", "phoenixd-3"]);
     }
 }

@@ -1,4 +1,4 @@
-//! The `lightning:` part of a configuration file: one backend, named by its key. The comments here are the manual.
+//! The `lightning:` part of a configuration file: a backend named by its key, or several. The comments here are the manual.
 //!
 //! A backend is data: adding one adds a variant, a structure and a line in [`LightningConfig::connect`]. Reading the file
 //! opens nothing; [`LightningConfig::check`] finds what is wrong without secrets, node or network.
@@ -16,6 +16,9 @@ use serde::{Deserialize, Deserializer, de};
 pub use self::connect::{ConnectError, Connected, Places};
 use crate::phoenixd::Secret;
 
+/// How many nodes can be listed.
+const BACKENDS_MAX: usize = 8;
+
 /// The Lightning node to use: exactly one of these.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -27,6 +30,9 @@ pub enum LightningConfig {
     Lnd(LndSettings),
     /// A phoenixd beside farebox.
     Phoenixd(PhoenixdSettings),
+    /// Several of these, to be paid through: a list in the order in which they are asked for invoices, at most eight. While
+    /// one is down the next one sells; what any of them receives is booked.
+    Backends(Vec<LightningConfig>),
 }
 
 /// The node inside farebox.
@@ -201,24 +207,65 @@ pub enum ConfigProblem {
         /// The longest.
         most: &'static str,
     },
+    /// A list of no use.
+    #[error("`backends` lists {0} nodes; list one to eight")]
+    Backends(usize),
+    /// A list in a list.
+    #[error("`backends` can't be listed in `backends`; list the nodes themselves")]
+    Nested,
     /// Any port.
     #[error("`listen` has port 0; peers must know the port, usually 9735")]
     PortZero,
 }
 
 impl LightningConfig {
+    /// The single backends, in the order in which they are asked: itself, unless it is a list.
+    pub fn backends(&self) -> &[Self] {
+        match self {
+            Self::Backends(backends) => backends,
+            single => std::slice::from_ref(single),
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn backends_mut(&mut self) -> &mut [Self] {
+        match self {
+            Self::Backends(backends) => backends,
+            single => std::slice::from_mut(single),
+        }
+    }
+
+    /// The key by which it is chosen.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Embedded(_) => "embedded",
+            Self::Lnd(_) => "lnd",
+            Self::Phoenixd(_) => "phoenixd",
+            Self::Backends(_) => "backends",
+        }
+    }
+
     /// The network, where the configuration says it. Other backends know it when they are connected.
     pub fn network(&self) -> Option<Network> {
         match self {
+            Self::Backends(_) => None,
             Self::Embedded(settings) => Some(settings.network),
             Self::Lnd(settings) => Some(settings.network),
             Self::Phoenixd(_) => None,
         }
     }
 
-    /// Finds what is wrong, without reading a secret or talking to anyone.
+    /// Finds what is wrong, without reading a secret or talking to anyone. Of a list that is the list itself: check its
+    /// [`backends`](Self::backends) one by one.
     pub fn check(&self) -> Result<(), ConfigProblem> {
         match self {
+            Self::Backends(backends) if !(1..=BACKENDS_MAX).contains(&backends.len()) => {
+                Err(ConfigProblem::Backends(backends.len()))
+            }
+            Self::Backends(backends) => {
+                let nested = backends.iter().any(|backend| matches!(backend, Self::Backends(_)));
+                if nested { Err(ConfigProblem::Nested) } else { Ok(()) }
+            }
             Self::Embedded(settings) => settings.check(),
             Self::Lnd(settings) => settings.check(),
             Self::Phoenixd(settings) => {
@@ -404,7 +451,9 @@ mod tests {
         );
         check(
             json!({ "lightningd": {} }),
-            &expect!["unknown variant `lightningd`, expected one of `embedded`, `lnd`, `phoenixd`"],
+            &expect![
+                "unknown variant `lightningd`, expected one of `embedded`, `lnd`, `phoenixd`, `backends`"
+            ],
         );
         check(
             json!({ "lnd": { "tls-cert": "tls.cert" } }),
@@ -416,6 +465,24 @@ mod tests {
         );
         check(json!({ "embedded": {} }), &expect!["missing field `chain`"]);
         check(json!({ "phoenixd": {} }), &expect!["missing field `password`"]);
+    }
+
+    #[test]
+    fn several_nodes_are_a_list_of_single_ones() {
+        let list = |backends: serde_json::Value| json!({ "backends": backends });
+        let phoenixd = |password: &str| json!({ "phoenixd": { "password": { "env": password } } });
+        check(list(json!([])), &expect!["`backends` lists 0 nodes; list one to eight"]);
+        check(list(json!(vec![phoenixd("P"); 9])), &expect!["`backends` lists 9 nodes; list one to eight"]);
+        check(
+            list(json!([list(json!([phoenixd("P")]))])),
+            &expect!["`backends` can't be listed in `backends`; list the nodes themselves"],
+        );
+        let two: LightningConfig =
+            serde_json::from_value(list(json!([phoenixd("P"), phoenixd("Q")]))).unwrap();
+        assert_eq!(two.check(), Ok(()));
+        let kinds: Vec<_> = two.backends().iter().map(LightningConfig::kind).collect();
+        assert_eq!((kinds, two.kind()), (vec!["phoenixd", "phoenixd"], "backends"));
+        assert_eq!(two.backends()[0].backends().len(), 1, "one is a list of itself");
     }
 
     #[test]

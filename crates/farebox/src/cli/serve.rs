@@ -8,7 +8,7 @@ mod phoenix;
 use std::{fmt, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use farebox_gateway::{Gateway, GatewayError};
-use farebox_lightning::{Receive, clock::SystemClock};
+use farebox_lightning::clock::SystemClock;
 use farebox_paywall::{
     Continuity, OpenError, Paywall,
     store::{StoreError, sqlite::SqliteStore},
@@ -24,7 +24,7 @@ use crate::{
         self, Config,
         problem::{Problem, located},
     },
-    late::LateNode,
+    late::LateNodes,
     logging,
     output::{Reader, roughly},
     runtime, state,
@@ -240,10 +240,10 @@ async fn serve(config: Config, reader: Reader) -> anyhow::Result<ExitCode> {
     let keyring = state::keyring(&config.state_dir, &config.mint_secrets)?;
     let store = SqliteStore::open(&state::books(&config.state_dir))?;
     let services = config.gateway.services.iter().map(offered).collect();
-    let node =
-        LateNode::start(config.lightning, config.paywall.network, &config.base, &config.state_dir).await?;
-    let receive = Arc::clone(&node) as Arc<dyn Receive>;
-    let paywall = Paywall::open(config.paywall, keyring, receive, Arc::new(store), Arc::new(SystemClock))
+    let nodes =
+        LateNodes::start(config.lightning, config.paywall.network, &config.base, &config.state_dir).await?;
+    let backends = nodes.backends()?;
+    let paywall = Paywall::open(config.paywall, keyring, backends, Arc::new(store), Arc::new(SystemClock))
         .await
         .map_err(explained)?;
     let gateway = Gateway::bind(config.gateway, Arc::clone(&paywall)).map_err(taken)?;
@@ -255,7 +255,7 @@ async fn serve(config: Config, reader: Reader) -> anyhow::Result<ExitCode> {
     })?;
 
     let connecting = async {
-        let outcome = node.keep_trying(&stop).await;
+        let outcome = nodes.keep_trying(&stop).await;
         if outcome.is_err() {
             stop.cancel();
         }
@@ -269,8 +269,8 @@ async fn serve(config: Config, reader: Reader) -> anyhow::Result<ExitCode> {
         outcome = work => outcome,
         uncaught = signals => uncaught.map(|never| match never {}),
     };
-    // Last: the books follow it to their end.
-    node.stop().await;
+    // Last: the books follow them to their end.
+    nodes.stop().await;
     outcome?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)

@@ -44,7 +44,8 @@ pub(crate) struct File {
     /// directory, made on the first start.
     #[serde(default)]
     pub(crate) mint_secrets: Vec<MintSecretEntry>,
-    /// The Lightning node that is paid: exactly one of the backends. It has no default, because it holds the money.
+    /// The Lightning node that is paid: exactly one of the backends, or several under `backends`. It has no default, because
+    /// it holds the money.
     pub(crate) lightning: LightningConfig,
     /// How challenges are made, and how many.
     #[serde(default)]
@@ -114,6 +115,11 @@ pub(crate) struct Minting {
     pub(crate) per_client: Written<PerTime>,
     /// Challenges for everybody together. Default: `100/s`.
     pub(crate) total: Written<PerTime>,
+    /// How many invoices are kept ready for each price that is being asked for, at most 64: for nodes that are slow to make
+    /// one. Each costs the node what an unpaid invoice costs, and counts in `total`; a tenth of `invoice-expiry` after it was
+    /// made it is dropped, and until ten minutes after the last buyer another takes its place. Default: `0`, each is made when
+    /// it is asked for.
+    pub(crate) ready_invoices: usize,
     /// What becomes of a token with a caveat that farebox doesn't know: `skip` the caveat, as the specification says, or
     /// `refuse` the token. Unknown caveats in farebox's own namespace are refused either way. Default: `skip`.
     pub(crate) unknown_caveats: UnknownCaveats,
@@ -177,6 +183,7 @@ impl Default for Minting {
             invoice_expiry: secs(600),
             per_client: Written(PerTime::new(60, 60)),
             total: Written(PerTime::new(100, 1)),
+            ready_invoices: 0,
             unknown_caveats: UnknownCaveats::Skip,
         }
     }

@@ -55,6 +55,7 @@ pub(super) struct Findings<'a> {
 const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
 const INVOICE_EXPIRY_MIN: Duration = Duration::from_secs(10);
 const INVOICE_EXPIRY_MAX: Duration = Duration::from_secs(86_400);
+const READY_INVOICES_MAX: usize = 64;
 const MINT_SECRETS_MAX: usize = 3;
 
 /// Judges the file, with its relative paths seen from `base`.
@@ -162,8 +163,15 @@ fn paywall(file: &File, findings: &mut Findings<'_>) -> PaywallConfig {
             ),
         );
     }
+    if minting.ready_invoices > READY_INVOICES_MAX {
+        findings.problem(
+            "minting.ready-invoices",
+            format!("{} invoices for each price are more than {READY_INVOICES_MAX}", minting.ready_invoices),
+        );
+    }
     PaywallConfig {
         invoice_expiry: expiry,
+        ready_invoices: minting.ready_invoices,
         strict_caveats: minting.unknown_caveats == UnknownCaveats::Refuse,
         mint_per_client: rate(minting.per_client.0),
         mint_total: rate(minting.total.0),

@@ -11,44 +11,62 @@ use super::{file::File, judge::Findings, source::Source};
 /// Puts the network of the whole file where the node's own isn't written: said once, it holds for both.
 pub(super) fn inherit_network(file: &mut File, source: &Source) {
     let network = file.network.0;
-    match &mut file.lightning {
-        LightningConfig::Embedded(settings) if !source.is_written("lightning.embedded.network") => {
-            settings.network = network;
+    let places = places(&file.lightning);
+    for (place, backend) in places.iter().zip(file.lightning.backends_mut()) {
+        let is_written = |kind: &str| source.is_written(&format!("{place}.{kind}.network"));
+        match backend {
+            LightningConfig::Embedded(settings) if !is_written("embedded") => settings.network = network,
+            LightningConfig::Lnd(settings) if !is_written("lnd") => settings.network = network,
+            _ => {}
         }
-        LightningConfig::Lnd(settings) if !source.is_written("lightning.lnd.network") => {
-            settings.network = network;
+    }
+}
+
+/// Where each backend is written.
+fn places(lightning: &LightningConfig) -> Vec<String> {
+    match lightning {
+        LightningConfig::Backends(backends) => {
+            (0..backends.len()).map(|at| format!("lightning.backends[{at}]")).collect()
         }
-        _ => {}
+        _ => vec!["lightning".to_owned()],
     }
 }
 
 pub(super) fn judge(lightning: &LightningConfig, network: Network, findings: &mut Findings<'_>) {
+    if let LightningConfig::Backends(_) = lightning
+        && let Err(problem) = lightning.check()
+    {
+        findings.problem("lightning.backends", problem.to_string());
+        return;
+    }
+    for (place, backend) in places(lightning).iter().zip(lightning.backends()) {
+        judge_one(place, backend, network, findings);
+    }
+}
+
+fn judge_one(place: &str, lightning: &LightningConfig, network: Network, findings: &mut Findings<'_>) {
     if let Some(other) = lightning.network().filter(|other| *other != network) {
-        let key = match lightning {
-            LightningConfig::Lnd(_) => "lightning.lnd.network",
-            _ => "lightning.embedded.network",
-        };
         findings.problem(
-            key,
+            format!("{place}.{}.network", lightning.kind()),
             format!("the node would be on {other}, but {network} is sold on; leave this key out"),
         );
     }
     if let Err(problem) = lightning.check() {
-        findings.problem(key(&problem), problem.to_string());
+        findings.problem(format!("{place}{}", key(&problem)), problem.to_string());
     }
     match lightning {
         LightningConfig::Phoenixd(settings) => {
-            password("lightning.phoenixd.password", &settings.password, findings);
+            password(&format!("{place}.phoenixd.password"), &settings.password, findings);
         }
         LightningConfig::Embedded(settings) => {
             if let ChainSettings::Bitcoind(bitcoind) = &settings.chain {
-                password("lightning.embedded.chain.bitcoind.password", &bitcoind.password, findings);
+                password(&format!("{place}.embedded.chain.bitcoind.password"), &bitcoind.password, findings);
             }
         }
         // Its files may come later: lnd writes them when it first runs.
         LightningConfig::Lnd(settings) => {
             if let Some(macaroon @ Password::Env(_)) = &settings.macaroon {
-                password("lightning.lnd.macaroon", macaroon, findings);
+                password(&format!("{place}.lnd.macaroon"), macaroon, findings);
             }
         }
         // A backend that isn't known here brings nothing that could be missing.
@@ -68,19 +86,17 @@ fn password(key: &str, password: &Password, findings: &mut Findings<'_>) {
     }
 }
 
-/// Where the problem is written.
+/// Where the problem is written, below the backend.
 fn key(problem: &ConfigProblem) -> String {
     match problem {
-        ConfigProblem::Scheme { key: "url", .. } => "lightning.phoenixd.url".to_owned(),
+        ConfigProblem::Scheme { key: "url", .. } => ".phoenixd.url".to_owned(),
         ConfigProblem::Scheme { key: key @ ("esplora" | "electrum"), .. } => {
-            format!("lightning.embedded.chain.{key}")
+            format!(".embedded.chain.{key}")
         }
-        ConfigProblem::Scheme { key, .. } => format!("lightning.embedded.{key}"),
-        ConfigProblem::Address { key, .. } | ConfigProblem::Time { key, .. } => format!("lightning.lnd.{key}"),
-        ConfigProblem::AliasWithoutListen | ConfigProblem::AliasTooLong(_) => {
-            "lightning.embedded.alias".to_owned()
-        }
-        ConfigProblem::PortZero => "lightning.embedded.listen".to_owned(),
-        _ => "lightning".to_owned(),
+        ConfigProblem::Scheme { key, .. } => format!(".embedded.{key}"),
+        ConfigProblem::Address { key, .. } | ConfigProblem::Time { key, .. } => format!(".lnd.{key}"),
+        ConfigProblem::AliasWithoutListen | ConfigProblem::AliasTooLong(_) => ".embedded.alias".to_owned(),
+        ConfigProblem::PortZero => ".embedded.listen".to_owned(),
+        _ => String::new(),
     }
 }

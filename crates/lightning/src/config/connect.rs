@@ -47,6 +47,9 @@ pub enum ConnectError {
     /// There is no such environment variable.
     #[error("the environment variable `{0}`, which should hold a password, is not set")]
     PasswordEnv(String),
+    /// Several nodes, where one is meant.
+    #[error("several nodes can't be connected to as if they were one; name one of `backends`")]
+    Several,
     /// This program was built without it.
     #[error("this build has no embedded node; use another backend, or a build with the feature `embedded`")]
     NotBuilt,
@@ -117,6 +120,7 @@ impl LightningConfig {
             Self::Lnd(settings) => {
                 Ok(Connected::Lnd(Lnd::connect(settings.config(places)?, Arc::new(SystemClock))?))
             }
+            Self::Backends(_) => Err(ConnectError::Several),
             Self::Phoenixd(PhoenixdSettings { url, password }) => {
                 let config = PhoenixdConfig::new(url.clone(), password.read(places)?);
                 let phoenixd = Phoenixd::connect(config, Arc::new(SystemClock)).await?;
