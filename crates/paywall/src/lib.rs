@@ -14,6 +14,7 @@ pub mod keyring;
 pub mod layer;
 pub mod ledger;
 mod limit;
+mod menu;
 mod mint;
 mod nodes;
 mod path;
@@ -32,6 +33,9 @@ pub use config::{Continuity, PaywallConfig, Rate};
 pub use keyring::{KeyState, Keyring};
 pub use limit::{Freebie, FreebieFileError};
 pub use nodes::{Backend, Backends, NoBackend, NodeHealth};
+pub use menu::{
+    Capability, DEFAULT_OFFER, Menu, MenuError, OFFER_HEADER, Plan, Quote, Tier, UnknownOffer, choice,
+};
 pub use path::{PathError, normalise};
 pub use paywall::{Health, OpenError, Paywall};
 pub use respond::{CODE_HEADER, tell_freebie};

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Code, Keyring, PaywallConfig, Service,
+    Code, Keyring, PaywallConfig, Quote,
     keyring::LabelKeys,
     limit::MintBudget,
     nodes::{Attempt, Node, Nodes, Wanted},
@@ -44,6 +44,7 @@ pub(crate) struct Mint {
 pub(crate) struct Minted {
     pub(crate) challenge: Challenge,
     pub(crate) terms: Terms,
+    pub(crate) tier: u8,
     pub(crate) valid_until: Option<Timestamp>,
 }
 
@@ -77,7 +78,7 @@ impl Mint {
     /// A challenge for this service, made by `now`, with an invoice of the first node that makes one in time.
     pub(crate) async fn make(
         &self,
-        service: &Service,
+        quote: &Quote<'_>,
         now: Timestamp,
         config: &PaywallConfig,
         keyring: &Keyring,
@@ -95,7 +96,7 @@ impl Mint {
             };
             let patience = share(end, left);
             left = left.saturating_sub(1);
-            match self.sell(service, now, config, keyring, node, attempt, patience).await {
+            match self.sell(quote, now, config, keyring, node, attempt, patience).await {
                 Ok(minted) => return Ok(minted),
                 Err(error) => failure = error,
             }
@@ -107,7 +108,7 @@ impl Mint {
             if patience.is_zero() {
                 break;
             }
-            match self.sell(service, now, config, keyring, node, node.breaker.insist(), patience).await {
+            match self.sell(quote, now, config, keyring, node, node.breaker.insist(), patience).await {
                 Ok(minted) => return Ok(minted),
                 Err(error) => failure = error,
             }
@@ -119,7 +120,7 @@ impl Mint {
     #[expect(clippy::too_many_arguments, reason = "what is sold, to which settings, through which node")]
     async fn sell(
         &self,
-        service: &Service,
+        quote: &Quote<'_>,
         now: Timestamp,
         config: &PaywallConfig,
         keyring: &Keyring,
@@ -127,14 +128,13 @@ impl Mint {
         attempt: Attempt<'_>,
         patience: Duration,
     ) -> Result<Minted, MintError> {
+        let Quote { service, tier, offer, .. } = *quote;
         let asked = async {
             let facts = node.facts()?;
-            let price = price::askable(service.price, facts.granularity).ok_or_else(|| MintError::Price {
-                service: service.name.to_string(),
-                price: service.price,
-            })?;
-            let label = Label { service: service.name.clone(), offer: service.offer, price };
-            let wanted = Wanted { label, words: describe(service) };
+            let price = price::askable(quote.price, facts.granularity)
+                .ok_or_else(|| MintError::Price { service: service.name.to_string(), price: quote.price })?;
+            let label = Label { service: service.name.clone(), offer, price };
+            let wanted = Wanted { label, words: describe(offer) };
             if let Some(invoice) = lying_ready(node, &wanted, now, config) {
                 return Ok((invoice, price, facts, false));
             }
@@ -152,21 +152,21 @@ impl Mint {
             Err(error) => note_failure(node, error, attempt),
         }
         let (invoice, price, facts, _) = made?;
-        let terms = Terms { offer: service.offer, price };
-        let valid_until = valid_until(&service.offer, &invoice, now, config, &facts);
+        let terms = Terms { offer, price };
+        let valid_until = valid_until(quote, &invoice, now, config, &facts);
         let sale = Sale {
             service: service.name.clone(),
-            tier: service.tier,
+            tier,
             terms,
             valid_until,
-            capabilities: None,
+            capabilities: quote.capabilities.map(<[_]>::to_vec),
             bound: None,
         };
         let token_id = TokenId::from_bytes(random()?);
         let identifier = Identifier { payment_hash: invoice.payment_hash(), token_id };
         let root_key = keyring.mint().root_key(config.network, &identifier);
         let macaroon = Macaroon::mint(&root_key, &identifier, &sale.caveats()?);
-        Ok(Minted { challenge: Challenge { macaroon, invoice }, terms, valid_until })
+        Ok(Minted { challenge: Challenge { macaroon, invoice }, terms, tier, valid_until })
     }
 
     /// Keeps invoices ready at one node, until told to stop.
@@ -284,8 +284,8 @@ impl MintError {
 }
 
 /// What the payer's wallet shows after the name of the service.
-fn describe(service: &Service) -> String {
-    match service.offer {
+fn describe(offer: Offer) -> String {
+    match offer {
         Offer::Forever => "access without end".to_owned(),
         Offer::Duration(time) => format!("access for {}", spoken(time)),
         Offer::Requests(count) if count.get() == 1 => "1 request".to_owned(),
@@ -324,17 +324,21 @@ fn check(invoice: &Invoice, price: Msat, now: Timestamp, config: &PaywallConfig)
     Ok(())
 }
 
-/// When a time-limited pass ends: never less than the whole time after the last moment at which it may be paid.
+/// When what is sold ends, where it does: never less than the whole time after the last moment at which it may be paid.
 fn valid_until(
-    offer: &Offer,
+    quote: &Quote<'_>,
     invoice: &Invoice,
     now: Timestamp,
     config: &PaywallConfig,
     facts: &ReceiveFacts,
 ) -> Option<Timestamp> {
-    let Offer::Duration(duration) = offer else { return None };
+    let duration = match quote.offer {
+        Offer::Forever => return None,
+        Offer::Duration(duration) => duration,
+        Offer::Requests(_) | Offer::Credit => quote.good_for?,
+    };
     let payable_until = invoice.expires_at().max(now.saturating_add(config.invoice_expiry));
-    Some(payable_until.saturating_add(facts.grace).saturating_add(*duration))
+    Some(payable_until.saturating_add(facts.grace).saturating_add(duration))
 }
 
 fn random<const LEN: usize>() -> Result<[u8; LEN], MintError> {

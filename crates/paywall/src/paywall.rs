@@ -23,6 +23,7 @@ use crate::{
     books::Books,
     decide::{self, Decision, Grant, Key, Ledger, Vouched, Voucher, decide},
     limit::{Freebie, FreebieCounts, FreebieFileError, MintBudget, RateLimits, Who},
+    menu::choice,
     mint::{CLOCK_SKEW_MAX, Mint},
     nodes::Nodes,
     respond::{Audience, Refusal, may_mint},
@@ -323,10 +324,13 @@ impl Paywall {
     }
 
     async fn challenge(&self, request: &Request<'_>, code: Code, now: Timestamp) -> Admission {
+        let quote = choice(request.headers, None)
+            .and_then(|chosen| request.service.quote(request.method, request.path, chosen));
+        let Ok(quote) = quote else { return self.refuse(request, Code::OfferUnknown, None) };
         if let Err(over) = self.budget.take(request.client) {
             return self.refuse(request, over.code, Some(over.wait));
         }
-        let made = self.mint.make(request.service, now, &self.config, &self.keyring, &self.nodes).await;
+        let made = self.mint.make(&quote, now, &self.config, &self.keyring, &self.nodes).await;
         self.minting.note(&made);
         match made {
             Ok(minted) => {

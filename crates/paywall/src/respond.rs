@@ -14,7 +14,7 @@ use farebox_protocol::Offer;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::{Map, Value, json};
 
-use crate::{Answer, Code, Request, Service, mint::Minted};
+use crate::{Answer, Code, Quote, Request, Service, mint::Minted};
 
 mod audience;
 mod page;
@@ -199,12 +199,26 @@ impl Refusal<'_> {
             if let Some(end) = minted.valid_until {
                 set("valid_until", json!(end.secs()));
             }
+            let choices: Vec<Value> = self
+                .service
+                .into_iter()
+                .flat_map(|service| service.choices(minted.tier))
+                .map(listed)
+                .collect();
+            if choices.len() > 1 {
+                set("offers", Value::Array(choices));
+            }
         }
         if let Some(wait) = self.retry_after {
             set("retry_after", json!(whole_seconds(wait)));
         }
         Value::Object(problem)
     }
+}
+
+/// An offer to choose from, by its name. The price is the seller's; a node may have to round it up.
+fn listed(quote: Quote<'_>) -> Value {
+    json!({ "name": quote.name, "price_msat": quote.price.get(), "buys": quote.offer.to_string() })
 }
 
 /// The answer to a preflight: a browser may send a credential along and read the challenge.

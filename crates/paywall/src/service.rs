@@ -7,7 +7,7 @@ use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
 
 use farebox_protocol::{Msat, Offer, ServiceName};
 
-use crate::{Rate, path::normalise, price};
+use crate::{Menu, MenuError, Rate, path::normalise, price};
 
 /// One priced service.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub struct Service {
     pub freebies: Option<Freebies>,
     /// How fast it may be used. A request must keep within every one that is for it.
     pub rate_limits: Vec<RateLimit>,
+    /// What else of it is sold: more offers, dearer tiers.
+    pub menu: Menu,
 }
 
 /// What each network of clients (an IPv4 /24, an IPv6 /48) may have for nothing, where there is no valid token.
@@ -121,6 +123,9 @@ pub enum ServiceError {
         /// Its price.
         price: Msat,
     },
+    /// What is sold beside the default offer can't be.
+    #[error(transparent)]
+    Menu(#[from] MenuError),
     /// It sells what has to be counted, and nobody counts yet.
     #[error("service `{service}` sells {offer}, which this version reads but can't sell yet; sell a pass")]
     NotCounted {
@@ -144,6 +149,7 @@ impl Service {
             no_challenge_paths: Vec::new(),
             freebies: None,
             rate_limits: Vec::new(),
+            menu: Menu::default(),
         }
     }
 
@@ -151,10 +157,14 @@ impl Service {
     pub fn validate(&self) -> Result<(), ServiceError> {
         let sellable = self.auth == Auth::Off || price::is_sellable(self.price);
         let service = || self.name.clone();
-        match (self.auth, self.offer.is_counted()) {
-            (Auth::On, _) if !sellable => Err(ServiceError::Price { service: service(), price: self.price }),
-            (Auth::On, true) => Err(ServiceError::NotCounted { service: service(), offer: self.offer }),
-            _ => Ok(()),
+        if !sellable {
+            return Err(ServiceError::Price { service: service(), price: self.price });
+        }
+        self.menu.validate(self)?;
+        let mut offers = self.menu.plans().map(|plan| plan.offer).chain([self.offer]);
+        match offers.find(|offer| offer.is_counted() && self.auth == Auth::On) {
+            Some(offer) => Err(ServiceError::NotCounted { service: service(), offer }),
+            None => Ok(()),
         }
     }
 

@@ -64,6 +64,7 @@ impl Paywall {
         // What can't be sold for this method isn't given, either: a HEAD that counted nothing would be had without end, and
         // one that counted would use up what a GET is for.
         let is_given = request.service.freebies.is_some() && may_mint(request.method);
+        let taken = request.service.taken(request.method, request.path);
         let mut examined = Examined {
             gate,
             freebie: if is_given { Freebie::Unasked } else { Freebie::None },
@@ -80,7 +81,7 @@ impl Paywall {
         if let Some(proven) = alone.and_then(|value| self.known.find(value.as_bytes())) {
             let Proven { macaroon, identifier, secret, .. } = &*proven;
             let explained = Explained { identifier: *identifier, secret: *secret };
-            examined.push(Some(self.weigh(macaroon, explained, true, request, now)));
+            examined.push(Some(self.weigh(macaroon, explained, true, request, &taken, now)));
             examined.proven = Some(proven);
             return examined;
         }
@@ -100,7 +101,7 @@ impl Paywall {
         for (macaroon, preimage) in shown.take(TOKENS_MAX) {
             let explained = self.explain(macaroon);
             let holds = explained.is_some_and(|of| preimage.pays(&of.identifier.payment_hash));
-            examined.push(explained.map(|of| self.weigh(macaroon, of, holds, request, now)));
+            examined.push(explained.map(|of| self.weigh(macaroon, of, holds, request, &taken, now)));
             last = explained.filter(|_| holds).map(|of| (of, macaroon));
         }
         // Only where the credential is that value: it may as well stand in the gRPC metadata beside somebody else's, or be
@@ -132,6 +133,7 @@ impl Paywall {
         Explained { identifier, secret }: Explained,
         preimage_holds: bool,
         request: &Request<'_>,
+        taken: &[&str],
         now: Timestamp,
     ) -> (Candidate, Token) {
         let (key, withdrawn) = match self.keyring.entries()[secret].state {
@@ -145,7 +147,7 @@ impl Paywall {
             client: Some(request.client),
             now,
             strict: self.config.strict_caveats,
-            capabilities: Some(&[]),
+            capabilities: Some(taken),
             price: Some(request.service.price),
         };
         let judged = judge(macaroon, &asked);
@@ -167,7 +169,8 @@ impl Examined {
             None if self.len == 0 => Presented::Nothing,
             None => Presented::Tokens(&self.candidates[..self.len]),
         };
-        Facts { gate: self.gate, presented, freebie: self.freebie, tier: request.service.tier, now }
+        let tier = request.service.tier_for(&request.service.taken(request.method, request.path));
+        Facts { gate: self.gate, presented, freebie: self.freebie, tier, now }
     }
 
     /// Adds the next token; `None` stands for one that no secret of ours explains.

@@ -1,0 +1,183 @@
+use http::HeaderValue;
+
+use super::*;
+use crate::testing::weather;
+
+fn names(list: &str) -> Vec<CapabilityName> {
+    list.split(',').filter(|name| !name.is_empty()).map(|name| name.parse().unwrap()).collect()
+}
+
+fn capability(name: &str, methods: &str, paths: &str) -> Capability {
+    Capability {
+        name: name.parse().unwrap(),
+        methods: methods.split_whitespace().map(|method| method.parse().unwrap()).collect(),
+        paths: paths.split_whitespace().map(|path| path.parse().unwrap()).collect(),
+    }
+}
+
+fn plan(name: &str, sat: u64) -> Plan {
+    Plan { name: name.to_owned(), price: Msat::from_sat(sat).unwrap(), offer: Offer::Forever, good_for: None }
+}
+
+/// Reading is cheap, writing dear, administering dearer.
+fn service() -> Service {
+    let mut service = weather();
+    service.menu = Menu {
+        more: vec![plan("large", 90)],
+        capabilities: vec![
+            capability("read", "GET HEAD", ""),
+            capability("write", "POST PUT", ""),
+            capability("admin", "", "/admin /admin/*"),
+        ],
+        lowest: names("read"),
+        tiers: vec![
+            Tier {
+                tier: 1,
+                capabilities: names("read,write"),
+                offers: vec![plan("pro", 100), plan("pro-large", 900)],
+            },
+            Tier { tier: 5, capabilities: names("read,write,admin"), offers: vec![plan("root", 10_000)] },
+        ],
+        ..Menu::default()
+    };
+    service
+}
+
+#[track_caller]
+fn check(request: &str, choice: Option<&str>, want: &str) {
+    let service = service();
+    let (method, path) = request.split_once(' ').unwrap();
+    let method: Method = method.parse().unwrap();
+    let taken = service.taken(&method, path);
+    let quoted = match service.quote(&method, path, choice) {
+        Ok(quote) => {
+            assert_eq!(quote.tier, service.tier_for(&taken), "what is sold is what is needed");
+            let listed = quote.capabilities.map(|all| all.iter().map(|one| one.as_str()).collect::<Vec<_>>());
+            format!(
+                "{} of {} for {}, {}",
+                quote.name,
+                quote.tier,
+                quote.price,
+                listed.unwrap_or_default().join("+")
+            )
+        }
+        Err(error) => error.to_string(),
+    };
+    assert_eq!(format!("{} -> {quoted}", taken.join("+")), want, "{request}");
+}
+
+#[test]
+fn a_request_takes_every_capability_it_falls_under_and_needs_the_lowest_tier_that_has_them() {
+    check("GET /a", None, "read -> default of 0 for 10 sat, read");
+    check("POST /a", None, "write -> pro of 1 for 100 sat, read+write");
+    check("GET /admin", None, "read+admin -> root of 5 for 10000 sat, read+write+admin");
+    check("DELETE /admin/x", None, "admin -> root of 5 for 10000 sat, read+write+admin");
+    check("GET /administer", None, "read -> default of 0 for 10 sat, read");
+    // Nobody has named it, so it belongs to everybody who has paid.
+    check("DELETE /a", None, " -> default of 0 for 10 sat, read");
+}
+
+#[test]
+fn a_buyer_chooses_among_the_offers_of_the_tier_that_is_needed() {
+    check("GET /a", Some("default"), "read -> default of 0 for 10 sat, read");
+    check("GET /a", Some("large"), "read -> large of 0 for 90 sat, read");
+    check("POST /a", Some("pro-large"), "write -> pro-large of 1 for 900 sat, read+write");
+    check("GET /a", Some("pro"), "read -> there is no one offer called `pro`");
+    check("POST /a", Some("large"), "write -> there is no one offer called `large`");
+    check("GET /a", Some(""), "read -> there is no one offer called ``");
+    check("GET /a", Some("\n"), "read -> there is no one offer called `\\n`");
+}
+
+#[test]
+fn without_tiers_a_token_lists_no_capabilities() {
+    let mut service = service();
+    service.menu.tiers.clear();
+    service.menu.lowest.clear();
+    let quote = service.quote(&Method::POST, "/admin", None).unwrap();
+    assert_eq!((quote.tier, quote.capabilities), (0, None));
+    let plain = weather();
+    assert!(plain.taken(&Method::GET, "/").is_empty());
+    assert_eq!(plain.quote(&Method::GET, "/", None).unwrap().price, plain.price);
+}
+
+#[test]
+fn a_choice_is_made_once() {
+    let with = |values: &[&'static str]| {
+        let values = values.iter().map(|value| (OFFER_HEADER, HeaderValue::from_static(value)));
+        let mut headers = HeaderMap::new();
+        values.for_each(|(name, value)| {
+            headers.append(name, value);
+        });
+        headers
+    };
+    for (header, query, want) in [
+        (&[][..], None, Ok(None)),
+        (&["large"][..], None, Ok(Some("large"))),
+        (&[], Some("a=b&farebox-offer=large&c"), Ok(Some("large"))),
+        (&["large"], Some("farebox-offer=large"), Ok(Some("large"))),
+        (&["large", "large"], None, Ok(Some("large"))),
+        (&[], Some("farebox-offers=large&farebox-offer"), Ok(None)),
+        (&["large"], Some("farebox-offer=small"), Err("small")),
+        (&["large", "small"], None, Err("small")),
+        (&[], Some("farebox-offer=large&farebox-offer=small"), Err("small")),
+    ] {
+        let want = want.map_err(|name: &str| UnknownOffer(name.to_owned()));
+        assert_eq!(choice(&with(header), query), want, "{header:?} {query:?}");
+    }
+    let odd = [(OFFER_HEADER, HeaderValue::from_bytes(b"\xff").unwrap())].into_iter().collect();
+    assert!(choice(&odd, None).is_err());
+}
+
+#[test]
+fn a_menu_that_could_not_be_sold_from_is_refused_at_start_up() {
+    assert_eq!(service().menu.validate(&service()), Ok(()));
+    assert_eq!(Menu::default().validate(&weather()), Ok(()));
+    type Change = fn(&mut Menu);
+    let changes: [(Change, &str); 10] = [
+        (
+            |menu| menu.capabilities.push(capability("read", "", "/x")),
+            "service `weather` has two capabilities called `read`; give each a name of its own",
+        ),
+        (
+            |menu| menu.lowest = names("read,raed"),
+            "tier 0 of service `weather` has the capability `raed`, which the service has not",
+        ),
+        (
+            |menu| menu.lowest = names("read,read"),
+            "service `weather` has two capabilities of a tier called `read`; give each a name of its own",
+        ),
+        (
+            |menu| menu.tiers[0].tier = 0,
+            "tier 0 of service `weather` does not build on the one before: its number must be higher, and it must have at least the same capabilities",
+        ),
+        (
+            |menu| menu.tiers[0].capabilities = names("write"),
+            "tier 1 of service `weather` does not build on the one before: its number must be higher, and it must have at least the same capabilities",
+        ),
+        (
+            |menu| menu.tiers.truncate(1),
+            "no tier of service `weather` has the capability `admin`, so nobody could buy it; give it to the highest",
+        ),
+        (|menu| menu.tiers[1].offers.clear(), "tier 5 of service `weather` has no offer; say what it costs"),
+        (
+            |menu| menu.more[0].name = "Large".to_owned(),
+            "service `weather` has an offer called `Large`; use 1 to 32 of `a-z 0-9 -`",
+        ),
+        (
+            |menu| menu.more[0].name = "default".to_owned(),
+            "service `weather` has two offers called `default`; give each a name of its own",
+        ),
+        (
+            |menu| menu.tiers[0].offers[1].price = Msat::ZERO,
+            "service `weather` sells `pro-large` for 0 sat; write a price from 1 msat to 100000000000 sat",
+        ),
+    ];
+    for (change, want) in changes {
+        let mut menu = service().menu;
+        change(&mut menu);
+        assert_eq!(menu.validate(&service()).unwrap_err().to_string(), want);
+    }
+    let many = (0..33).map(|at| capability(&format!("c{at}"), "", "")).collect();
+    let menu = Menu { capabilities: many, ..Menu::default() };
+    assert_eq!(menu.validate(&weather()), Err(MenuError::TooMany(weather().name, 33)));
+}
