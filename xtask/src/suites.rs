@@ -61,6 +61,11 @@ const PROOFS: &[Suite] = &[
 // Without `-p`: the features, and so the builds, are then those of `cargo test`.
 const LIVE: &[Suite] = &[
     Suite {
+        name: "clients",
+        shows: "the L402 clients that people have buy from a gateway over lnd, paying with theirs (needs Go, Python, Node.js, curl)",
+        steps: &[cargo(&["cargo", "test", "--test", "live_clients", "--", "--ignored", "--nocapture"])],
+    },
+    Suite {
         name: "demo",
         shows: "plain curl and `farebox get` buy from the running demo, which stays on loopback (needs curl, strace)",
         steps: &[cargo(&["cargo", "test", "--test", "live_demo", "--", "--ignored", "--nocapture"])],
