@@ -56,6 +56,56 @@ const PROOFS: &[Suite] = &[
             },
         ],
     },
+    Suite {
+        name: "ledger",
+        shows: "no unit is lost or doubled in ten minutes of stories and ten of killed processes (needs nightly, cargo-fuzz)",
+        steps: &[
+            Step {
+                dir: "fuzz",
+                run: &[
+                    "cargo",
+                    "+nightly",
+                    "fuzz",
+                    "run",
+                    "ledger",
+                    "--",
+                    "-max_total_time=600",
+                    "-max_len=2000",
+                ],
+            },
+            cargo(&[
+                "env",
+                "FAREBOX_PROVE_SECS=600",
+                "cargo",
+                "test",
+                "-p",
+                "farebox-paywall",
+                "--lib",
+                "killed_at_any_moment",
+                "--",
+                "--nocapture",
+            ]),
+        ],
+    },
+    Suite {
+        name: "rows",
+        shows: "10,000,000 purchases and 1,000,000 revocations make neither a start nor a debit slow",
+        steps: &[cargo(&[
+            "env",
+            "FAREBOX_PROVE_PURCHASES=10000000",
+            "FAREBOX_PROVE_REVOCATIONS=1000000",
+            "cargo",
+            "test",
+            "--release",
+            "-p",
+            "farebox-paywall",
+            "--lib",
+            "neither_a_start_nor_a_debit",
+            "--",
+            "--ignored",
+            "--nocapture",
+        ])],
+    },
 ];
 
 // Without `-p`: the features, and so the builds, are then those of `cargo test`.
