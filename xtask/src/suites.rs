@@ -54,6 +54,20 @@ const PROOFS: &[Suite] = &[
                 dir: "fuzz",
                 run: &["cargo", "+nightly", "fuzz", "run", "purchase", "--", "-max_total_time=60"],
             },
+            Step {
+                dir: "fuzz",
+                run: &[
+                    "cargo",
+                    "+nightly",
+                    "fuzz",
+                    "run",
+                    "usage",
+                    "corpus/usage",
+                    "seeds/usage",
+                    "--",
+                    "-max_total_time=60",
+                ],
+            },
         ],
     },
     Suite {
