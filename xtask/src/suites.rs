@@ -56,17 +56,7 @@ const PROOFS: &[Suite] = &[
             },
             Step {
                 dir: "fuzz",
-                run: &[
-                    "cargo",
-                    "+nightly",
-                    "fuzz",
-                    "run",
-                    "usage",
-                    "corpus/usage",
-                    "seeds/usage",
-                    "--",
-                    "-max_total_time=60",
-                ],
+                run: &["cargo", "+nightly", "fuzz", "run", "usage", "--", "-max_total_time=60"],
             },
         ],
     },
