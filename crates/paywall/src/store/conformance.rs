@@ -275,7 +275,7 @@ async fn a_claim_is_on_the_row_before_its_token_and_gives_way_to_it(
 async fn a_claim_that_the_token_contradicts_is_noticed(paid_first: &dyn Store, shown_first: &dyn Store) {
     let contradicted = Sale { is_contradicted: true, ..sale(true, 10_000, 0) };
     settle_claimed(paid_first, settlement(1, 1, 10_000), label(9_000)).await;
-    assert_eq!(present(paid_first, 1).await, [contradicted.clone()]);
+    assert_eq!(present(paid_first, 1).await, std::slice::from_ref(&contradicted));
     present(shown_first, 1).await;
     let booked = settle_claimed(shown_first, settlement(1, 1, 10_000), label(9_000)).await;
     assert_eq!(booked.sales, [contradicted]);
