@@ -272,7 +272,7 @@ async fn admit(
     };
     let (target, way) = rewrite::forth(&route.config.rewrite, target, &host.value)?;
     dress(&mut parts.headers, &route, &pass, &client, peer, host.value);
-    let mut request = Request::new(RequestBody::new(body, &route, patience.upload()));
+    let mut request = Request::new(RequestBody::new(body, parts.version, &route, patience.upload()));
     *request.method_mut() = mem::take(&mut parts.method);
     *request.uri_mut() = Uri::from(target);
     *request.headers_mut() = mem::take(&mut parts.headers);

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::Version;
 use http_body::{Frame, SizeHint};
 use hyper::body::{Body as HttpBody, Incoming};
 use tokio::time::{Sleep, sleep_until};
@@ -43,6 +44,8 @@ pub(super) struct Streamed {
     lease: Option<Lease>,
     patience: Patience,
     is_grpc: bool,
+    /// Why it ends before its end, until that is told.
+    broken: Option<BodyError>,
 }
 
 /// The body of a request.
@@ -50,6 +53,7 @@ pub(crate) struct RequestBody(Option<Reading>);
 
 struct Reading {
     body: Incoming,
+    is_http2: bool,
     /// How many more bytes are taken.
     left: u64,
     upload: Arc<Upload>,
@@ -63,6 +67,8 @@ struct Reading {
 pub(crate) enum BodyError {
     #[error("the other side broke off")]
     Broken(#[source] hyper::Error),
+    #[error("the other side gave up before the end")]
+    GivenUp,
     #[error("the upstream has been silent for too long")]
     Silent,
     #[error("the rest of the request did not come in time")]
@@ -179,14 +185,14 @@ impl HttpBody for Body {
 
 impl Streamed {
     pub(super) fn new(body: Incoming, lease: Lease, patience: Patience, is_grpc: bool) -> Self {
-        let mut streamed = Self { body, lease: Some(lease), patience, is_grpc };
+        let mut streamed = Self { body, lease: Some(lease), patience, is_grpc, broken: None };
         streamed.give_back_if_done();
         streamed
     }
 
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.lease.is_none() {
-            return Poll::Ready(None);
+            return Poll::Ready(self.broken.take().map(Err));
         }
         let error = match Pin::new(&mut self.body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
@@ -206,12 +212,14 @@ impl Streamed {
         };
         // The connection is of no more use, and what was left of the answer won't come.
         self.lease = None;
-        Poll::Ready(Some(if self.is_grpc {
+        if self.is_grpc {
             // A gRPC client can be told properly instead of being cut off.
-            Ok(Frame::trailers(grpc_trailers_for_a_lost_upstream()))
-        } else {
-            Err(error)
-        }))
+            return Poll::Ready(Some(Ok(Frame::trailers(grpc_trailers_for_a_lost_upstream()))));
+        }
+        // One turn later: hyper breaks off at once, with all that it has been given and hasn't sent.
+        self.broken = Some(error);
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn give_back_if_done(&mut self) {
@@ -257,9 +265,15 @@ impl RequestBody {
         Self(None)
     }
 
-    pub(super) fn new(body: Incoming, route: &Arc<Route>, upload: Option<Arc<Upload>>) -> Self {
+    pub(super) fn new(
+        body: Incoming,
+        version: Version,
+        route: &Arc<Route>,
+        upload: Option<Arc<Upload>>,
+    ) -> Self {
+        let is_http2 = version == Version::HTTP_2;
         let left = route.config.request_bytes_max.unwrap_or(u64::MAX);
-        Self(upload.map(|upload| Reading { body, left, upload, route: route.clone(), timer: None }))
+        Self(upload.map(|upload| Reading { body, is_http2, left, upload, route: route.clone(), timer: None }))
     }
 
     pub(crate) const fn is_none(&self) -> bool {
@@ -282,6 +296,10 @@ impl HttpBody for RequestBody {
                 (UploadState::Lost, Poll::Ready(Some(Err(BodyError::Stalled))))
             }
             Poll::Pending => (UploadState::Awaited, Poll::Pending),
+            // hyper takes it for an end when a client gives a stream up without a reason.
+            Poll::Ready(None) if reading.is_http2 && !reading.body.is_end_stream() => {
+                (UploadState::Lost, Poll::Ready(Some(Err(BodyError::GivenUp))))
+            }
             Poll::Ready(None) => (UploadState::Done, Poll::Ready(None)),
             Poll::Ready(Some(Err(error))) => {
                 (UploadState::Lost, Poll::Ready(Some(Err(BodyError::Broken(error)))))
