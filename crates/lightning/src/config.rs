@@ -330,7 +330,10 @@ impl LndSettings {
         });
         if !is_address {
             // A whole URL may have a password in it.
-            let value = self.address.rsplit('@').next().unwrap_or_default().to_owned();
+            let value = match self.address.split_once("://") {
+                Some((scheme, _)) => format!("{scheme}://…"),
+                None => self.address.rsplit('@').next().unwrap_or_default().to_owned(),
+            };
             return Err(ConfigProblem::Address { key: "address", value });
         }
         if !TIMES.contains(&self.call_timeout) {

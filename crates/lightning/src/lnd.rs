@@ -13,6 +13,8 @@ mod open;
 mod pay;
 pub(crate) mod rpc;
 mod settlements;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod watch;
 
@@ -222,8 +224,14 @@ fn shorten(description: &str) -> String {
     if description.len() <= DESCRIPTION_MAX {
         return description.to_owned();
     }
-    let head = description.floor_char_boundary(DESCRIPTION_MAX - DESCRIPTION_TAIL - GAP.len());
-    let tail = description.ceil_char_boundary(description.len() - DESCRIPTION_TAIL);
+    let (mut head, mut tail) =
+        (DESCRIPTION_MAX - DESCRIPTION_TAIL - GAP.len(), description.len() - DESCRIPTION_TAIL);
+    while !description.is_char_boundary(head) {
+        head -= 1;
+    }
+    while !description.is_char_boundary(tail) {
+        tail += 1;
+    }
     format!("{}{GAP}{}", &description[..head], &description[tail..])
 }
 

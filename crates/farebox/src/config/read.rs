@@ -14,7 +14,7 @@ use super::{
 };
 
 /// The keys of what says where a secret is.
-const SECRETS: [&str; 2] = [".password", ".from"];
+const SECRETS: [&str; 3] = [".password", ".macaroon", ".from"];
 
 /// Reads the document with the variables put in.
 pub(super) fn read(text: &str, source: &Source, variables: &Variables) -> Result<File, Vec<Problem>> {

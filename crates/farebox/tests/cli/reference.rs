@@ -23,9 +23,12 @@ struct Mapping {
 }
 
 /// Which struct reads the mapping at which key, by source file.
-const SECTIONS: [(&str, &str, &str); 22] = [
+const SECTIONS: [(&str, &str, &str); 25] = [
     ("", FILE, "File"),
     ("lightning", LIGHTNING, "LightningConfig"),
+    ("lightning.lnd", LIGHTNING, "LndSettings"),
+    ("lightning.lnd.tls-cert", LIGHTNING, "TlsCert"),
+    ("lightning.lnd.macaroon", LIGHTNING, "Password"),
     ("lightning.phoenixd", LIGHTNING, "PhoenixdSettings"),
     ("lightning.phoenixd.password", LIGHTNING, "Password"),
     ("lightning.embedded", LIGHTNING, "EmbeddedSettings"),

@@ -126,6 +126,16 @@ impl Open {
         taken
     }
 
+    /// All are due now.
+    #[cfg(test)]
+    pub(super) fn expire_all(&self) {
+        let mut list = self.list.lock();
+        let due = std::mem::take(&mut list.due).into_iter();
+        list.due = due.map(|Reverse(due)| Reverse(Due { at: Instant::now(), ..due })).collect();
+        drop(list);
+        self.changed.notify_one();
+    }
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.list.lock().due.len()
@@ -212,5 +222,39 @@ impl Node {
         let request = self.client.request(CancelInvoiceMsg { payment_hash: hash.as_bytes().to_vec() })?;
         let mut invoices = self.client.invoices();
         self.client.answer(METHOD, invoices.cancel_invoice(request)).await.map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_invoice_is_cleared_up_when_it_has_expired_and_not_before() {
+        let open = Open::new(10);
+        for (hash, secs) in [(1, 60), (2, 5)] {
+            open.reserve().unwrap().keep(PaymentHash::from_bytes([hash; 32]), Duration::from_secs(secs));
+        }
+        time::advance(Duration::from_secs(6)).await;
+        assert!(open.take().is_empty());
+        time::advance(SLACK).await;
+        assert_eq!(open.take().iter().map(|due| due.hash[0]).collect::<Vec<_>>(), [2]);
+        assert_eq!(open.next().unwrap() - Instant::now(), Duration::from_secs(54));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_list_holds_what_is_being_made_and_what_is_open() {
+        let open = Open::new(2);
+        let first = open.reserve().unwrap();
+        let second = open.reserve().unwrap();
+        assert!(open.reserve().is_none());
+        drop(second);
+        first.keep(PaymentHash::from_bytes([1; 32]), Duration::from_secs(5));
+        assert!(open.reserve().is_some());
+        let _held = open.reserve().unwrap();
+        assert!(open.reserve().is_none());
+        time::advance(Duration::from_secs(5) + SLACK).await;
+        assert_eq!(open.take().len(), 1);
+        assert!(open.reserve().is_some());
     }
 }

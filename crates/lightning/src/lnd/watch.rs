@@ -107,6 +107,15 @@ impl Watch {
         _ = standing.wait_for(|standing| *standing == Standing::Ready).await;
     }
 
+    /// Waits until its health is like this.
+    #[cfg(test)]
+    pub(super) async fn until(&self, is_so: impl Fn(&Health) -> bool) {
+        let mut standing = self.standing.subscribe();
+        while !is_so(&self.health()) {
+            _ = standing.changed().await;
+        }
+    }
+
     /// Takes note of a call that failed.
     pub(crate) fn note(&self, error: &CallError) {
         if error.is_of_the_node() {
