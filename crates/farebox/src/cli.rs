@@ -14,6 +14,7 @@ mod completions;
 #[cfg(feature = "embedded")]
 mod demo;
 mod get;
+mod lnd;
 mod node;
 mod policy;
 mod serve;
@@ -58,6 +59,8 @@ enum Command {
     #[command(subcommand)]
     Policy(policy::Command),
     Node(Box<node::Args>),
+    #[command(subcommand)]
+    Lnd(lnd::Command),
     Version(version::Args),
     Completions(completions::Args),
 }
@@ -83,6 +86,7 @@ impl Cli {
             Command::Token(command) => token::run(command, reader),
             Command::Policy(command) => policy::run(&command, reader),
             Command::Node(args) => node::run(*args, reader),
+            Command::Lnd(command) => lnd::run(&command, reader),
             Command::Version(args) => version::run(&args, reader),
             Command::Completions(args) => completions::run(&args),
         }

@@ -44,6 +44,8 @@ fn every_command_shows_examples() {
         &["token", "attenuate"],
         &["token", "revoke"],
         &["node"],
+        &["lnd"],
+        &["lnd", "bake"],
         &["version"],
         &["completions"],
     ];
