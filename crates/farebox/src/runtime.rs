@@ -44,6 +44,22 @@ pub(crate) fn stop_on_signal(stop: CancellationToken) -> impl Future<Output = an
     }
 }
 
+/// Says at each SIGHUP what to do instead, as nothing is read again then; uncaught, it would end the process at once. Like
+/// [`stop_on_signal`], it catches from this call on.
+pub(crate) fn pass_over_hang_ups() -> impl Future<Output = anyhow::Result<Infallible>> {
+    let caught = signal(SignalKind::hangup());
+    async move {
+        let mut hang_up = caught.context("cannot catch signals")?;
+        while hang_up.recv().await.is_some() {
+            tracing::warn!(
+                "SIGHUP is passed over: the configuration is read at the start only, so restart farebox to change it; \
+                 certificates are read again by themselves when their files change"
+            );
+        }
+        std::future::pending().await
+    }
+}
+
 /// Sells until `stop` is cancelled. The order of the end: requests in flight first, then the books, which they write to. The
 /// node, which the books follow, is the caller's to stop after that.
 pub(crate) async fn sell(

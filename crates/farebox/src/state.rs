@@ -16,6 +16,11 @@ pub(crate) fn books(directory: &Path) -> PathBuf {
     directory.join("books.sqlite")
 }
 
+/// The counts of freebies that outlive a restart.
+pub(crate) fn freebies(directory: &Path) -> PathBuf {
+    directory.join("freebies")
+}
+
 /// The mint secret that is made on the first start.
 fn mint_secret(directory: &Path) -> PathBuf {
     directory.join("mint-secret")

@@ -233,12 +233,14 @@ fn flag(key: &str) -> &'static str {
     flags.into_iter().find(|(start, _)| key.starts_with(start)).map_or("the flags", |(_, flag)| flag)
 }
 
-async fn serve(config: Config, reader: Reader) -> anyhow::Result<ExitCode> {
+async fn serve(mut config: Config, reader: Reader) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     let signals = runtime::stop_on_signal(stop.clone());
+    let hang_ups = runtime::pass_over_hang_ups();
     state::make_private(&config.state_dir)?;
     let keyring = state::keyring(&config.state_dir, &config.mint_secrets)?;
     let store = SqliteStore::open(&state::books(&config.state_dir))?;
+    config.paywall.freebie_file = Some(state::freebies(&config.state_dir));
     let services = config.gateway.services.iter().map(offered).collect();
     let nodes =
         LateNodes::start(config.lightning, config.paywall.network, &config.base, &config.state_dir).await?;
@@ -268,6 +270,7 @@ async fn serve(config: Config, reader: Reader) -> anyhow::Result<ExitCode> {
     let outcome = tokio::select! {
         outcome = work => outcome,
         uncaught = signals => uncaught.map(|never| match never {}),
+        uncaught = hang_ups => uncaught.map(|never| match never {}),
     };
     // Last: the books follow them to their end.
     nodes.stop().await;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use farebox_gateway::{Cors, ForwardCredential, Matcher, Note, Rewrite, ServiceRoute};
-use farebox_paywall::{Auth, LimitBy, RateLimit, Service};
+use farebox_paywall::{Auth, Freebies, LimitBy, RateLimit, Service};
 use farebox_protocol::{Msat, Offer};
 use http::{HeaderName, HeaderValue, header};
 
@@ -50,6 +50,7 @@ pub(super) fn route(key: &str, service: file::Service, findings: &mut Findings<'
         let at = match note {
             Note::PriceWithoutAuth => "price",
             Note::EverythingFree => "free-paths",
+            Note::NothingSold => "no-challenge-paths",
             Note::UnpaidPreflights | Note::CookiesForAnyPage => "cors",
             _ => "name",
         };
@@ -78,6 +79,8 @@ fn sold(key: &str, service: &file::Service, findings: &mut Findings<'_>) -> Serv
     let sold = Service {
         auth,
         free_paths: service.free_paths.iter().map(|path| path.0.clone()).collect(),
+        no_challenge_paths: no_challenge_paths(key, service, findings),
+        freebies: freebies(key, service, findings),
         rate_limits: rate_limits(key, service, findings),
         ..Service::new(service.name.0.clone(), price, offer)
     };
@@ -100,6 +103,54 @@ fn sold(key: &str, service: &file::Service, findings: &mut Findings<'_>) -> Serv
     sold
 }
 
+fn freebies(key: &str, service: &file::Service, findings: &mut Findings<'_>) -> Option<Freebies> {
+    let written = &service.freebie.as_ref()?.0;
+    if service.auth == file::Auth::Off {
+        findings
+            .problem(format!("{key}.freebie"), "`auth` is off, so that everything is free; remove this key");
+    }
+    let period = written.per.map(|per| per.0.0);
+    if period.is_some_and(|per| !is_sellable(per)) {
+        let message =
+            "write whole seconds, at least one; for requests in a shorter time there is `rate-limits`";
+        findings.problem(format!("{key}.freebie.per"), message);
+    }
+    Some(Freebies { requests: written.requests, per: period, keep: written.keep })
+}
+
+fn no_challenge_paths(
+    key: &str,
+    service: &file::Service,
+    findings: &mut Findings<'_>,
+) -> Vec<farebox_paywall::PathPattern> {
+    let key = format!("{key}.no-challenge-paths");
+    let prefixes: Vec<String> = service.paths.iter().map(|path| path.0.to_string()).collect();
+    if service.auth == file::Auth::Off && !service.no_challenge_paths.is_empty() {
+        findings.problem(&key, "`auth` is off, so that no token is asked for anywhere; remove this key");
+    }
+    for (at, path) in service.no_challenge_paths.iter().enumerate() {
+        let path = path.0.to_string();
+        let is_below = |free: &str| free.strip_suffix('*').is_some_and(|stem| path.starts_with(stem));
+        let free = service.free_paths.iter().map(|free| free.0.to_string());
+        if let Some(free) = free.into_iter().find(|free| *free == path || is_below(free)) {
+            findings.problem(
+                format!("{key}[{at}]"),
+                format!("`{path}` is free (`{free}` under `free-paths`), so that no token is asked for; remove one of them"),
+            );
+        }
+        if !prefixes.is_empty() && !prefixes.iter().any(|prefix| touches(prefix, &path)) {
+            findings.problem(format!("{key}[{at}]"), outside(&path, &prefixes));
+        }
+    }
+    service.no_challenge_paths.iter().map(|path| path.0.clone()).collect()
+}
+
+/// What is said of a path that the service never sees.
+fn outside(path: &str, prefixes: &[String]) -> String {
+    let own = prefixes.join(", ");
+    format!("`{path}` lies outside the service's own paths ({own}) and would never match")
+}
+
 fn rate_limits(key: &str, service: &file::Service, findings: &mut Findings<'_>) -> Vec<RateLimit> {
     let mut limits: Vec<RateLimit> = Vec::new();
     for (at, limit) in service.rate_limits.iter().enumerate() {
@@ -117,11 +168,7 @@ fn rate_limits(key: &str, service: &file::Service, findings: &mut Findings<'_>) 
         let prefixes: Vec<String> = service.paths.iter().map(|path| path.0.to_string()).collect();
         for (at, path) in limit.paths.iter().enumerate() {
             if !prefixes.is_empty() && !prefixes.iter().any(|prefix| touches(prefix, &path.to_string())) {
-                let own = prefixes.join(", ");
-                findings.problem(
-                    format!("{key}.paths[{at}]"),
-                    format!("`{path}` lies outside the service's own paths ({own}) and would never match"),
-                );
+                findings.problem(format!("{key}.paths[{at}]"), outside(&path.to_string(), &prefixes));
             }
         }
         if limits.contains(&limit) {
@@ -151,13 +198,7 @@ fn matcher(key: &str, service: &file::Service, findings: &mut Findings<'_>) -> M
     for (at, free) in service.free_paths.iter().enumerate() {
         let free = free.0.to_string();
         if !prefixes.is_empty() && !prefixes.iter().any(|prefix| touches(prefix, &free)) {
-            findings.problem(
-                format!("{key}.free-paths[{at}]"),
-                format!(
-                    "`{free}` lies outside the service's own paths ({}) and would never match",
-                    prefixes.join(", ")
-                ),
-            );
+            findings.problem(format!("{key}.free-paths[{at}]"), outside(&free, &prefixes));
         }
     }
     let lists = [

@@ -94,6 +94,53 @@ where
     deserializer.deserialize_any(Either { expecting, of_text, of_map, reads: PhantomData })
 }
 
+/// Reads what is usually written as a number above zero and, to say more, as a mapping.
+pub(crate) fn count_or_map<'de, D, T, M>(
+    deserializer: D,
+    expecting: &'static str,
+    of_count: fn(NonZeroU32) -> T,
+    of_map: fn(M) -> T,
+) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    M: Deserialize<'de>,
+{
+    struct Either<T, M> {
+        expecting: &'static str,
+        of_count: fn(NonZeroU32) -> T,
+        of_map: fn(M) -> T,
+        reads: PhantomData<M>,
+    }
+
+    impl<'de, T, M: Deserialize<'de>> de::Visitor<'de> for Either<T, M> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.expecting)
+        }
+
+        fn visit_u64<E: de::Error>(self, count: u64) -> Result<T, E> {
+            let count = u32::try_from(count).ok().and_then(NonZeroU32::new);
+            count.map(self.of_count).ok_or_else(|| E::custom(format!("write {}", self.expecting)))
+        }
+
+        fn visit_i64<E: de::Error>(self, count: i64) -> Result<T, E> {
+            self.visit_u64(u64::try_from(count).unwrap_or_default())
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+            // Where a variable stood, it is a text by now.
+            self.visit_u64(text.parse().unwrap_or_default())
+        }
+
+        fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            M::deserialize(de::value::MapAccessDeserializer::new(map)).map(self.of_map)
+        }
+    }
+
+    deserializer.deserialize_any(Either { expecting, of_count, of_map, reads: PhantomData })
+}
+
 /// What is usually one, written alone, or a list of several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OneOrMore<T>(pub(crate) Vec<T>);

@@ -23,7 +23,7 @@ struct Mapping {
 }
 
 /// Which struct reads the mapping at which key, by source file.
-const SECTIONS: [(&str, &str, &str); 25] = [
+const SECTIONS: [(&str, &str, &str); 26] = [
     ("", FILE, "File"),
     ("lightning", LIGHTNING, "LightningConfig"),
     ("lightning.lnd", LIGHTNING, "LndSettings"),
@@ -45,6 +45,7 @@ const SECTIONS: [(&str, &str, &str); 25] = [
     ("services[]", SERVICE, "Service"),
     ("services[].upstream", UPSTREAM, "UpstreamMap"),
     ("services[].upstream.health", UPSTREAM, "Health"),
+    ("services[].freebie", SERVICE, "FreebieMap"),
     ("services[].rewrite", SERVICE, "Rewrite"),
     ("services[].rate-limits[]", SERVICE, "RateLimit"),
     ("services[].clients", LISTEN, "Clients"),

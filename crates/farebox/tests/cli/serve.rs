@@ -194,6 +194,40 @@ fn health_is_where_it_says() {
 }
 
 #[test]
+fn a_hang_up_ends_nothing_and_the_log_says_what_to_do() {
+    let directory = configured();
+    let running = Running::start(directory.path(), &["serve"]);
+    running.signal("HUP");
+    // Each look costs a request, which shows besides that it goes on serving.
+    let told = (0..2_000).any(|_| {
+        assert_eq!(get(running.addr(), "/health", &[]).status, 200);
+        fs::read_to_string(directory.path().join("log")).unwrap().contains("SIGHUP is passed over")
+    });
+    assert!(told);
+    assert_eq!(running.stop("TERM"), 0);
+}
+
+#[test]
+fn freebies_that_are_kept_are_still_used_up_after_a_restart() {
+    let directory = configured();
+    let file = directory.path().join("farebox.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    let given =
+        text.replace("    price: 10sat\n", "    price: 10sat\n    freebie: {requests: 1, keep: true}\n");
+    fs::write(&file, given).unwrap();
+    let running = Running::start(directory.path(), &["serve"]);
+    let first = get(running.addr(), "/forecast", &[]);
+    assert_eq!(first.status, 200, "{}", first.body);
+    assert!(first.head.contains("farebox-code: freebie"), "{}", first.head);
+    // The node is down, so that what isn't given can't be bought.
+    assert_eq!(get(running.addr(), "/forecast", &[("x-forwarded-for", "203.0.113.9")]).status, 503);
+    assert_eq!(running.stop("TERM"), 0);
+    let again = Running::start(directory.path(), &["serve"]);
+    assert_eq!(get(again.addr(), "/forecast", &[]).status, 503);
+    assert_eq!(again.stop("TERM"), 0);
+}
+
+#[test]
 fn a_token_revoked_while_the_gateway_runs_opens_nothing_any_more() {
     let directory = configured();
     let running = Running::start(directory.path(), &["serve"]);

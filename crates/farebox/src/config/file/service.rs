@@ -9,7 +9,7 @@ use http::Method;
 use serde::{Deserialize, Deserializer};
 
 use super::{Clients, Upstream};
-use crate::config::value::{PerTime, Size, Span, Written, present, some, text_or_map};
+use crate::config::value::{PerTime, Size, Span, Written, count_or_map, present, some, text_or_map};
 
 /// One service: what it matches, where it leads, what it costs.
 #[derive(Debug, Deserialize)]
@@ -46,6 +46,15 @@ pub(crate) struct Service {
     /// Default: none.
     #[serde(default)]
     pub(crate) free_paths: Vec<Written<PathPattern>>,
+    /// Paths, written like `free-paths`, where nothing is sold: without a valid token they answer 401 and no invoice is made,
+    /// whatever the method. For what programs ask again and again, and for what should not be the first thing that a buyer
+    /// sees; a token bought on the service's other paths opens them. Default: none.
+    #[serde(default, deserialize_with = "some")]
+    pub(crate) no_challenge_paths: Vec<Written<PathPattern>>,
+    /// What each network of clients may have before it must pay: a number of requests, or a mapping with more about them. An
+    /// IPv4 address counts with its /24, an IPv6 address with its /48. Default: nothing.
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) freebie: Option<Freebie>,
     /// Which web pages of other origins may use it: `any`; `reflect`, which is any, with the visitor's cookies; `off`;
     /// `upstream` (the upstream decides, and its preflights are free); or `origins: [https://app.example.com]`.
     /// Default: `any`; a payment opens the service, not an origin.
@@ -82,6 +91,26 @@ pub(crate) enum Offer {
     #[default]
     Forever,
     Duration(Written<Span>),
+}
+
+/// What each network of clients may have before it must pay.
+#[derive(Debug)]
+pub(crate) struct Freebie(pub(crate) FreebieMap);
+
+/// What each network of clients may have before it must pay.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct FreebieMap {
+    /// How many requests.
+    pub(crate) requests: NonZeroU32,
+    /// In which time, counted from the first of them; then there are new ones: `1d`. Default: once, for as long as farebox
+    /// remembers.
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) per: Option<Written<Span>>,
+    /// `true` remembers over restarts, in `freebies` in the state directory; `false` forgets when farebox ends.
+    /// Default: `false`.
+    #[serde(default)]
+    pub(crate) keep: bool,
 }
 
 /// How the path changes on the way to the upstream. `Location` and `Content-Location` of answers are changed back; links in
@@ -179,6 +208,17 @@ struct InFile {
 
 const fn yes() -> bool {
     true
+}
+
+impl<'de> Deserialize<'de> for Freebie {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        count_or_map(
+            deserializer,
+            "a number of requests above zero, or a mapping with `requests`, `per` and `keep`",
+            |requests| Self(FreebieMap { requests, per: None, keep: false }),
+            Self,
+        )
+    }
 }
 
 impl<'de> Deserialize<'de> for HeaderText {
