@@ -1,16 +1,17 @@
 //! The path of one request, from top to bottom: what is asked for, whose it is, whether it may pass, what the upstream
 //! gets, what the client gets back.
 //!
-//! What a paid request costs here, over HTTP/1.1 and on a kept upstream connection. It parses its host and path (one pass
-//! when they are plain); its credential only when these bytes are new to this worker, else they are found by a hash and
-//! compared, and the caveats are judged; with `forward_credential`, it is read each time. Besides what hyper does it
-//! allocates five times: its own future, the exchange with the upstream and the answer's body, one box each; one text of a
-//! head that could be sent a second time; the service's name as a header. With a rewrite, the path once more. The header map
-//! is moved, never copied, and values that stay the same for a token or a connection are shared. One timer is set for the
-//! answer's head and one for its body if that is not there yet. It locks its worker's own pool and proofs, and its
-//! connection's last `Forwarded`: nothing that others contend for, and the counts of references it changes are its worker's
-//! own (`services.rs`). It awaits: the paywall (which for a pass has nothing to wait for), a connection where none is
-//! free, and the upstream. It makes four system calls, two reads and two writes, and its share of a wait.
+//! What a paid request costs here, over HTTP/1.1 and on a kept upstream connection. It parses its host and path (one
+//! pass when they are plain); its credential only when these bytes are new to this worker, else they are found by a
+//! hash and compared, and the caveats are judged once for the same question in the same second; with
+//! `forward_credential`, it is read each time. Besides what hyper does it allocates five times: its own future, the
+//! exchange with the upstream and the answer's body, one box each; one text of a head that could be sent a second time;
+//! the service's name as a header. With a rewrite, the path once more. The header map is moved, never copied, and
+//! values that stay the same for a token or a connection are shared. One timer is set for the answer's head and one for
+//! its body if that is not there yet. It locks its worker's own pool and proofs, and its connection's last `Forwarded`:
+//! nothing that others contend for, and the counts of references it changes are its worker's own (`services.rs`). It
+//! awaits: the paywall (which for a pass has nothing to wait for), a connection where none is free, and the upstream.
+//! It makes four system calls, two reads and two writes, and its share of a wait.
 
 mod access;
 mod body;

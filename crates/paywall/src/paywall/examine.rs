@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use farebox_protocol::{
     Identifier, Macaroon, Presented as Read, TOKENS_MAX, Timestamp,
-    caveat::{Asked, Judged, judge},
+    caveat::{Asked, CaveatRefusal, Judged, judge},
     is_one_credential,
 };
 
 use super::{
     Paywall,
-    known::{Proven, alone},
+    known::{Proven, alone, ends_in_preimage},
 };
 use crate::{
     Code, Request, Service,
@@ -79,9 +79,9 @@ impl Paywall {
         }
         let alone = alone(request.headers);
         if let Some(proven) = alone.and_then(|value| self.known.find(value.as_bytes())) {
-            let Proven { macaroon, identifier, secret, .. } = &*proven;
-            let explained = Explained { identifier: *identifier, secret: *secret };
-            examined.push(Some(self.weigh(macaroon, explained, true, request, &taken, now)));
+            let explained = Explained { identifier: proven.identifier, secret: proven.secret };
+            let judge = |asked: &Asked<'_>| proven.judge(asked);
+            examined.push(Some(self.weigh(judge, explained, true, request, &taken, now)));
             examined.proven = Some(proven);
             return examined;
         }
@@ -101,16 +101,15 @@ impl Paywall {
         for (macaroon, preimage) in shown.take(TOKENS_MAX) {
             let explained = self.explain(macaroon);
             let holds = explained.is_some_and(|of| preimage.pays(&of.identifier.payment_hash));
-            examined.push(explained.map(|of| self.weigh(macaroon, of, holds, request, &taken, now)));
+            let judge = |asked: &Asked<'_>| judge(macaroon, asked);
+            examined.push(explained.map(|of| self.weigh(judge, of, holds, request, &taken, now)));
             last = explained.filter(|_| holds).map(|of| (of, macaroon));
         }
         // Only where the credential is that value: it may as well stand in the gRPC metadata beside somebody else's, or be
         // folded with something in one line, whose end anybody could foresee then.
-        let source = alone.filter(|value| is_one_credential(value));
+        let source = alone.filter(|value| is_one_credential(value) && ends_in_preimage(value));
         if let (Some(value), 1, Some((of, macaroon))) = (source, examined.len, last) {
-            let names = Arc::new(Names::of(&of.identifier));
-            let Explained { identifier, secret } = of;
-            let proven = Arc::new(Proven { macaroon: macaroon.clone(), identifier, secret, names });
+            let proven = Arc::new(Proven::new(macaroon.clone(), of.identifier, of.secret));
             self.known.remember(value.as_bytes(), proven.clone());
             examined.proven = Some(proven);
         }
@@ -129,7 +128,7 @@ impl Paywall {
     /// What can be different for each request: its caveats, the time, whether it was revoked.
     fn weigh(
         &self,
-        macaroon: &Macaroon,
+        judge: impl FnOnce(&Asked<'_>) -> Result<Judged, CaveatRefusal>,
         Explained { identifier, secret }: Explained,
         preimage_holds: bool,
         request: &Request<'_>,
@@ -150,7 +149,7 @@ impl Paywall {
             capabilities: Some(taken),
             price: Some(request.service.price),
         };
-        let judged = judge(macaroon, &asked);
+        let judged = judge(&asked);
         let candidate = Candidate {
             key,
             preimage_holds,

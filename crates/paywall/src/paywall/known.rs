@@ -3,7 +3,9 @@
 //! Remembered is only what follows from those bytes and the keyring: which token and preimage they are, that the preimage
 //! pays, and which secret explains the signature. None of it can change: a paywall keeps its keyring for life, and another
 //! one begins with no memory. What can change (the time, revocations, what a request asks for, whether a leaked secret's
-//! token is vouched for) is asked with every request, by the same code whether the proof is remembered or not.
+//! token is vouched for) is asked with every request, by the same code whether the proof is remembered or not. What the
+//! caveats say follows from them and the question; the last answer stands where the very same is asked again within the
+//! second.
 //!
 //! Only proofs that held are remembered, so it takes a purchase to put anything here. Memory is bounded, a newcomer takes an
 //! older one's place, and each thread has places of its own, so that no worker waits for another. What is kept is as secret
@@ -11,14 +13,18 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use farebox_protocol::{Identifier, Macaroon};
-use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
+use farebox_protocol::{
+    Identifier, Macaroon, Msat, ServiceName, Timestamp,
+    caveat::{Asked, CaveatRefusal, Judged, judge},
+};
+use http::{HeaderMap, HeaderValue, Method, header::AUTHORIZATION};
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
@@ -65,6 +71,76 @@ pub(super) struct Proven {
     pub(super) secret: usize,
     /// What the upstream is told of it.
     pub(super) names: Arc<Names>,
+    verdict: Mutex<Option<Verdict>>,
+}
+
+/// What its caveats said last, and to what question: all of [`Asked`], the second included.
+struct Verdict {
+    service: ServiceName,
+    method: Method,
+    path: String,
+    client: Option<IpAddr>,
+    now: Timestamp,
+    strict: bool,
+    enforces_capabilities: bool,
+    price: Option<Msat>,
+    judged: Judged,
+}
+
+impl Proven {
+    pub(super) fn new(macaroon: Macaroon, identifier: Identifier, secret: usize) -> Self {
+        let names = Arc::new(Names::of(&identifier));
+        Self { macaroon, identifier, secret, names, verdict: Mutex::default() }
+    }
+
+    /// Whether its caveats allow a request, as [`judge`] says.
+    pub(super) fn judge(&self, asked: &Asked<'_>) -> Result<Judged, CaveatRefusal> {
+        let mut verdict = self.verdict.lock();
+        if let Some(verdict) = verdict.as_ref().filter(|verdict| verdict.answers(asked)) {
+            return Ok(verdict.judged);
+        }
+        let judged = judge(&self.macaroon, asked)?;
+        // The room for the path is kept.
+        let path = verdict.take().map(|old| old.path);
+        *verdict = Verdict::of(asked, judged, path.unwrap_or_default());
+        Ok(judged)
+    }
+}
+
+impl Verdict {
+    /// None for a request that takes capabilities, which would have to be kept as well.
+    fn of(asked: &Asked<'_>, judged: Judged, mut room: String) -> Option<Self> {
+        // Whatever is asked besides one day must be compared, too: then this doesn't compile.
+        let Asked { service, method, path, client, now, strict, capabilities, price } = *asked;
+        if capabilities.is_some_and(|taken| !taken.is_empty()) {
+            return None;
+        }
+        path.clone_into(&mut room);
+        Some(Self {
+            service: service.clone(),
+            method: method.clone(),
+            path: room,
+            client,
+            now,
+            strict,
+            enforces_capabilities: capabilities.is_some(),
+            price,
+            judged,
+        })
+    }
+
+    fn answers(&self, asked: &Asked<'_>) -> bool {
+        let Asked { service, method, path, client, now, strict, capabilities, price } = *asked;
+        self.now == now
+            && self.path == path
+            && self.method == *method
+            && self.service == *service
+            && self.client == client
+            && self.strict == strict
+            && self.enforces_capabilities == capabilities.is_some()
+            && capabilities.is_none_or(<[&str]>::is_empty)
+            && self.price == price
+    }
 }
 
 impl Known {
@@ -121,6 +197,16 @@ impl Known {
 pub(super) fn alone(headers: &HeaderMap) -> Option<&HeaderValue> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     values.next().filter(|_| values.next().is_none())
+}
+
+/// Whether a value ends in the digits of a preimage, which nobody can foresee. What stands behind them (padding, say) would
+/// take their part in telling the place.
+pub(super) fn ends_in_preimage(value: &HeaderValue) -> bool {
+    const DIGITS: usize = 64;
+    match value.as_bytes().split_last_chunk::<DIGITS>() {
+        Some((before, digits)) => before.ends_with(b":") && digits.iter().all(u8::is_ascii_hexdigit),
+        None => false,
+    }
 }
 
 fn neighbourhood(hash: u64) -> std::ops::Range<usize> {

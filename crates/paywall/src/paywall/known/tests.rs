@@ -109,7 +109,9 @@ struct Step {
 fn step() -> impl Strategy<Value = Step> {
     let index = any::<prop::sample::Index>;
     let revokes = prop::option::weighted(0.1, index());
-    (index(), any::<bool>(), 0..3_u8, any::<bool>(), any::<bool>(), 1..3_u8, 0..20_u64, revokes).prop_map(
+    // Mostly within the second, in which the caveats' last answer may stand.
+    let waits = prop_oneof![4 => Just(0_u64), 1 => 0..20_u64];
+    (index(), any::<bool>(), 0..3_u8, any::<bool>(), any::<bool>(), 1..3_u8, waits, revokes).prop_map(
         |(shows, service, tier, method, path, client, waits, revokes)| Step {
             shows,
             service,
@@ -187,12 +189,7 @@ proptest! {
 }
 
 fn proven(of: &Identifier, macaroon: &Macaroon) -> Arc<Proven> {
-    Arc::new(Proven {
-        macaroon: macaroon.clone(),
-        identifier: *of,
-        secret: 0,
-        names: Arc::new(Names::of(of)),
-    })
+    Arc::new(Proven::new(macaroon.clone(), *of, 0))
 }
 
 #[tokio::test(start_paused = true)]
@@ -223,6 +220,58 @@ async fn only_what_held_is_remembered() {
         held += usize::from(holds);
     }
     assert!(held >= 24, "{held}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_padded_is_honoured_and_not_remembered() {
+    let shop = Shop::open_with(config(), keyring()).await;
+    let (of, preimage) = identifier(1);
+    let plain = shown(vec![token(1, &of, &FOREVER)], &preimage);
+    let service = weather();
+    for (value, is_remembered) in [(format!("{plain}{:112}", ""), false), (plain, true)] {
+        let headers = presented(&[&value]);
+        let request = Request {
+            service: &service,
+            method: &Method::GET,
+            path: "/forecast",
+            client: Ipv4Addr::new(192, 0, 2, 1).into(),
+            headers: &headers,
+            grpc: false,
+        };
+        let decision = decide(&shop.paywall.examine(&request, START).facts(&request, START));
+        assert!(matches!(decision, crate::decide::Decision::Forward(_)), "{value:?}: {decision:?}");
+        assert_eq!(shop.paywall.known.find(value.as_bytes()).is_some(), is_remembered, "{value:?}");
+    }
+}
+
+#[test]
+fn the_caveats_last_answer_stands_for_the_very_same_question_alone() {
+    let (of, _) = identifier(1);
+    let hour = ["services=weather:1", "weather_valid_until=1700000100", "farebox_path=/forecast"];
+    let proven = proven(&of, &token(1, &of, &hour));
+    let (weather, maps) = ("weather".parse().unwrap(), "maps".parse().unwrap());
+    let asked = Asked {
+        service: &weather,
+        method: &Method::GET,
+        path: "/forecast/today",
+        client: None,
+        now: Timestamp::from_secs(1_700_000_099),
+        strict: false,
+        capabilities: Some(&[]),
+        price: None,
+    };
+    let later = Timestamp::from_secs(1_700_000_100);
+    for _ in 0..2 {
+        assert_eq!(proven.judge(&asked).unwrap().tier, Some(1));
+        for other in [
+            Asked { now: later, ..asked },
+            Asked { service: &maps, ..asked },
+            Asked { path: "/else", ..asked },
+        ] {
+            assert_eq!(proven.judge(&other), judge(&proven.macaroon, &other));
+            assert!(proven.judge(&other).is_err(), "{other:?}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
