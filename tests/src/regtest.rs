@@ -15,7 +15,10 @@ use std::{ops::Deref, time::Duration};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::{sync::OnceCell, time};
+use tokio::{
+    sync::{Mutex, OnceCell},
+    time,
+};
 
 pub use self::lnd::{Lnd, Refused};
 use self::{
@@ -41,6 +44,7 @@ pub struct Regtest {
     /// Who is paid: it opens by itself, and nobody stops it.
     pub seller: Lnd,
     chain: Chain,
+    mining: Mutex<()>,
     /// Dropped last: the others write to it.
     den: Den,
 }
@@ -82,7 +86,7 @@ impl Regtest {
         let chain = chain.mine_for(address["address"].as_str().unwrap()).await;
         chain.mine(BLOCKS).await;
         tokio::join!(buyer.introduce(), seller.introduce());
-        let regtest = Self { buyer, seller, chain, den };
+        let regtest = Self { buyer, seller, chain, mining: Mutex::new(()), den };
         tokio::join!(regtest.buyer.until_synced(&regtest.chain), regtest.seller.until_synced(&regtest.chain));
         regtest.open_channel(&regtest.seller).await;
         regtest
@@ -98,9 +102,14 @@ impl Regtest {
         lnd
     }
 
-    /// Makes blocks.
-    pub async fn mine(&self, blocks: u32) {
-        self.chain.mine(blocks).await;
+    /// Makes blocks, one at a time: a payment allows for few that only the payee has seen.
+    async fn mine(&self, blocks: u32, also: &Lnd) {
+        let _alone = self.mining.lock().await;
+        for _ in 0..blocks {
+            self.chain.mine(1).await;
+            let synced = [&self.buyer, &self.seller, also].map(|lnd| lnd.until_synced(&self.chain));
+            futures_util::future::join_all(synced).await;
+        }
     }
 
     /// Opens a channel from the buyer, and waits until both can use it.
@@ -120,7 +129,7 @@ impl Regtest {
         })
         .await;
         // One would do for the channel; six, and the others hear of it.
-        self.mine(6).await;
+        self.mine(6, to).await;
         tokio::join!(until_usable(&self.buyer, to.node()), until_usable(to, self.buyer.node()));
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use farebox_protocol::{Invoice, Preimage};
+use farebox_protocol::{Invoice, PaymentHash, Preimage};
 use parking_lot::Mutex;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -91,6 +91,7 @@ impl Lnd {
             // Quick: blocks come when we want them, and a peer that was stopped is back soon.
             "--bitcoin.defaultchanconfs=1".to_owned(),
             "--nobootstrap".to_owned(),
+            "--trickledelay=50".to_owned(),
             "--minbackoff=100ms".to_owned(),
             "--maxbackoff=1s".to_owned(),
         ];
@@ -246,12 +247,27 @@ impl Lnd {
             "fee_limit_msat": "1000000",
             "no_inflight_updates": true,
         });
-        let answer = self.ask(Method::POST, "/v2/router/send", &payment).await?;
-        let payment = &answer["result"];
-        if payment["status"] != "SUCCEEDED" {
-            return Err(Refused(answer.to_string()));
-        }
-        Ok(Preimage::from_hex(payment["payment_preimage"].as_str().unwrap()).unwrap())
+        settled(&self.ask(Method::POST, "/v2/router/send", &payment).await?)
+    }
+
+    /// Pays for an invoice with another amount than it says, as no ordinary wallet would.
+    pub async fn try_pay_amount(&self, invoice: &Invoice, msat: u64) -> Result<Preimage, Refused> {
+        let said = self.get(&format!("/v1/payreq/{}", invoice.as_str())).await;
+        let destination = hex::decode(said["destination"].as_str().unwrap()).unwrap();
+        let hash = invoice.payment_hash();
+        let payment = json!({
+            "dest": STANDARD.encode(destination),
+            "payment_hash": STANDARD.encode(hash.as_bytes()),
+            "payment_addr": said["payment_addr"],
+            "amt_msat": msat.to_string(),
+            "final_cltv_delta": said["cltv_expiry"].as_str().unwrap().parse::<i32>().unwrap(),
+            // That it reads the payment address, and takes a payment in parts.
+            "dest_features": [9, 15, 17],
+            "timeout_seconds": 60,
+            "fee_limit_msat": "1000000",
+            "no_inflight_updates": true,
+        });
+        settled(&self.ask(Method::POST, "/v2/router/send", &payment).await?)
     }
 
     /// Makes an invoice of its own, as another business of its owner would.
@@ -259,6 +275,19 @@ impl Lnd {
         let wanted = json!({ "value_msat": msat.to_string(), "memo": memo });
         let made = self.ask(Method::POST, "/v1/invoices", &wanted).await.unwrap();
         made["payment_request"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// Makes an invoice whose payment is held until it is cancelled: nobody here has the preimage.
+    pub async fn hold_invoice(&self, hash: PaymentHash, msat: u64) -> Invoice {
+        let wanted = json!({ "hash": STANDARD.encode(hash.as_bytes()), "value_msat": msat.to_string() });
+        let made = self.ask(Method::POST, "/v2/invoices/hodl", &wanted).await.unwrap();
+        made["payment_request"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// Cancels an invoice: what was paid for it goes back.
+    pub async fn cancel_invoice(&self, hash: PaymentHash) {
+        let which = json!({ "payment_hash": STANDARD.encode(hash.as_bytes()) });
+        self.ask(Method::POST, "/v2/invoices/cancel", &which).await.unwrap();
     }
 
     /// How many invoices it has on its books, in whatever state.
@@ -353,6 +382,15 @@ impl Drop for Lnd {
             eprintln!("{}", tail(&self.log()));
         }
     }
+}
+
+/// The proof in an answer to a payment.
+fn settled(answer: &Value) -> Result<Preimage, Refused> {
+    let payment = &answer["result"];
+    if payment["status"] != "SUCCEEDED" {
+        return Err(Refused(answer.to_string()));
+    }
+    Ok(Preimage::from_hex(payment["payment_preimage"].as_str().unwrap()).unwrap())
 }
 
 async fn answer(request: reqwest::RequestBuilder, body: &Value) -> Result<Value, Refused> {

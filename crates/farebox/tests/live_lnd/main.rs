@@ -2,4 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, wherever it stands")]
 
+mod books;
 mod chain;
+mod down;
+mod flood;
+mod long;
+mod rules;
+mod sale;
+
+const FAREBOX: &str = env!("CARGO_BIN_EXE_farebox");
