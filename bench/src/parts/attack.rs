@@ -13,12 +13,13 @@ mod slow_loris;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::Duration,
 };
 
 use anyhow::{Result, anyhow};
+use tokio::time::Instant;
 
 use self::budget::Budget;
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
     figures::{Figure, cold_turns, figure},
     load::{
         http1,
-        open_loop::{self, Pace},
+        open_loop::{self, Outcome, Pace},
     },
     programs::{Clients, Plan, Proxy, Running, nginx::Small},
     table::Row,
@@ -42,8 +43,10 @@ struct Attack {
     /// Whether it speaks HTTP/2.
     is_http2: bool,
     clients: Clients,
-    /// How many times as long as other measurements it takes.
+    /// How many times as long as other measurements it takes, …
     patience: u32,
+    /// … again and again until it has counted so many.
+    goal: u64,
 }
 
 const ATTACKS: [Attack; 4] = [
@@ -54,6 +57,7 @@ const ATTACKS: [Attack; 4] = [
         is_http2: false,
         clients: Clients::Any,
         patience: 2,
+        goal: 0,
     },
     Attack {
         name: "header flood",
@@ -62,6 +66,7 @@ const ATTACKS: [Attack; 4] = [
         is_http2: false,
         clients: Clients::Any,
         patience: 1,
+        goal: 0,
     },
     Attack {
         name: "rapid reset",
@@ -70,6 +75,7 @@ const ATTACKS: [Attack; 4] = [
         is_http2: true,
         clients: Clients::Any,
         patience: 1,
+        goal: 0,
     },
     Attack {
         name: "1M addresses",
@@ -78,12 +84,15 @@ const ATTACKS: [Attack; 4] = [
         is_http2: false,
         clients: Clients::Limited,
         patience: 10,
+        goal: addresses::ADDRESSES as u64,
     },
 ];
 
 /// What the attackers may use.
 const SHARE: f64 = 0.2;
 const PROXIES: [Proxy; 2] = [Proxy::Nginx, Proxy::FareboxFree];
+/// After so long no attack goes on, whether it has reached its goal or not.
+const LIMIT: Duration = Duration::from_secs(300);
 /// Where the well-behaved come from.
 const WELL_BEHAVED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 1, 1));
 
@@ -121,12 +130,14 @@ fn measure(running: &Running, attack: &Attack, time: Duration) -> Result<Vec<Fig
     let mut alone = open_loop::run(address, &head, pace)?;
     let before = running.program.resident()?;
 
-    let stop = AtomicBool::new(false);
+    let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
     let target = if attack.is_http2 { running.http2 } else { address };
     let ((done, mut attacked), peak) = running.program.peak_while(|| {
         thread::scope(|scope| {
-            let attacker = scope.spawn(|| (attack.run)(target, &mut Budget::new(SHARE, &stop)?));
-            let attacked = open_loop::run(address, &head, Pace { time: time * attack.patience, ..pace });
+            let attacker = scope.spawn(|| (attack.run)(target, &mut Budget::new(SHARE, &stop, &done)?));
+            let attacked = bear(attack, &done, || {
+                open_loop::run(address, &head, Pace { time: time * attack.patience, ..pace })
+            });
             stop.store(true, Ordering::Relaxed);
             let done = attacker.join().map_err(|_| anyhow!("the attacker panicked"))?;
             Ok((done?, attacked?))
@@ -145,4 +156,41 @@ fn measure(running: &Running, attack: &Attack, time: Duration) -> Result<Vec<Fig
         figure(what("done"), attack.counts, done),
         figure(what("memory"), "MiB more", growth),
     ])
+}
+
+/// Has clients come for as long as an attack goes on: once, and again until it has reached its goal.
+fn bear(attack: &Attack, done: &AtomicU64, clients: impl Fn() -> Result<Outcome>) -> Result<Outcome> {
+    let began = Instant::now();
+    let mut all = clients()?;
+    while done.load(Ordering::Relaxed) < attack.goal && began.elapsed() < LIMIT {
+        eprintln!(
+            "    {}: {} of {} {}",
+            attack.name,
+            done.load(Ordering::Relaxed),
+            attack.goal,
+            attack.counts
+        );
+        let more = clients()?;
+        all.latencies.append(more.latencies);
+        all.failed += more.failed;
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attack_goes_on_until_it_has_reached_its_goal() {
+        for attack in &ATTACKS {
+            let done = AtomicU64::new(0);
+            let outcome = bear(attack, &done, || {
+                done.fetch_add(attack.goal.div_ceil(3), Ordering::Relaxed);
+                Ok(Outcome { failed: 1, ..Outcome::default() })
+            });
+            let rounds = if attack.goal == 0 { 1 } else { 3 };
+            assert_eq!(outcome.unwrap().failed, rounds, "{}", attack.name);
+        }
+    }
 }

@@ -13,11 +13,11 @@ use anyhow::Result;
 use super::budget::Budget;
 use crate::load::http1::{self, Connection};
 
-const ADDRESSES: u32 = 1_000_000;
+pub(super) const ADDRESSES: u32 = 1_000_000;
 /// How many requests go in one packet; the answers are read together too, which is cheaper than one by one.
 const BATCH: u32 = 50;
 
-/// How many addresses it sent from.
+/// How many addresses it sent from and was answered.
 pub(super) fn run(to: SocketAddr, budget: &mut Budget<'_>) -> Result<u64> {
     let mut connection = None;
     let mut sent = 0;
@@ -32,9 +32,12 @@ pub(super) fn run(to: SocketAddr, budget: &mut Budget<'_>) -> Result<u64> {
             None => connection.insert(Connection::new(http1::connect(None, to)?, 64 * 1024)),
         };
         if batch(open, sent).is_err() {
+            // Sent once more, on a new one: it counts when all of it has been answered.
             connection = None;
+            continue;
         }
         sent += BATCH;
+        budget.did(u64::from(BATCH));
     }
     Ok(u64::from(sent))
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::Duration,
 };
@@ -14,14 +14,20 @@ use tokio::time::Instant;
 pub(super) struct Budget<'a> {
     share: f64,
     stop: &'a AtomicBool,
+    done: &'a AtomicU64,
     began: Instant,
     used_before: Duration,
 }
 
 impl<'a> Budget<'a> {
-    /// For the thread that calls it.
-    pub(super) fn new(share: f64, stop: &'a AtomicBool) -> Result<Self> {
-        Ok(Self { share, stop, began: Instant::now(), used_before: used()? })
+    /// For the thread that calls it; it counts what it has done in `done`.
+    pub(super) fn new(share: f64, stop: &'a AtomicBool, done: &'a AtomicU64) -> Result<Self> {
+        Ok(Self { share, stop, done, began: Instant::now(), used_before: used()? })
+    }
+
+    /// So much more has been done.
+    pub(super) fn did(&self, more: u64) {
+        self.done.fetch_add(more, Ordering::Relaxed);
     }
 
     /// Waits until there is something left to use. Whether to go on.
@@ -53,7 +59,8 @@ mod tests {
     #[test]
     fn it_ends_when_told_to() {
         let stop = AtomicBool::new(false);
-        let budget = Budget::new(1.0, &stop).unwrap();
+        let done = AtomicU64::new(0);
+        let budget = Budget::new(1.0, &stop, &done).unwrap();
         assert!(budget.goes_on().unwrap());
         stop.store(true, Ordering::Relaxed);
         assert!(!budget.goes_on().unwrap());
