@@ -24,8 +24,10 @@ kill "$reader" 2>/dev/null
 exit "$code"
 "#;
 
-/// Removes a directory at the end of the pipe. Programs that are just being killed may still write to it.
-const BROOM: &str = r#"read -r _; until rm -rf "$1" 2>/dev/null && [ ! -e "$1" ]; do :; done"#;
+/// Removes a directory at the end of the pipe. Programs that are just being killed may still write to it. It outlives
+/// what ends them all: Ctrl-C goes to everybody at the terminal, and so does the signal of a `timeout`.
+const BROOM: &str =
+    r#"trap '' INT TERM HUP; read -r _; until rm -rf "$1" 2>/dev/null && [ ! -e "$1" ]; do :; done"#;
 
 /// A running program.
 pub(super) struct Leash {
@@ -137,6 +139,26 @@ mod tests {
         while !tail(&den.path().join("log")).contains("begun") {}
         drop(leash);
         assert!(!runs(pid));
+        let path = den.path().to_owned();
+        drop(den);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_directory_goes_even_if_everybody_is_told_to_end() {
+        let den = Den::new();
+        // Before it has said so it would end like any other: the bits of HUP, INT and TERM.
+        let status = format!("/proc/{}/status", den.broom.id());
+        let ignored = || {
+            let status = fs::read_to_string(&status).unwrap();
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim();
+            u64::from_str_radix(mask, 16).unwrap()
+        };
+        while ignored() & 0x4003 != 0x4003 {}
+        for signal in ["-INT", "-TERM", "-HUP"] {
+            let told = Command::new("kill").args([signal, &den.broom.id().to_string()]).status();
+            assert!(told.unwrap().success());
+        }
         let path = den.path().to_owned();
         drop(den);
         assert!(!path.exists());
