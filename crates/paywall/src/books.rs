@@ -38,6 +38,9 @@ const GROUP_MAX: usize = 256;
 /// How long a stream of settlements must last to count as working.
 const CALM: Duration = Duration::from_secs(5);
 
+/// How often to look whether a node has been reached.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// How many tokens are remembered as booked. 8 bytes each.
 const REMEMBERED: usize = 65_536;
 
@@ -194,13 +197,24 @@ impl Books {
         }
     }
 
+    /// What the node is, once it has been reached. Asking costs nothing, so it is asked often: what was paid for while nobody
+    /// followed is on the books as soon as the node is back. Only one that stays away is trouble.
+    async fn introduced(&self, node: &Node) -> ReceiveFacts {
+        let since = time::Instant::now();
+        loop {
+            match node.facts() {
+                Ok(facts) => return facts,
+                Err(error) if since.elapsed() >= CALM => node.settling.begin(&Interrupted::from(error)),
+                Err(_) => {}
+            }
+            time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// Books settlements from where the books stop, until something breaks. Dropping it loses nothing: what the store
     /// was asked to write it writes whole or not at all, and the cursor tells which.
     async fn follow_once(&self, node: &Node, labels: &LabelKeys, backoff: &mut Backoff) -> Interrupted {
-        let facts = match node.facts() {
-            Ok(facts) => facts,
-            Err(error) => return error.into(),
-        };
+        let facts = self.introduced(node).await;
         let after = match self.bounded(self.store.cursor(&facts.node)).await {
             Ok(after) => after,
             Err(interrupted) => return interrupted,
