@@ -99,7 +99,8 @@ impl CallError {
         let says = |part: &str| said.contains(part);
         match status.code() {
             Code::NotFound => Self::NotFound(said),
-            Code::Unavailable | Code::Cancelled => Self::Unreachable(said),
+            // lnd says neither: whoever stands before it has lost it, or has given up waiting for it.
+            Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded => Self::Unreachable(said),
             _ if says("wallet locked") => Self::Locked,
             _ if says("wallet not created") => Self::NoWallet,
             _ if says("starting") || says("waiting to start") || says("not active yet") => Self::Starting,

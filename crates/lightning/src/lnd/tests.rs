@@ -421,6 +421,9 @@ fn lnds_sentences_are_understood() {
     }
     assert_eq!(said(Code::Unimplemented, "unknown service"), CallError::Unimplemented("a/B"));
     assert!(matches!(said(Code::NotFound, "unable to locate invoice"), CallError::NotFound(_)));
-    assert!(matches!(said(Code::Unavailable, "transport is closing"), CallError::Unreachable(_)));
+    for code in [Code::Unavailable, Code::Cancelled, Code::DeadlineExceeded] {
+        let error = said(code, "upstream request timeout");
+        assert!(matches!(error, CallError::Unreachable(_)), "{code:?}: it may be carried out yet");
+    }
     assert_eq!(unknown("invoice not canceled\n"), CallError::Said("invoice not canceled".to_owned()));
 }
