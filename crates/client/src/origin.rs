@@ -1,6 +1,11 @@
 //! Who is at the other end: scheme, host and port. A credential belongs to the origin that sold it and to no other.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{
+    borrow::Cow,
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    str::FromStr,
+};
 
 use reqwest::Url;
 
@@ -29,6 +34,21 @@ impl Origin {
             _ => return None,
         };
         Some(Self { tls, host: url.host_str()?.to_owned(), port: url.port_or_known_default()? })
+    }
+
+    /// Whether both lead to the same server. A credential is bound more tightly, to the very spelling.
+    pub(crate) fn is_same_server(&self, other: &Self) -> bool {
+        self.tls == other.tls && self.port == other.port && self.plain_host() == other.plain_host()
+    }
+
+    /// The host without what changes nothing about who is reached: a final dot, and the IPv6 spelling of an IPv4 address.
+    pub(crate) fn plain_host(&self) -> Cow<'_, str> {
+        let host = self.host.strip_suffix('.').unwrap_or(&self.host);
+        let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        match v6.and_then(|v6| v6.parse::<Ipv6Addr>().ok()?.to_ipv4_mapped()) {
+            Some(v4) => v4.to_string().into(),
+            None => host.into(),
+        }
     }
 
     /// The host, in lower case; an IPv6 address in its brackets.

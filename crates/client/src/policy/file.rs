@@ -6,7 +6,9 @@
 use std::{
     collections::BTreeSet,
     fmt, fs,
+    io::Read as _,
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 use farebox_protocol::{Msat, Scheme};
@@ -38,6 +40,17 @@ pub enum PolicyError {
         path: PathBuf,
         /// Its permissions.
         mode: u32,
+    },
+    /// Others could put another file in its place.
+    #[error(
+        "everybody can write to `{}` and so replace the policy `{}`; run `chmod o-w` on the directory",
+        directory.display(), path.display()
+    )]
+    Replaceable {
+        /// Which file.
+        path: PathBuf,
+        /// The directory that everybody can write to.
+        directory: PathBuf,
     },
     /// What is written makes no sense.
     #[error("the policy{} {problem}", path.as_ref().map(|path| format!(" `{}`", path.display())).unwrap_or_default())]
@@ -96,7 +109,7 @@ struct Entry {
     #[serde(default)]
     when: When,
     /// `allow`, `ask` or `deny`. Default: no verdict; the rule only caps.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "written")]
     then: Option<Word>,
     /// Caps on all that this rule is for. Default: none of its own.
     #[serde(default)]
@@ -109,7 +122,7 @@ struct Entry {
 struct When {
     /// Sellers by scheme, host and port: `https://api.example.com`.
     #[serde(default, deserialize_with = "some")]
-    origin: Vec<Written<Origin>>,
+    origin: Vec<Written<Bare>>,
     /// Hosts at any port: `api.example.com`, or `*.example.com` for all below it.
     #[serde(default, deserialize_with = "some")]
     host: Vec<Written<HostPattern>>,
@@ -132,16 +145,22 @@ struct When {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct Limits {
     /// One price, without the fee.
+    #[serde(default, deserialize_with = "written")]
     payment: Option<Limit>,
     /// One fee.
+    #[serde(default, deserialize_with = "written")]
     fee: Option<Limit>,
     /// Within any hour, fees included.
+    #[serde(default, deserialize_with = "written")]
     hour: Option<Limit>,
     /// Within any 24 hours, fees included.
+    #[serde(default, deserialize_with = "written")]
     day: Option<Limit>,
     /// Within any seven days, fees included.
+    #[serde(default, deserialize_with = "written")]
     week: Option<Limit>,
     /// In all, fees included.
+    #[serde(default, deserialize_with = "written")]
     total: Option<Limit>,
 }
 
@@ -166,6 +185,29 @@ enum SchemeWord {
     Lsat,
 }
 
+/// An origin and nothing else: a path beside it would be lost, and the rule be wider than it reads.
+#[derive(Debug)]
+struct Bare(Origin);
+
+impl FromStr for Bare {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let url = reqwest::Url::parse(text).ok().filter(|url| {
+            matches!(url.path(), "" | "/")
+                && (url.query(), url.fragment(), url.password()) == (None, None, None)
+                && url.username().is_empty()
+                && url.host_str().is_some_and(|host| !host.contains('*'))
+        });
+        url.as_ref().and_then(Origin::of).map(Self).ok_or_else(|| {
+            format!(
+                "`{text}` is not an origin; write `https://api.example.com` without a path, which has a key of its own, and \
+                 `*.example.com` under `host`"
+            )
+        })
+    }
+}
+
 /// A value that is written as a text, read by its own `FromStr`.
 #[derive(Debug)]
 struct Written<T>(T);
@@ -178,18 +220,28 @@ impl Policy {
     /// When it can't be read, when others can write it, and when anything in it is not understood.
     pub fn read(path: &Path) -> Result<Self, PolicyError> {
         let unreadable = |source| PolicyError::Unreadable { path: path.to_owned(), source };
-        let facts = fs::metadata(path).map_err(unreadable)?;
+        // Asked before it is opened: opening a pipe would wait for its other end.
+        if !fs::metadata(path).map_err(unreadable)?.is_file() {
+            return Err(unreadable(std::io::Error::other("it is not a file")));
+        }
+        let file = fs::File::open(path).map_err(unreadable)?;
+        // Of what is read, not of what has the name by then.
         #[cfg(unix)]
         {
+            let facts = file.metadata().map_err(unreadable)?;
             let mode = std::os::unix::fs::MetadataExt::mode(&facts) & 0o7777;
             if mode & 0o022 != 0 {
                 return Err(PolicyError::Exposed { path: path.to_owned(), mode });
             }
+            if let Some(directory) = open_to_all(path).map_err(unreadable)? {
+                return Err(PolicyError::Replaceable { path: path.to_owned(), directory });
+            }
         }
-        if facts.len() > LEN_MAX {
+        let mut text = String::new();
+        file.take(LEN_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
+        if text.len() as u64 > LEN_MAX {
             return Err(unreadable(std::io::Error::other("it is longer than a mebibyte")));
         }
-        let text = fs::read_to_string(path).map_err(unreadable)?;
         Self::parse(&text).map_err(|problem| PolicyError::Wrong { path: Some(path.to_owned()), problem })
     }
 
@@ -225,6 +277,14 @@ impl File {
                     rule.name
                 )));
             }
+            if let Some(method) =
+                rule.when.method.iter().find(|method| http::Method::from_str(method).is_err())
+            {
+                return Err(problem(format!(
+                    "the rule {:?} has the method {method:?}, which is none; write one like `GET`",
+                    rule.name
+                )));
+            }
             if rule.then.is_none() && rule.limits.is_empty() {
                 return Err(problem(format!(
                     "the rule {:?} does nothing; give it `then` or `limits`",
@@ -254,7 +314,7 @@ impl Entry {
         Rule {
             name: self.name,
             when: Match {
-                origins: all(origin),
+                origins: origin.into_iter().map(|written| written.0.0).collect(),
                 hosts: all(host),
                 paths: all(path),
                 methods: method,
@@ -301,12 +361,31 @@ impl Word {
     }
 }
 
+/// The directory, of the name or of the file that it leads to, in which everybody can replace files. In one that is sticky,
+/// like `/tmp`, they can't.
+#[cfg(unix)]
+fn open_to_all(path: &Path) -> std::io::Result<Option<PathBuf>> {
+    for path in [std::path::absolute(path)?, fs::canonicalize(path)?] {
+        let Some(directory) = path.parent() else { continue };
+        let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(directory)?);
+        if mode & 0o1002 == 0o0002 {
+            return Ok(Some(directory.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
 fn allow() -> Word {
     Word::Allow
 }
 
 fn ask() -> Word {
     Word::Ask
+}
+
+/// A value: a key that is left blank is a mistake, and not the same as one that is left out.
+fn written<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 /// A text, or a list of them that isn't empty: an empty one would match everything, which is said by leaving it out.

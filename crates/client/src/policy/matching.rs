@@ -64,8 +64,8 @@ impl Match {
         fn any<T>(list: &[T], is: impl FnMut(&T) -> bool) -> bool {
             list.is_empty() || list.iter().any(is)
         }
-        any(&self.origins, |origin| origin == asked.origin)
-            && any(&self.hosts, |host| host.matches(asked.origin.host()))
+        any(&self.origins, |origin| origin.is_same_server(asked.origin))
+            && any(&self.hosts, |host| host.matches(&asked.origin.plain_host()))
             && any(&self.methods, |method| method.eq_ignore_ascii_case(asked.method))
             && any(&self.labels, |label| Some(label.as_str()) == asked.label)
             && any(&self.schemes, |scheme| *scheme == asked.scheme)
@@ -99,8 +99,8 @@ fn decode(path: &str) -> Option<String> {
         let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
         let value = digit(bytes.next())? * 16 + digit(bytes.next())?;
         let value = u8::try_from(value).ok()?;
-        // An encoded separator, an encoded percent sign and control characters are where readings part.
-        if matches!(value, b'/' | b'\\' | b'%' | b';' | 0..=0x1f | 0x7f) {
+        // An encoded separator (of the query, too), an encoded percent sign and control characters are where readings part.
+        if matches!(value, b'/' | b'\\' | b'%' | b';' | b'?' | b'#' | 0..=0x1f | 0x7f) {
             return None;
         }
         plain.push(value);
@@ -110,8 +110,6 @@ fn decode(path: &str) -> Option<String> {
 
 impl HostPattern {
     fn matches(&self, host: &str) -> bool {
-        // A final dot names the same host.
-        let host = host.strip_suffix('.').unwrap_or(host);
         if !self.below {
             return host.eq_ignore_ascii_case(&self.host);
         }
@@ -137,8 +135,7 @@ impl FromStr for HostPattern {
                 if origin.to_string() == format!("https://{}", origin.host())
                     && !host.contains(['*', '@', '/', '?', '#']) =>
             {
-                let host = origin.host();
-                Ok(Self { host: host.strip_suffix('.').unwrap_or(host).to_owned(), below })
+                Ok(Self { host: origin.plain_host().into_owned(), below })
             }
             _ => Err(PatternError::Host(text.to_owned())),
         }

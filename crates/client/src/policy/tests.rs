@@ -70,6 +70,8 @@ fn a_path_of_two_readings_is_forbidden_by_both_and_permitted_by_none() {
         "/v1%5cdear",
         "/v1/dear;x",
         "/v1/%252e",
+        "/v1/dear%3fx",
+        "/v1/dear%23x",
         "/v1/%ff",
         "/v1/%",
     ] {
@@ -170,6 +172,91 @@ fn what_is_not_understood_is_refused_with_its_line() {
     }
     let twice = Policy::parse("limits:\n  day: 1sat\n  day: 2sat").unwrap_err();
     assert_eq!(twice.line, 3);
+}
+
+#[test]
+fn a_server_is_the_same_however_its_address_is_spelt() {
+    for (written, asked) in [
+        ("origin: [https://api.example.com]", "https://API.example.com./x"),
+        ("origin: [https://api.example.com.]", "https://api.example.com/x"),
+        ("origin: [https://10.0.0.1]", "https://[::ffff:10.0.0.1]/x"),
+        ("host: ['[::ffff:a00:1]']", "https://0xa.1/x"),
+        ("host: [10.0.0.1]", "https://[0::ffff:a00:1]:8443/x"),
+        ("host: ['*.b\u{fc}cher.example']", "https://a.xn--bcher-kva.example./x"),
+        ("host: [api.example.com]", "https://u:p@a%70i.example.com:99/x"),
+    ] {
+        let policy =
+            format!("{{ otherwise: allow, rules: [{{ name: a, when: {{ {written} }}, then: deny }}] }}");
+        let url: reqwest::Url = asked.parse().unwrap();
+        let origin = Origin::of(&url).unwrap();
+        let asked =
+            Asked { origin: &origin, path: url.path(), method: "GET", label: None, scheme: Scheme::L402 };
+        assert_eq!(Policy::parse(&policy).unwrap().judge(&asked).verdict, Verdict::Deny, "{written} {url}");
+    }
+}
+
+#[test]
+fn an_origin_with_more_than_an_origin_in_it_is_refused() {
+    for bad in [
+        "https://a.example/v1",
+        "https://a.example/v1/*",
+        "https://a.example?x",
+        "https://a.example/#x",
+        "https://u@a.example",
+        "https://*.a.example",
+        "a.example",
+        "ftp://a.example",
+    ] {
+        let text = format!("rules: [{{ name: a, when: {{ origin: ['{bad}'] }}, then: allow }}]");
+        let problem = Policy::parse(&text).unwrap_err();
+        assert!(problem.what.contains("is not an origin; write"), "{bad}: {problem}");
+    }
+    assert!(
+        Policy::parse("rules: [{ name: a, when: { origin: ['https://a.example:443/'] }, then: allow }]")
+            .is_ok()
+    );
+}
+
+#[test]
+fn what_is_cut_short_or_left_blank_widens_nothing() {
+    for bad in [
+        "otherwise: allow\n---\nrules: [{ name: a, then: deny }]",
+        "otherwise: allow\n...\nrules: [{ name: a, then: deny }]",
+        "rules:\n  - name: a\n    when:\n    then: allow",
+        "rules:\n  - name: a\n    when:\n      host:\n    then: allow",
+        "rules:\n  - name: a\n    when: { method: ['GET '] }\n    then: deny",
+        "rules:\n  - name: a\n    then:\n    limits: { day: 1sat }",
+        "rules:\n  - name: a\n    then: allow\n    limits:",
+        "limits: { payment: }",
+        "limits:",
+        "otherwise: allow\nrules: [{ name: a,",
+    ] {
+        assert!(Policy::parse(bad).is_err(), "{bad}: {:?}", Policy::parse(bad));
+    }
+    assert_eq!(Policy::parse("").unwrap_or_else(|_| Policy::parse("{}").unwrap()).otherwise, Verdict::Ask);
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_or_can_be_replaced_by_anybody_is_no_policy() {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    let dir = tempfile::tempdir().unwrap();
+    assert!(matches!(Policy::read(dir.path()), Err(PolicyError::Unreadable { .. })));
+    // An endless one, which a reader that trusts its length would read for ever.
+    assert!(matches!(Policy::read("/dev/zero".as_ref()), Err(PolicyError::Unreadable { .. })));
+    let (open, link) = (dir.path().join("open"), dir.path().join("link.yaml"));
+    fs::create_dir(&open).unwrap();
+    let path = open.join("policy.yaml");
+    fs::write(&path, "otherwise: deny\n").unwrap();
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    for (mode, is_read) in [(0o777, false), (0o1777, true), (0o775, true)] {
+        fs::set_permissions(&open, fs::Permissions::from_mode(mode)).unwrap();
+        for path in [&path, &link] {
+            let read = Policy::read(path);
+            assert_eq!(matches!(read, Err(PolicyError::Replaceable { .. })), !is_read, "{mode:o} {read:?}");
+        }
+    }
 }
 
 #[cfg(unix)]
