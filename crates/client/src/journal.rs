@@ -214,24 +214,31 @@ impl Journal {
             return Err(JournalError::LeaseLost);
         }
         let hash = order.payment_hash();
-        let again = match sqlite::find(&transaction, &hash)?.map(|payment| payment.state) {
-            None => false,
+        let again = match sqlite::find(&transaction, &hash)? {
+            None => None,
             // The server sells the same invoice once more after a payment that spent nothing.
-            Some(State::Failed(_)) => true,
+            Some(payment) if matches!(payment.state, State::Failed(_)) => Some(payment.attempt),
             Some(_) => return Ok(Recorded::Before),
         };
-        if let Some(refusal) = budget::refusal(&transaction, order, now)? {
+        let mut refusal = budget::refusal(&transaction, order, now)?;
+        if refusal.is_some() {
+            budget::release_gone(&transaction)?;
+            refusal = budget::refusal(&transaction, order, now)?;
+        }
+        if let Some(refusal) = refusal {
             return Ok(Recorded::Refused(refusal));
         }
+        let now = budget::latest(&transaction, now)?;
         sqlite::record(&transaction, &new_intent(order, from.wallet), now)?;
-        if again {
+        if again.is_some() {
+            transaction.execute("DELETE FROM charges WHERE payment_hash = ?1", [hash.as_bytes()])?;
             transaction.execute("DELETE FROM answers WHERE payment_hash = ?1", [hash.as_bytes()])?;
             transaction.execute("DELETE FROM purchases WHERE payment_hash = ?1", [hash.as_bytes()])?;
         }
         transaction.execute(
             "INSERT INTO purchases (payment_hash, origin, service, scheme, token, fee_worst_msat, valid_until, bound,
-                                    method, path, holder, generation, begun_at, label, rule)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+                                    method, path, holder, generation, begun_at, label, rule, again)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
             params![
                 hash.as_bytes(),
                 order.scope.origin.to_string(),
@@ -248,6 +255,7 @@ impl Journal {
                 integer(now.secs()),
                 from.label,
                 order.judgement.rule,
+                again,
             ],
         )?;
         budget::charge(&transaction, order)?;
@@ -255,19 +263,29 @@ impl Journal {
         Ok(Recorded::New)
     }
 
-    /// Makes an earlier purchase ours, so that it may be sent again under our lease. Its wallet stays what it was.
-    pub(crate) fn adopt(&self, hash: &PaymentHash, lease: &Lease) -> Result<(), JournalError> {
+    /// Makes an earlier purchase ours, so that it may be sent again under our lease, if every budget of today has room for it.
+    /// Its wallet and the rules that it counts against stay what they were; those of today are added.
+    pub(crate) fn adopt(
+        &self,
+        order: &Order,
+        lease: &Lease,
+        now: Timestamp,
+    ) -> Result<Option<Refusal>, JournalError> {
         let mut connection = self.connection.lock();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         if !lease::holds(&transaction, lease)? {
             return Err(JournalError::LeaseLost);
         }
+        if let Some(refusal) = budget::refusal(&transaction, order, now)? {
+            return Ok(Some(refusal));
+        }
         transaction.execute(
             "UPDATE purchases SET holder = ?1, generation = ?2 WHERE payment_hash = ?3",
-            params![self.holder.as_str(), lease.generation, hash.as_bytes()],
+            params![self.holder.as_str(), lease.generation, order.payment_hash().as_bytes()],
         )?;
+        budget::charge(&transaction, order)?;
         transaction.commit()?;
-        Ok(())
+        Ok(None)
     }
 
     /// Who began a payment, and with what wallet.
@@ -307,8 +325,7 @@ impl Journal {
         now: Timestamp,
     ) -> Result<Vec<(Budget, budget::Taken)>, JournalError> {
         let connection = self.connection.lock();
-        let now = budget::latest(&connection, now)?;
-        let taken = |budget: &Budget| Ok((budget.clone(), budget::taken(&connection, budget, now)?));
+        let taken = |budget: &Budget| Ok((budget.clone(), budget::taken(&connection, budget, None, now)?));
         budgets.iter().map(taken).collect()
     }
 

@@ -234,6 +234,11 @@ impl Purchase {
         mem::take(&mut self.notes)
     }
 
+    /// An earlier order, if the rules of this purchase let it be sent once more, with the tighter of both fee limits.
+    pub(crate) fn judge_again(&self, earlier: &Order) -> Result<Order, Refusal> {
+        judge::judge_again(earlier, &self.rules)
+    }
+
     /// Takes in what happened and says what to do next.
     pub fn on(&mut self, event: Event) -> Command {
         match (mem::replace(&mut self.state, State::Over), event) {

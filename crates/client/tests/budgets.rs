@@ -207,3 +207,54 @@ async fn the_policy_explains_itself() {
         ]
     );
 }
+
+/// Agrees to everything, and counts how often it is asked, about whatever rule.
+#[derive(Default)]
+struct Agreeing(AtomicUsize);
+
+impl Approve for Agreeing {
+    fn ask(&self, _: Question) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Box::pin(ready(true))
+    }
+}
+
+#[tokio::test]
+async fn a_payment_that_was_lost_is_sent_again_only_as_the_policy_of_now_has_it() {
+    let world = World::new();
+    let shop = shop(&world).await;
+    let lost = support::WalletDouble::new(world.net.clone()).in_mood(Mood::Lost);
+    let config = EngineConfig {
+        wallet: Some(Arc::new(lost)),
+        patience: std::time::Duration::ZERO,
+        ..with_policy(&world, "otherwise: allow")
+    };
+    let begun = Engine::open(config).unwrap();
+    assert_eq!(told(begun.fetch(get(&shop.url("/0"))).await).await, "payment_unknown unknown");
+    let raw = rusqlite::Connection::open(world.journal()).unwrap();
+    raw.execute("UPDATE purchases SET holder = 'an-earlier-boot/pid:[1]/1/1/1'", []).unwrap();
+
+    for (policy, why) in [
+        ("{ otherwise: allow, limits: { payment: 999sat } }", "above the limit of 999 sat"),
+        ("{ otherwise: allow, limits: { hour: 1009sat } }", "no room in the budget"),
+        (
+            "{ otherwise: allow, rules: [{ name: a, limits: { total: 0sat } }] }",
+            "no room in the budget (rule \"a\"",
+        ),
+        ("{ otherwise: allow, rules: [{ name: a, then: deny }] }", "denies"),
+        ("{ otherwise: allow, new-origins: deny }", "denies"),
+        ("{ otherwise: allow, new-origins: ask }", "nobody has agreed"),
+        ("{}", "nobody has agreed"),
+    ] {
+        let engine = Engine::open(with_policy(&world, policy)).unwrap();
+        let error = engine.fetch(get(&shop.url("/0"))).await.unwrap_err();
+        // Some are refused before the earlier payment is even looked at.
+        assert!(error.to_string().contains(why), "{policy}: {error}");
+        assert!(world.net.payments().is_empty(), "{policy}");
+    }
+    let person = Arc::new(Agreeing::default());
+    let config = EngineConfig { approver: Some(person.clone()), ..with_policy(&world, "{}") };
+    let engine = Engine::open(config).unwrap();
+    assert_eq!(told(engine.fetch(get(&shop.url("/0"))).await).await, "200 goods");
+    assert_eq!((person.0.load(Ordering::SeqCst), world.net.payments().len()), (1, 1));
+}

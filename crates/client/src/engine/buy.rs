@@ -11,8 +11,8 @@ use tokio::time;
 use super::{Arrived, Fault, Hop, JournalError, Receipt, Shared, answer, lease::Held, path_of, reach};
 use crate::approve::Question;
 use crate::journal::{From, Recorded, Reserved, Want};
-use crate::policy::{Asked, Verdict};
-use crate::purchase::{Command, Event, Money, Order, Purchase, Stop};
+use crate::policy::Verdict;
+use crate::purchase::{Command, Event, Money, Order, Purchase, Refusal, Stop};
 use crate::{Pass, Scope};
 
 /// How often to look whether another process has come to an end with the same purchase.
@@ -215,16 +215,18 @@ impl<'a> Buying<'a> {
         let ended = match self.shared.settle(&order).await? {
             super::settle::Settled::Ended(ended) => ended,
             super::settle::Settled::PayAgain(reason) => match lease {
-                Some(lease) if self.may_still_pay(&order) => {
-                    let hash = order.payment_hash();
-                    match self.shared.journal(move |journal| journal.adopt(&hash, &lease)).await {
-                        Ok(()) => {}
+                Some(lease) => {
+                    let order = match self.may_still_pay(&order).await? {
+                        Ok(order) => Box::new(order),
+                        Err(refusal) => return Ok(Event::Ended(not_again(&reason, &refusal))),
+                    };
+                    let (adopted, now) = (order.clone(), self.shared.now());
+                    match self.shared.journal(move |journal| journal.adopt(&adopted, &lease, now)).await {
+                        Ok(None) => {}
+                        Ok(Some(refusal)) => return Ok(Event::Ended(not_again(&reason, &refusal))),
                         Err(Fault::Journal(JournalError::LeaseLost)) => return Ok(Event::LeaseLost),
                         Err(fault) => return Err(fault),
                     }
-                    // The limits of this call hold, too, not only those of the one that began it.
-                    let fee_max = order.fee_max.min(self.shared.config.limits.fee_max);
-                    let order = Box::new(Order { fee_max, ..*order });
                     self.order = Some(order.clone());
                     // The payment was sent before: whatever keeps it from being sent again, it may still arrive.
                     return Ok(match self.pay(&order).await? {
@@ -234,7 +236,7 @@ impl<'a> Buying<'a> {
                         event => event,
                     });
                 }
-                _ => Ended::Unknown { reason },
+                None => Ended::Unknown { reason },
             },
         };
         if let Ended::Settled(_) = ended {
@@ -243,17 +245,19 @@ impl<'a> Buying<'a> {
         Ok(Event::Ended(ended))
     }
 
-    /// Whether an earlier payment that may not have been sent may be sent now: the limits and the policy of this call hold, too.
-    fn may_still_pay(&self, order: &Order) -> bool {
-        let config = &self.shared.config;
-        let asked = Asked {
-            origin: &order.scope.origin,
-            path: self.hop.url.path(),
-            method: self.hop.method.as_str(),
-            label: config.label.as_deref(),
-            scheme: order.scheme,
+    /// Whether an earlier payment that may not have been sent may be sent now: the limits and the policy of this call hold,
+    /// too, not only those of the one that began it, and where a person must agree they are asked again.
+    async fn may_still_pay(&self, order: &Order) -> Result<Result<Order, Refusal>, Fault> {
+        let order = match self.purchase.judge_again(order) {
+            Ok(order) => order,
+            Err(refusal) => return Ok(Err(refusal)),
         };
-        config.policy.judge(&asked).verdict < Verdict::Deny && config.limits.allow_price(order.price).is_ok()
+        if order.judgement.verdict > Verdict::Allow
+            && !matches!(self.approve(&order).await?, Event::Approved(_))
+        {
+            return Ok(Err(order.approval_needed()));
+        }
+        Ok(Ok(order))
     }
 
     /// Writes down what the answers said of the credentials. When that fails, the worst is a round trip too many.
@@ -303,4 +307,9 @@ impl Shared {
 
 fn not_begun(reason: &str) -> Ended {
     Ended::NotPaid(Failure { reason: reason.to_owned(), unsent: true })
+}
+
+/// An earlier payment stays what it was: perhaps made.
+fn not_again(reason: &str, refusal: &Refusal) -> Ended {
+    Ended::Unknown { reason: format!("{reason}; it is not sent again: {refusal}") }
 }

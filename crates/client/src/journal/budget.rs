@@ -2,14 +2,17 @@
 //! none can spend what another has been promised.
 //!
 //! There is no table of reservations that could disagree with the payments: a payment *is* its reservation. From the moment it
-//! is recorded it counts with its price and the most that its fee can come to; settled, with its price and its fee; failed or
-//! never sent, with nothing. One whose outcome nobody knows keeps its place. A payment leaves a window when it was settled
-//! longer ago than that; time is taken from the journal where the clock has been set back, so that this frees nothing.
+//! is recorded, for the first time or again after it has failed, it counts with its price and the most that its fee can come
+//! to, for as long as the lease it was recorded under lets it be sent; settled, with its price and its fee; failed or never
+//! sent, with nothing. One whose outcome nobody knows keeps its place. A payment leaves a window when it was settled longer
+//! ago than that. It is dated no earlier than all before it ([`latest`]), and what is dated after the present is in every
+//! window: so a clock that is set back frees nothing, neither then nor when it is put right.
 
-use farebox_protocol::{Msat, Timestamp};
+use farebox_protocol::{Msat, PaymentHash, Timestamp};
 use rusqlite::{Connection, Transaction, params};
 
 use super::{JournalError, integer};
+use crate::holder::Holder;
 use crate::policy::Budget;
 use crate::purchase::{Order, Refusal};
 
@@ -22,19 +25,16 @@ pub(crate) struct Taken {
     pub(crate) reserved: Msat,
 }
 
-/// The first budget that `order` doesn't fit into, as a refusal that names it.
+/// The first budget that `order` doesn't fit into, as a refusal that names it. What the same payment takes already is not
+/// counted twice.
 pub(super) fn refusal(
     connection: &Connection,
     order: &Order,
     now: Timestamp,
 ) -> Result<Option<Refusal>, JournalError> {
-    if order.judgement.budgets.is_empty() {
-        return Ok(None);
-    }
-    let now = latest(connection, now)?;
     let needed = order.price.saturating_add(order.fee_worst);
     for budget in &order.judgement.budgets {
-        let Taken { spent, reserved } = taken(connection, budget, now)?;
+        let Taken { spent, reserved } = taken(connection, budget, Some(order.payment_hash()), now)?;
         let used = spent.saturating_add(reserved);
         if used.saturating_add(needed) > budget.most {
             return Ok(Some(Refusal::OverBudget {
@@ -49,10 +49,9 @@ pub(super) fn refusal(
     Ok(None)
 }
 
-/// Writes down against which rules a payment counts.
+/// Writes down against which rules a payment counts, besides those it counts against already.
 pub(super) fn charge(transaction: &Transaction<'_>, order: &Order) -> Result<(), JournalError> {
     let hash = order.payment_hash();
-    transaction.execute("DELETE FROM charges WHERE payment_hash = ?1", [hash.as_bytes()])?;
     let mut insert =
         transaction.prepare_cached("INSERT OR IGNORE INTO charges (rule, payment_hash) VALUES (?1, ?2)")?;
     for rule in order.judgement.budgets.iter().filter_map(|budget| budget.rule.as_ref()) {
@@ -61,32 +60,52 @@ pub(super) fn charge(transaction: &Transaction<'_>, order: &Order) -> Result<(),
     Ok(())
 }
 
-/// What is taken of a budget at `now`.
-pub(crate) fn taken(connection: &Connection, budget: &Budget, now: Timestamp) -> Result<Taken, JournalError> {
+/// Takes the leases from holders that are certain to be gone: what they have recorded and not sent is free again.
+pub(super) fn release_gone(transaction: &Transaction<'_>) -> Result<(), JournalError> {
+    let mut holders = transaction.prepare("SELECT DISTINCT holder FROM leases WHERE holder IS NOT NULL")?;
+    let holders: Vec<String> = holders.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    for holder in holders.into_iter().filter(|holder| Holder::read(holder.clone()).is_gone()) {
+        transaction.execute("UPDATE leases SET holder = NULL WHERE holder = ?1", [holder])?;
+    }
+    Ok(())
+}
+
+/// What is taken of a budget at `now`, by all payments but this one.
+pub(crate) fn taken(
+    connection: &Connection,
+    budget: &Budget,
+    but: Option<PaymentHash>,
+    now: Timestamp,
+) -> Result<Taken, JournalError> {
     // What is open counts whenever it began: it may still be paid.
     let since = budget.window.secs().map_or(-1, |secs| integer(now.secs().saturating_sub(secs)));
     let of_rule = match &budget.rule {
-        Some(_) => "JOIN charges c ON c.payment_hash = p.payment_hash AND c.rule = ?2",
+        Some(_) => "JOIN charges c ON c.payment_hash = p.payment_hash AND c.rule = ?2 WHERE true",
         None => "WHERE ?2 IS NULL",
     };
-    let and = if budget.rule.is_some() { "WHERE" } else { "AND" };
-    // A purchase that was begun and settled at different times is in the window by the later of the two.
+    // A purchase that was begun and settled at different times is in the window by the later of the two. What has not been
+    // sent counts under the same condition under which it may be (`may_send`).
     let query = format!(
         "SELECT coalesce(sum(CASE WHEN o.state = 'settled' THEN o.amount_msat + o.fee_msat ELSE 0 END), 0),
                 coalesce(sum(CASE WHEN o.state = 'settled' THEN 0 ELSE o.amount_msat + p.fee_worst_msat END), 0)
          FROM purchases p JOIN outgoing_payments o USING (payment_hash) {of_rule}
-         {and} (o.state IN ('recorded', 'sent', 'unknown')
-              OR (o.state = 'settled' AND max(p.begun_at, o.updated_at) > ?1))"
+         AND p.payment_hash IS NOT ?3
+         AND (o.state IN ('sent', 'unknown')
+              OR (o.state = 'settled' AND max(p.begun_at, o.updated_at) > ?1)
+              OR ((o.state = 'recorded' OR (o.state IN ('failed', 'unsent') AND p.again = o.attempt))
+                  AND EXISTS (SELECT 1 FROM leases l WHERE l.origin = p.origin AND l.service = p.service
+                              AND l.generation = p.generation AND l.holder = p.holder)))"
     );
     let amount = |msat: i64| Msat::new(u64::try_from(msat).unwrap_or(0));
-    let taken = connection.prepare_cached(&query)?.query_row(params![since, budget.rule], |row| {
+    let but = but.as_ref().map(PaymentHash::as_bytes);
+    let taken = connection.prepare_cached(&query)?.query_row(params![since, budget.rule, but], |row| {
         Ok(Taken { spent: amount(row.get(0)?), reserved: amount(row.get(1)?) })
     })?;
     Ok(taken)
 }
 
-/// `now`, or the latest moment that the journal knows where the clock has been set back.
-pub(crate) fn latest(connection: &Connection, now: Timestamp) -> Result<Timestamp, JournalError> {
+/// `now`, or the latest moment that the journal knows where the clock has been set back: the date of a new payment.
+pub(super) fn latest(connection: &Connection, now: Timestamp) -> Result<Timestamp, JournalError> {
     let known: Option<i64> = connection
         .prepare_cached(
             "SELECT max(coalesce((SELECT max(begun_at) FROM purchases), 0),

@@ -61,6 +61,11 @@ CREATE TABLE charges (
     PRIMARY KEY (rule, payment_hash)
 ) STRICT, WITHOUT ROWID;
 ",
+    "
+-- Of a payment that was recorded again after it had failed: how often it had been sent by then. Until it is sent once more
+-- it counts as one that is about to be.
+ALTER TABLE purchases ADD COLUMN again INTEGER;
+",
 ];
 
 /// Brings the file up to date. Two processes may do so at once: the second finds nothing left to do.

@@ -360,6 +360,17 @@ fn judge_one(
     Ok(order)
 }
 
+/// An earlier order as these rules have it: judged anew, but with the fee that is kept aside for it.
+pub(super) fn judge_again(earlier: &Order, rules: &Rules) -> Result<Order, Refusal> {
+    let (judgement, mut limits) = judge_policy(&earlier.scope.origin, earlier.scheme, earlier.price, rules)?;
+    limits.allow_price(earlier.price)?;
+    limits.fee_max = limits.fee_max.min(earlier.fee_max);
+    if let Some(wallet) = &rules.wallet {
+        limits.allow_fee(earlier.price, &wallet.fee_control)?;
+    }
+    Ok(Order { fee_max: limits.fee_max, judgement, ..earlier.clone() })
+}
+
 /// What the policy says of this price, and the limits that are left of those of the caller: the tighter of both.
 fn judge_policy(
     origin: &Origin,
@@ -393,5 +404,5 @@ fn judge_policy(
 
 /// A rule as a refusal names it.
 fn named(rule: Option<&str>) -> String {
-    rule.map_or_else(|| "no rule allows it".to_owned(), |rule| format!("rule `{rule}`"))
+    rule.map_or_else(|| "no rule allows it, or the seller is new".to_owned(), |rule| format!("rule `{rule}`"))
 }
