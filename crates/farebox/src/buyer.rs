@@ -1,6 +1,6 @@
 //! Where a buyer's things lie, for all commands that buy or look at what was bought: the journal and the policy.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use farebox_client::{Limits, policy::Policy};
@@ -41,7 +41,8 @@ impl Files {
     pub(crate) fn policy(&self) -> anyhow::Result<Option<Policy>> {
         let path = match (&self.policy, self.policy_path()) {
             (Some(path), _) => path.clone(),
-            (None, Ok(path)) if path.try_exists().unwrap_or(true) => path,
+            // A link that leads nowhere is a policy that can't be read, not none.
+            (None, Ok(path)) if !is_missing(&path) => path,
             (None, _) => return Ok(None),
         };
         Ok(Some(Policy::read(&path)?))
@@ -73,6 +74,11 @@ pub(crate) fn binding(written: Option<Policy>, asked: Asked) -> (Policy, Limits)
     (policy, limits)
 }
 
+/// Whether nothing at all has this name, as far as can be told.
+fn is_missing(path: &Path) -> bool {
+    path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
 /// A base directory of the XDG specification.
 fn base(variable: &str, usual: &str) -> Option<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -96,6 +102,16 @@ mod tests {
         let (policy, limits) = binding(Some(written), dear);
         assert_eq!(policy.caps.payment, Some(Msat::new(2_000 * SAT)));
         assert_eq!(limits.per_payment, Msat::new(5_000 * SAT), "the lower of both holds");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_that_leads_nowhere_is_not_taken_for_no_policy() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("policy.yaml");
+        assert!(is_missing(&link));
+        std::os::unix::fs::symlink(dir.path().join("none"), &link).unwrap();
+        assert!(!is_missing(&link));
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub(super) struct Person;
 impl Approve for Person {
     fn ask(&self, question: Question) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
         Box::pin(async move {
-            let rule = question.rule.as_deref().unwrap_or("no rule allows it");
+            let rule = question.rule.as_deref().unwrap_or("no rule allows it, or the seller is new");
             eprint!("{question}\n  paid to node {} ({rule})\nPay? [y/N] ", question.payee);
             _ = std::io::stderr().flush();
             // A thread of its own, which is left behind when nobody types: a runtime would wait for it at the end.
