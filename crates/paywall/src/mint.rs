@@ -90,6 +90,10 @@ impl Mint {
         let mut avoided: SmallVec<[&Node; 4]> = SmallVec::new();
         let mut left = nodes.iter().filter(|node| node.breaker.is_passable()).count();
         for node in nodes.iter() {
+            // Asked now it could only be blamed, and would make an invoice for nobody.
+            if end <= Instant::now() {
+                return Err(failure);
+            }
             let Some(attempt) = node.breaker.try_pass() else {
                 avoided.push(node);
                 continue;
@@ -202,6 +206,7 @@ impl Mint {
                 };
                 match made {
                     Ok(invoice) => {
+                        node.minting.clear();
                         attempt.succeeded();
                         node.ready.put(&wanted, invoice, since);
                     }

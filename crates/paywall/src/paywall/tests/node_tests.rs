@@ -109,6 +109,36 @@ async fn an_only_node_is_asked_every_time_and_sells_again_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn when_the_time_is_up_no_other_node_is_asked_or_blamed() {
+    let (shop, nodes) = Shop::open_over(config(), &["03bb"]).await;
+    // The second has just failed; while the first one keeps a buyer waiting, its back-off ends.
+    let second = shop.paywall.nodes.iter().nth(1).unwrap();
+    (0..3).for_each(|_| second.breaker.insist().failed());
+    *nodes[0].mood.lock() = Mood::Silent;
+    let (refused, took) = timed(&shop).await;
+    check(&refused, Code::NodeTimeout);
+    assert!(took >= shop.paywall.config.invoice_timeout);
+    assert_eq!(asked(&nodes[1]), 0, "an invoice for nobody");
+    check(&timed(&shop).await.0, Code::PaymentRequired);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_reached_late_is_followed_at_once() {
+    let (shop, nodes) = Shop::open_over(config(), &[]).await;
+    nodes[0].is_reached.store(false, Ordering::SeqCst);
+    nodes[0].settle(PaymentHash::from_bytes([1; 32]), 5);
+    running(&shop.paywall, async {
+        time::sleep(Duration::from_secs(100)).await;
+        assert!(shop.paywall.health().settling.is_some());
+        nodes[0].is_reached.store(true, Ordering::SeqCst);
+        time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(shop.paywall.health().payments_booked, 1);
+        assert_eq!(shop.paywall.health().settling, None);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn when_all_have_failed_they_are_still_asked_in_turn() {
     let (shop, nodes) = Shop::open_over(config(), &["03bb"]).await;
     nodes.iter().for_each(|node| *node.mood.lock() = Mood::Down);

@@ -166,6 +166,21 @@ async fn a_node_that_fails_to_fill_the_shelf_is_left_alone_for_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_fills_the_shelf_again_is_not_said_to_make_no_invoices() {
+    let shop = slow(kept(2)).await;
+    let minting = || shop.paywall.health().nodes[0].minting.clone();
+    running(&shop.paywall, async {
+        shop.challenge().await;
+        *shop.node.mood.lock() = Mood::Greedy;
+        until_true(|| minting().is_some()).await;
+        *shop.node.mood.lock() = Mood::Well;
+        until_true(|| ready(&shop) == 2).await;
+        assert_eq!(minting(), None);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn unless_it_is_asked_for_nothing_is_made_ahead() {
     let shop = Shop::open().await;
     running(&shop.paywall, async {
