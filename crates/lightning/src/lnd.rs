@@ -22,6 +22,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use farebox_protocol::{Invoice, Msat, Network, PaymentHash, Timestamp};
 use futures_util::{FutureExt as _, future::BoxFuture, stream::BoxStream};
+use tokio::time;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{credential::Credential, pay::LndWallet, tls::Trust};
@@ -42,6 +43,8 @@ const DESCRIPTION_TAIL: usize = 320;
 const EXPIRY_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
 /// How much longer than asked an invoice may live before its answer is called wrong.
 const EXPIRY_SLACK: Duration = Duration::from_secs(60);
+/// How long the end of the program waits, whatever the deadline of a call is.
+const STOP_MAX: Duration = Duration::from_secs(8);
 
 /// Where lnd is, and how to deal with it.
 #[derive(Clone, Debug)]
@@ -119,7 +122,9 @@ impl Lnd {
     pub async fn stop(&self) {
         self.stop.cancel();
         self.tasks.close();
-        self.tasks.wait().await;
+        if time::timeout(STOP_MAX, self.tasks.wait()).await.is_err() {
+            tracing::warn!("lnd does not answer; unpaid invoices are left to it");
+        }
     }
 
     /// The connection, for paying over it.

@@ -57,6 +57,23 @@ async fn it_sells_through_a_node_that_is_ready_and_says_which_it_is() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_silent_does_not_keep_the_program_from_ending() {
+    let double = Double::start().await;
+    let config = LndConfig { call_timeout: Duration::from_secs(300), ..double.config() };
+    let lnd = Lnd::connect(config, Arc::new(SystemClock)).unwrap();
+    ready(&lnd).await;
+    double.manner.lock().flaw = Some(Flaw::Silence);
+    tokio::time::pause();
+    let stopped = async {
+        let began = tokio::time::Instant::now();
+        lnd.stop().await;
+        began.elapsed()
+    };
+    let (made, took) = tokio::join!(lnd.invoice(ask()), stopped);
+    assert!(made.is_err() && took < Duration::from_secs(9), "{took:?}");
+}
+
+#[tokio::test]
 async fn a_node_is_known_by_one_invoice_however_often_it_is_asked() {
     let double = Double::start().await;
     for _ in 0..3 {
