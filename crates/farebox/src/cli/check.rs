@@ -1,8 +1,10 @@
-//! `farebox check`: judges a configuration without its secrets, its node or the network.
+//! `farebox check`: judges a configuration without its secrets, its node or the network; with `--live`, with all of them.
 
 use std::{fmt, path::PathBuf, process::ExitCode};
 
 use serde::Serialize;
+
+mod live;
 
 use crate::{
     config::{
@@ -12,20 +14,26 @@ use crate::{
     output::Reader,
 };
 
-/// Check a configuration file, without its secrets, its node or the network
+/// Check a configuration file, without its secrets, its node or the network unless asked to
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 What is wrong everywhere is an error (exit code 1). What is only missing here, such as an
-environment variable or a secret's file, is a note.
+environment variable or a secret's file, is a note. --live needs all of it: it asks the nodes who they
+are and what they permit, connects to the upstreams, and says what would be better; what doesn't
+answer is an error. Nothing is sold, and a node inside farebox is not started.
 
 Examples:
   farebox check
   farebox check /etc/farebox/farebox.yaml
-  farebox check farebox.yaml --json | jq .errors")]
+  farebox check farebox.yaml --json | jq .errors
+  farebox check --live /etc/farebox/farebox.yaml")]
 pub(crate) struct Args {
     /// The file
     #[arg(default_value = "farebox.yaml", value_name = "FILE")]
     file: PathBuf,
+    /// Try the nodes and the upstreams, too
+    #[arg(long)]
+    live: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -35,6 +43,9 @@ struct Report {
     services: Vec<String>,
     errors: Vec<Problem>,
     notes: Vec<Problem>,
+    /// What answered, with `--live` and no errors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live: Option<Vec<live::Finding>>,
 }
 
 impl fmt::Display for Report {
@@ -44,6 +55,12 @@ impl fmt::Display for Report {
         }
         for error in &self.errors {
             writeln!(f, "error: {}", located(Some(&self.file), error))?;
+        }
+        for live::Finding { what, ok, found, advice } in self.live.iter().flatten() {
+            writeln!(f, "{}: {what}: {found}", if *ok { "live" } else { "error" })?;
+            for advice in advice {
+                writeln!(f, "advice: {what}: {advice}")?;
+            }
         }
         let file = self.file.display();
         match self.errors.len() {
@@ -56,13 +73,22 @@ impl fmt::Display for Report {
 
 pub(crate) fn run(args: &Args, reader: Reader) -> anyhow::Result<ExitCode> {
     let checked = config::check(&args.file);
-    let valid = checked.problems.is_empty();
+    let mut valid = checked.problems.is_empty();
+    let live = if args.live && valid { Some(try_live(args)?) } else { None };
+    valid &= live.iter().flatten().all(|finding| finding.ok);
     reader.print(&Report {
         file: args.file.clone(),
         valid,
         services: checked.services,
         errors: checked.problems,
         notes: checked.notes,
+        live,
     })?;
     Ok(if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// With all that is only noted otherwise: what isn't here can't be tried.
+fn try_live(args: &Args) -> anyhow::Result<Vec<live::Finding>> {
+    let config = config::load(&args.file)?;
+    crate::runtime::block_on(async { Ok(live::try_all(&config).await) })
 }

@@ -154,3 +154,32 @@ fn a_configuration_that_is_not_there_is_named() {
     "#]]
     .assert_eq(&ran.stderr);
 }
+
+#[test]
+fn a_live_check_tells_what_answers_and_what_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let api = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // Bound and never listening again: nobody takes connections there.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (api, away) = (api.local_addr().unwrap(), nobody.local_addr().unwrap());
+    drop(nobody);
+    let text = format!(
+        "network: regtest
+lightning: {{ phoenixd: {{ url: 'http://{away}', password: {{ text: hush }} }} }}
+services:
+  - {{ name: a, price: 1sat, upstream: 'http://{api}', paths: [/a] }}
+  - {{ name: b, price: 1sat, upstream: 'http://{away}' }}
+"
+    );
+    std::fs::write(directory.path().join("farebox.yaml"), text).unwrap();
+    let told = run(directory.path(), &["check", "--live", "--json"], &[]);
+    assert_eq!(told.code, 1, "{told:?}");
+    assert!(!told.stdout.contains("hush"));
+    let report: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
+    let live: Vec<_> =
+        report["live"].as_array().unwrap().iter().map(|found| (&found["what"], &found["ok"])).collect();
+    let (is_up, is_down) = (serde_json::json!(true), serde_json::json!(false));
+    let (api, away) =
+        (serde_json::json!(format!("http://{api}")), serde_json::json!(format!("http://{away}")));
+    assert_eq!(live, [(&"phoenixd".into(), &is_down), (&api, &is_up), (&away, &is_down)]);
+}
