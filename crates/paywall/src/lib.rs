@@ -32,10 +32,10 @@ pub use code::Code;
 pub use config::{Continuity, PaywallConfig, Rate};
 pub use keyring::{KeyState, Keyring};
 pub use limit::{Freebie, FreebieFileError};
-pub use nodes::{Backend, Backends, NoBackend, NodeHealth};
 pub use menu::{
     Capability, DEFAULT_OFFER, Menu, MenuError, OFFER_HEADER, Plan, Quote, Tier, UnknownOffer, choice,
 };
+pub use nodes::{Backend, Backends, NoBackend, NodeHealth};
 pub use path::{PathError, normalise};
 pub use paywall::{Health, OpenError, Paywall};
 pub use respond::{CODE_HEADER, tell_freebie};

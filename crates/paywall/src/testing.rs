@@ -35,8 +35,8 @@ use crate::{
         Arrival, Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Revoked, Sale, Store,
         StoreError,
         accounts::{
-            Account, Accounts, Allotment, AnswerKey, Audit, DayOfUse, Debited, Epoch, EpochId, Group, KeptAnswer,
-            Opened, RefundId, RefundOrder, RefundRow,
+            Account, Accounts, Allotment, AnswerKey, Audit, DayOfUse, Debited, Epoch, EpochId, Group,
+            KeptAnswer, Opened, RefundId, RefundOrder, RefundRow,
         },
         sqlite::SqliteStore,
     },
