@@ -57,6 +57,12 @@ impl Quota {
             Some(wait) => Err(Duration::from_nanos(wait)),
         }
     }
+
+    /// When it will be full without the one that was taken. A moment that is past is as good as now: no more than a full
+    /// budget comes of it.
+    fn give_back(self, full_at: Nanos) -> Nanos {
+        full_at.saturating_sub(self.each)
+    }
 }
 
 impl From<IpAddr> for Client {

@@ -340,7 +340,16 @@ impl Paywall {
                     Refusal { code, service, minted: Some(&minted), retry_after: None, is_denied: false };
                 Admission::Answer(refusal.answer(Audience::of_request(request)))
             }
-            Err(error) => self.refuse(request, error.code(), Some(self.config.retry_after)),
+            Err(error) => {
+                // Who asks again and again while the node is away should find the budget untouched when it is back. A node that
+                // is merely slow may have made the invoice, and asking it is what the budget is for.
+                if error.code() == Code::NodeUnavailable
+                    && matches!(self.nodes.health(), farebox_lightning::Health::Down(_))
+                {
+                    self.budget.give_back(request.client);
+                }
+                self.refuse(request, error.code(), Some(self.config.retry_after))
+            }
         }
     }
 

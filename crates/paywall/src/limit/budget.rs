@@ -72,6 +72,24 @@ impl MintBudget {
         Ok(())
     }
 
+    /// Gives back what [`take`](Self::take) took a moment ago, for a challenge that was never made.
+    pub(crate) fn give_back(&self, client: IpAddr) {
+        let owner = self.hasher.hash_one(Client::from(client));
+        let now = since(self.start);
+        let mut state = self.state.lock();
+        state.total = self.total.give_back(state.total);
+        match state.clients.place(owner, now) {
+            Some(place) => {
+                let slot = state.clients.slot(place);
+                // A place that has been given to somebody else meanwhile holds nothing of this client's.
+                if slot.owner == owner {
+                    slot.full_at = self.per_client.give_back(slot.full_at);
+                }
+            }
+            None => state.overflow = self.per_client.give_back(state.overflow),
+        }
+    }
+
     /// Takes one from the total, for an invoice that no client has asked for yet. Whether there was one.
     pub(crate) fn take_from_total(&self) -> bool {
         let now = since(self.start);
@@ -131,6 +149,20 @@ mod tests {
         assert_eq!(granted(&budget, v4(1), 10), 1);
         tokio::time::advance(Duration::from_secs(60)).await;
         assert_eq!(granted(&budget, v4(1), 10), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_given_back_can_be_taken_again_once() {
+        let budget = budget(3, 4, 64);
+        assert_eq!(granted(&budget, v4(1), 10), 3);
+        budget.give_back(v4(1));
+        assert_eq!(granted(&budget, v4(1), 10), 1);
+        // Of the total of four, three are taken: what came back was counted back there, too.
+        assert_eq!(granted(&budget, v4(2), 10), 1);
+        // Who has taken nothing gets nothing out of it.
+        tokio::time::advance(Duration::from_secs(120)).await;
+        budget.give_back(v4(3));
+        assert_eq!(granted(&budget, v4(3), 10), 3);
     }
 
     #[tokio::test(start_paused = true)]

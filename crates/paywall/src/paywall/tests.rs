@@ -396,6 +396,23 @@ async fn a_node_in_trouble_stops_sales_and_never_paid_access() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn asking_while_the_node_is_away_costs_no_budget_and_asking_a_slow_one_does() {
+    let rate = Rate::per_minute(NonZeroU32::new(3).unwrap());
+    let shop =
+        Shop::open_with(PaywallConfig { mint_per_client: rate, ..config() }, Keyring::single(secret())).await;
+    *shop.node.mood.lock() = Mood::Down;
+    for _ in 0..10 {
+        check(&shop.get(&HeaderMap::new()).await, Code::NodeUnavailable);
+    }
+    *shop.node.mood.lock() = Mood::Silent;
+    check(&shop.get(&HeaderMap::new()).await, Code::NodeTimeout);
+    *shop.node.mood.lock() = Mood::Well;
+    for code in [Code::PaymentRequired, Code::PaymentRequired, Code::ClientMintLimit] {
+        check(&shop.get(&HeaderMap::new()).await, code);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_unpaid_challenge_leaves_nothing_behind() {
     let shop = Shop::open().await;
     let before = shop.store.asked.load(Ordering::SeqCst);
