@@ -48,6 +48,12 @@ const BENCHES: &[Bench] = &[
         shows: "unpaid requests: an invoice and a token each",
         run: crate::parts::challenge::run,
     },
+    #[cfg(feature = "challenge")]
+    Bench {
+        name: "challenge-lnd",
+        shows: "the same over a real lnd, whose part is counted apart (needs Go)",
+        run: crate::parts::challenge::over_lnd,
+    },
     Bench {
         name: "grpc",
         shows: "unary gRPC calls through each proxy, 8 connections of 8 streams",

@@ -115,6 +115,11 @@ services:
         Self { upstream, dir, farebox: farebox.into(), home: None }
     }
 
+    /// The status with which `url` answers somebody who has not paid.
+    pub async fn status(url: &str) -> u16 {
+        reqwest::get(url).await.unwrap().status().as_u16()
+    }
+
     /// Where the gateway's own node keeps what it has.
     pub fn node_dir(&self) -> Option<PathBuf> {
         self.home.as_ref().map(|home| home.path().join("seller"))
