@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio::time::Instant;
 
-use crate::output::OutputFlags;
+use crate::output::{OutputFlags, Reader};
 
 mod check;
 mod completions;
@@ -86,7 +86,9 @@ impl Cli {
             Command::Token(command) => token::run(command, reader),
             Command::Policy(command) => policy::run(&command, reader),
             Command::Node(args) => node::run(*args, reader),
-            Command::Lnd(command) => lnd::run(&command, reader),
+            // A command for a shell, which is what stands behind the pipe.
+            Command::Lnd(command) if self.output.is_json() => lnd::run(&command, Reader::Program),
+            Command::Lnd(command) => lnd::run(&command, Reader::Person),
             Command::Version(args) => version::run(&args, reader),
             Command::Completions(args) => completions::run(&args),
         }

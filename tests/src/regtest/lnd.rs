@@ -305,18 +305,6 @@ impl Lnd {
         }
     }
 
-    /// Makes a macaroon that allows these calls and nothing else, such as `/lnrpc.Lightning/AddInvoice`, and puts it into
-    /// the file `NAME.macaroon` beside the node's own.
-    pub async fn bake(&self, name: &str, calls: &[&str]) -> PathBuf {
-        let permissions: Vec<_> =
-            calls.iter().map(|call| json!({ "entity": "uri", "action": call })).collect();
-        let baked =
-            self.ask(Method::POST, "/v1/macaroon", &json!({ "permissions": permissions })).await.unwrap();
-        let path = self.macaroon(name);
-        std::fs::write(&path, hex::decode(baked["macaroon"].as_str().unwrap()).unwrap()).unwrap();
-        path
-    }
-
     /// Asks `path` for what it shows to its administrator.
     pub async fn get(&self, path: &str) -> Value {
         self.ask(Method::GET, path, &Value::Null)
