@@ -101,6 +101,8 @@ impl CallError {
             Code::NotFound => Self::NotFound(said),
             // lnd says neither: whoever stands before it has lost it, or has given up waiting for it.
             Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded => Self::Unreachable(said),
+            // lnd always says its own status; an answer without one is that of something before it, in tonic's words.
+            Code::Unknown | Code::Internal if says("grpc-status header missing") => Self::Unreachable(said),
             _ if says("wallet locked") => Self::Locked,
             _ if says("wallet not created") => Self::NoWallet,
             _ if says("starting") || says("waiting to start") || says("not active yet") => Self::Starting,

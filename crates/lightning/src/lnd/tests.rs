@@ -442,5 +442,7 @@ fn lnds_sentences_are_understood() {
         let error = said(code, "upstream request timeout");
         assert!(matches!(error, CallError::Unreachable(_)), "{code:?}: it may be carried out yet");
     }
+    let of_a_proxy = unknown("grpc-status header missing, mapped from HTTP status code 500");
+    assert!(matches!(of_a_proxy, CallError::Unreachable(_)), "whether lnd has heard of it, nobody said");
     assert_eq!(unknown("invoice not canceled\n"), CallError::Said("invoice not canceled".to_owned()));
 }
