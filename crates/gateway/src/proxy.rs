@@ -3,7 +3,8 @@
 //!
 //! What a paid request costs here, over HTTP/1.1 and on a kept upstream connection. It parses its host and path (one
 //! pass when they are plain); its credential only when these bytes are new to this worker, else they are found by a
-//! hash and compared, and the caveats are judged once for the same question in the same second; with
+//! hash and compared, and the caveats are judged once for the same question in the same second (each time where
+//! capabilities are configured); with
 //! `forward_credential`, it is read each time. Besides what hyper does it allocates five times: its own future, the
 //! exchange with the upstream and the answer's body, one box each; one text of a head that could be sent a second time;
 //! the service's name as a header. With a rewrite, the path once more. The header map is moved, never copied, and

@@ -169,7 +169,9 @@ impl Patience {
             }
             match self.head_limit() {
                 Some(later) if later > Instant::now() => timer.as_mut().reset(later),
-                _ => return Err(self.expired()),
+                Some(_) => return Err(self.expired()),
+                // The request is on its way, and its answer may take as long as it likes.
+                None => return sending.await.map_err(|error| self.explain(error)),
             }
         }
     }
@@ -270,6 +272,29 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_on_the_upload_ends_with_it() {
+        let upload = Upload::new();
+        let patience = Patience {
+            is_grpc: false,
+            head: None,
+            idle: Some(Duration::from_secs(1)),
+            deadline: None,
+            body_max: None,
+            upload: Some(Arc::clone(&upload)),
+            heard: Instant::now(),
+            is_waiting: false,
+            timer: None,
+        };
+        let answered = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            upload.note(UploadState::Done);
+            tokio::time::sleep(Duration::from_secs(3_600)).await;
+            Ok::<_, SendError>("late")
+        };
+        assert!(matches!(patience.head(std::pin::pin!(answered)).await, Ok("late")));
+    }
 
     #[test]
     fn a_grpc_deadline_is_up_to_eight_digits_and_a_unit() {
