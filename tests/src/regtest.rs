@@ -112,11 +112,22 @@ impl Regtest {
         }
     }
 
+    /// Waits until the buyer can pay `to`, which has been stopped meanwhile. lnd itself tries to connect again after ever
+    /// longer pauses, and a test would wait for those.
+    pub async fn until_payable(&self, to: &Lnd) {
+        until(&format!("the buyer can pay {}", to.node()), async || {
+            // Refused if they are connected already.
+            let _ = self.buyer.ask(Method::POST, "/v1/peers", &address(to)).await;
+            has_route(&self.buyer, to.node()).await
+        })
+        .await;
+    }
+
     /// Opens a channel from the buyer, and waits until both can use it.
     async fn open_channel(&self, to: &Lnd) {
         to.until_synced(&self.chain).await;
         let key = STANDARD.encode(hex::decode(to.node()).unwrap());
-        let peer = json!({ "addr": { "pubkey": to.node(), "host": to.peer() }, "timeout": "60" });
+        let peer = address(to);
         let channel = json!({
             "node_pubkey": key,
             "local_funding_amount": CHANNEL_SAT.to_string(),
@@ -134,12 +145,18 @@ impl Regtest {
     }
 }
 
-/// Waits until `lnd` can pay `peer`, also after either of them was stopped. A channel is called active before it is used.
-pub async fn until_usable(lnd: &Lnd, peer: &str) {
-    until("there is a way to pay", async || {
-        lnd.ask(Method::GET, &format!("/v1/graph/routes/{peer}/1000"), &Value::Null).await.is_ok()
-    })
-    .await;
+/// Waits until `lnd` can pay `peer`. A channel is called active before it is used.
+async fn until_usable(lnd: &Lnd, peer: &str) {
+    until("there is a way to pay", async || has_route(lnd, peer).await).await;
+}
+
+async fn has_route(lnd: &Lnd, peer: &str) -> bool {
+    lnd.ask(Method::GET, &format!("/v1/graph/routes/{peer}/1000"), &Value::Null).await.is_ok()
+}
+
+/// Where a node is found, as lnd wants to be told.
+fn address(lnd: &Lnd) -> Value {
+    json!({ "addr": { "pubkey": lnd.node(), "host": lnd.peer() }, "timeout": "60" })
 }
 
 /// Asks again and again until it is so.

@@ -1,6 +1,6 @@
 //! The regtest itself does what the other tests take for granted.
 
-use farebox_tests::{regtest, until_usable};
+use farebox_tests::regtest;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "live: needs Go"]
@@ -30,7 +30,7 @@ async fn a_node_can_be_stopped_locked_and_given_a_new_certificate() {
     lnd.unlock().await;
     lnd.until_serving().await;
 
-    until_usable(&regtest.buyer, lnd.node()).await;
+    regtest.until_payable(&lnd).await;
     let invoice = lnd.invoice(10_000, "after all that").await;
     assert!(regtest.buyer.pay(&invoice).await.pays(&invoice.payment_hash()));
 }

@@ -4,7 +4,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use farebox_protocol::PaymentHash;
-use farebox_tests::{Challenge, Lnd, Program, Seller, Shared, ask_with, regtest, until_usable};
+use farebox_tests::{Challenge, Lnd, Program, Seller, Shared, ask_with, regtest};
 use http::StatusCode;
 use reqwest::header::RETRY_AFTER;
 use serde_json::Value;
@@ -124,7 +124,7 @@ impl Shop {
 
     /// Pays it as soon as there is a way.
     async fn pay(&self, challenge: &Challenge) -> String {
-        until_usable(&self.regtest.buyer, self.lnd.node()).await;
+        self.regtest.until_payable(&self.lnd).await;
         challenge.authorization(&self.regtest.buyer.pay(&challenge.invoice).await)
     }
 
