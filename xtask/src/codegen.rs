@@ -42,6 +42,13 @@ pub(crate) fn run(check: bool) -> Result<()> {
         let code = format!(
             "//! {says}.\n//!\n//! Made by `cargo xtask codegen` from `proto/{name}.proto`; don't edit it here.\n\n{code}"
         );
+        // Who reads it should see why a lint is off there, as everywhere.
+        let code = code
+            .replace("allow(non_camel_case_types)", "allow(non_camel_case_types, reason = \"generated\")")
+            .replace(
+                "clippy::let_unit_value,\n",
+                "clippy::let_unit_value,\n        reason = \"generated\"\n",
+            );
         let path = root().join(MODULES).join(format!("{name}.rs"));
         if !check {
             fs::write(&path, code).with_context(|| format!("cannot write `{}`", path.display()))?;

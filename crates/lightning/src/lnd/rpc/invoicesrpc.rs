@@ -21,6 +21,7 @@ pub mod invoices_client {
         missing_docs,
         clippy::wildcard_imports,
         clippy::let_unit_value,
+        reason = "generated"
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
@@ -141,6 +142,7 @@ pub mod invoices_server {
         missing_docs,
         clippy::wildcard_imports,
         clippy::let_unit_value,
+        reason = "generated"
     )]
     use tonic::codegen::*;
     /// Generated trait containing gRPC methods that should be implemented for use with InvoicesServer.
@@ -233,7 +235,7 @@ pub mod invoices_server {
         fn call(&mut self, req: http::Request<B>) -> Self::Future {
             match req.uri().path() {
                 "/invoicesrpc.Invoices/CancelInvoice" => {
-                    #[allow(non_camel_case_types)]
+                    #[allow(non_camel_case_types, reason = "generated")]
                     struct CancelInvoiceSvc<T: Invoices>(pub Arc<T>);
                     impl<
                         T: Invoices,
