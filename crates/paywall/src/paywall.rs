@@ -196,7 +196,7 @@ impl Paywall {
     fn admit_at_once<'a>(&'a self, request: &'a Request<'a>) -> Result<Admission, BoxFuture<'a, Admission>> {
         let now = self.clock.now();
         let examined = self.examine(request, now);
-        match decide(&examined.facts(request, now)) {
+        match decide(&examined.facts(now)) {
             Decision::Forward(grant) => Ok(self.forward(request, &examined, grant, None, now)),
             decision => Err(Box::pin(self.admit_slowly(request, examined, decision, now))),
         }
@@ -228,7 +228,7 @@ impl Paywall {
                 }
                 _ => break,
             }
-            decision = decide(&examined.facts(request, now));
+            decision = decide(&examined.facts(now));
         }
         let refuse = |code, retry_after| self.refuse(request, code, retry_after);
         match decision {

@@ -29,6 +29,8 @@ use crate::{
 pub(super) struct Examined {
     gate: Gate,
     pub(super) freebie: Freebie,
+    /// The tier that the request needs.
+    tier: u8,
     malformed: Option<Code>,
     candidates: [Candidate; TOKENS_MAX],
     tokens: [Option<Token>; TOKENS_MAX],
@@ -68,6 +70,7 @@ impl Paywall {
         let mut examined = Examined {
             gate,
             freebie: if is_given { Freebie::Unasked } else { Freebie::None },
+            tier: request.service.tier_for(&taken),
             malformed: None,
             candidates: [Candidate::UNEXAMINED; TOKENS_MAX],
             tokens: [None; TOKENS_MAX],
@@ -162,14 +165,13 @@ impl Paywall {
 }
 
 impl Examined {
-    pub(super) fn facts(&self, request: &Request<'_>, now: Timestamp) -> Facts<'_> {
+    pub(super) fn facts(&self, now: Timestamp) -> Facts<'_> {
         let presented = match self.malformed {
             Some(code) => Presented::Malformed(code),
             None if self.len == 0 => Presented::Nothing,
             None => Presented::Tokens(&self.candidates[..self.len]),
         };
-        let tier = request.service.tier_for(&request.service.taken(request.method, request.path));
-        Facts { gate: self.gate, presented, freebie: self.freebie, tier, now }
+        Facts { gate: self.gate, presented, freebie: self.freebie, tier: self.tier, now }
     }
 
     /// Adds the next token; `None` stands for one that no secret of ours explains.

@@ -159,7 +159,7 @@ async fn agrees(steps: &[Step], strict: bool) -> usize {
         for (shard, memory) in known.shards.iter().zip(memory) {
             *shard.lock() = memory;
         }
-        let (facts, plain) = (with.facts(&request, now), without.facts(&request, now));
+        let (facts, plain) = (with.facts(now), without.facts(now));
         assert_eq!(format!("{facts:?}"), format!("{plain:?}"), "{step:?}");
         assert_eq!(decide(&facts), decide(&plain));
         for index in 0..8 {
@@ -207,7 +207,7 @@ async fn only_what_held_is_remembered() {
             grpc: false,
         };
         let examined = shop.paywall.examine(&request, START);
-        let proofs = format!("{:?}", examined.facts(&request, START));
+        let proofs = format!("{:?}", examined.facts(START));
         let holds = proofs.matches("preimage_holds: true").count() == 1
             && proofs.matches("preimage_holds").count() == 1
             && headers.get_all(AUTHORIZATION).iter().count() == 1
@@ -238,7 +238,7 @@ async fn what_is_padded_is_honoured_and_not_remembered() {
             headers: &headers,
             grpc: false,
         };
-        let decision = decide(&shop.paywall.examine(&request, START).facts(&request, START));
+        let decision = decide(&shop.paywall.examine(&request, START).facts(START));
         assert!(matches!(decision, crate::decide::Decision::Forward(_)), "{value:?}: {decision:?}");
         assert_eq!(shop.paywall.known.find(value.as_bytes()).is_some(), is_remembered, "{value:?}");
     }
@@ -290,7 +290,7 @@ async fn what_stood_beside_a_credential_does_not_stand_for_it() {
         grpc: false,
     };
     let passes = |request: &Request<'_>| {
-        let decision = decide(&shop.paywall.examine(request, START).facts(request, START));
+        let decision = decide(&shop.paywall.examine(request, START).facts(START));
         matches!(decision, crate::decide::Decision::Forward(_))
     };
     assert!(passes(&request));
