@@ -290,7 +290,13 @@ impl Lnd {
         self.ask(Method::POST, "/v2/invoices/cancel", &which).await.unwrap();
     }
 
-    /// How many invoices it has on its books, in whatever state.
+    /// Whether an invoice of its own has been paid.
+    pub async fn is_settled(&self, invoice: &Invoice) -> bool {
+        let said = self.get(&format!("/v1/invoice/{}", hex::encode(invoice.payment_hash().as_bytes()))).await;
+        said["state"] == "SETTLED"
+    }
+
+    /// How many invoices it has on its books, in whatever state. Of a node that others use too, that may fall at any time.
     pub async fn invoices(&self) -> usize {
         const PAGE: u32 = 10_000;
         let (mut count, mut offset) = (0, "0".to_owned());
