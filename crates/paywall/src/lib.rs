@@ -40,7 +40,10 @@ pub use path::{PathError, normalise};
 pub use paywall::{Health, OpenError, Paywall};
 pub use respond::{CODE_HEADER, tell_freebie};
 pub use sales::Sales;
-pub use service::{Auth, Freebies, LimitBy, PathPattern, PathPatternError, RateLimit, Service, ServiceError};
+pub use service::{
+    Auth, Costs, Freebies, LimitBy, PathPattern, PathPatternError, RateLimit, RouteCost, Service,
+    ServiceError,
+};
 
 #[cfg(test)]
 extern crate self as farebox_paywall;

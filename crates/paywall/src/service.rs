@@ -3,11 +3,16 @@
 //! No upstream is named here; where a request goes is the front door's business. A service is plain data and part of
 //! the snapshot that a request keeps from beginning to end.
 
-use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
+use std::{fmt, num::NonZeroU32, str::FromStr, sync::Arc, time::Duration};
 
 use farebox_protocol::{Msat, Offer, ServiceName};
+use http::Method;
 
-use crate::{Menu, MenuError, Rate, path::normalise, price};
+use crate::{
+    Menu, MenuError, Rate,
+    path::normalise,
+    price::{self, Cost, CostError},
+};
 
 /// One priced service.
 #[derive(Clone, Debug)]
@@ -32,6 +37,28 @@ pub struct Service {
     pub rate_limits: Vec<RateLimit>,
     /// What else of it is sold: more offers, dearer tiers.
     pub menu: Menu,
+    /// What a request takes from credit. Passes and counted requests don't look here.
+    pub costs: Costs,
+}
+
+/// What requests cost whose buyers have credit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Costs {
+    /// By method and path: the first that is for a request counts.
+    pub routes: Vec<RouteCost>,
+    /// Everything else. A service that sells credit has one.
+    pub otherwise: Option<Arc<Cost>>,
+}
+
+/// What requests to a part of a service cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteCost {
+    /// Their methods; all, if there are none.
+    pub methods: Vec<Method>,
+    /// Their paths; all, if there are none.
+    pub paths: Vec<PathPattern>,
+    /// What one costs.
+    pub cost: Arc<Cost>,
 }
 
 /// What each network of clients (an IPv4 /24, an IPv6 /48) may have for nothing, where there is no valid token.
@@ -126,6 +153,12 @@ pub enum ServiceError {
     /// What is sold beside the default offer can't be.
     #[error(transparent)]
     Menu(#[from] MenuError),
+    /// A cost that can't be charged.
+    #[error("service `{0}`: {1}")]
+    Cost(ServiceName, #[source] CostError),
+    /// It sells credit and doesn't say what everything costs.
+    #[error("service `{0}` sells credit, but does not say what a request costs; write `cost`")]
+    NoCost(ServiceName),
     /// It sells what has to be counted, and nobody counts yet.
     #[error("service `{service}` sells {offer}, which this version reads but can't sell yet; sell a pass")]
     NotCounted {
@@ -150,7 +183,17 @@ impl Service {
             freebies: None,
             rate_limits: Vec::new(),
             menu: Menu::default(),
+            costs: Costs::default(),
         }
+    }
+
+    /// What a request (path normalised) takes from credit; `None` where nobody has said, which no validated service allows.
+    pub fn cost(&self, method: &Method, path: &str) -> Option<&Arc<Cost>> {
+        let mut routes = self.costs.routes.iter();
+        routes
+            .find(|route| route.is_for(method, path))
+            .map(|route| &route.cost)
+            .or(self.costs.otherwise.as_ref())
     }
 
     /// Whether it can be sold as it stands; ask at start-up.
@@ -161,6 +204,14 @@ impl Service {
             return Err(ServiceError::Price { service: service(), price: self.price });
         }
         self.menu.validate(self)?;
+        for cost in self.costs.routes.iter().map(|route| &route.cost).chain(&self.costs.otherwise) {
+            cost.validate().map_err(|error| ServiceError::Cost(service(), error))?;
+        }
+        let sells_credit =
+            self.menu.plans().map(|plan| plan.offer).chain([self.offer]).any(|offer| offer == Offer::Credit);
+        if sells_credit && self.auth == Auth::On && self.costs.otherwise.is_none() {
+            return Err(ServiceError::NoCost(service()));
+        }
         let mut offers = self.menu.plans().map(|plan| plan.offer).chain([self.offer]);
         match offers.find(|offer| offer.is_counted() && self.auth == Auth::On) {
             Some(offer) => Err(ServiceError::NotCounted { service: service(), offer }),
@@ -176,6 +227,13 @@ impl Service {
     /// Whether nothing is sold on this path (normalised): it opens with a token from elsewhere, or not at all.
     pub fn sells_nothing(&self, path: &str) -> bool {
         self.no_challenge_paths.iter().any(|closed| closed.matches(path))
+    }
+}
+
+impl RouteCost {
+    fn is_for(&self, method: &Method, path: &str) -> bool {
+        (self.methods.is_empty() || self.methods.contains(method))
+            && (self.paths.is_empty() || self.paths.iter().any(|paths| paths.matches(path)))
     }
 }
 
