@@ -258,7 +258,7 @@ async fn admit(
         let admission = shared.paywall.admit(&question).await;
         account.decided(admission.code());
         match admission {
-            Admission::Pass(pass) => pass,
+            Admission::Pass(pass, _) => pass,
             Admission::Answer(answer) => return Err(Own::Paywall(answer)),
         }
     };

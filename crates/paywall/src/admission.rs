@@ -6,7 +6,7 @@ use bytes::Bytes;
 use farebox_protocol::{Identifier, PaymentHash, ServiceName, TokenId};
 use http::{HeaderMap, Method, StatusCode};
 
-use crate::{Code, Freebie, Service, forward::Names};
+use crate::{Bill, Code, Freebie, Service, forward::Names};
 
 /// A request, as far as the decision needs it.
 #[derive(Clone, Copy, Debug)]
@@ -26,11 +26,11 @@ pub struct Request<'a> {
 }
 
 /// What to do with a request.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 #[must_use]
 pub enum Admission {
-    /// Forward it, without its credential.
-    Pass(Pass),
+    /// Forward it, without its credential. Where it is counted, the bill goes with it and ends with its answer.
+    Pass(Pass, Option<Box<Bill>>),
     /// Don't forward it; answer this.
     Answer(Answer),
 }
@@ -114,7 +114,7 @@ impl Admission {
     /// Why, for log and metrics.
     pub fn code(&self) -> Code {
         match self {
-            Self::Pass(pass) => pass.code,
+            Self::Pass(pass, _) => pass.code,
             Self::Answer(answer) => answer.code,
         }
     }

@@ -4,6 +4,8 @@ use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use farebox_protocol::Network;
 
+use crate::ledger::LedgerConfig;
+
 /// How a paywall behaves. Every wait and every bound has its name here.
 #[derive(Clone, Debug)]
 pub struct PaywallConfig {
@@ -48,6 +50,8 @@ pub struct PaywallConfig {
     /// What to do when the store was last used with other mint secrets.
     pub continuity: Continuity,
 }
+    /// How the ledger of what is sold in units behaves.
+    pub ledger: LedgerConfig,
 
 /// So many per period, which is also the largest burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,6 +97,7 @@ impl PaywallConfig {
         }
     }
 }
+            ledger: LedgerConfig::new(),
 
 impl Rate {
     /// So many a second.

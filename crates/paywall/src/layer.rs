@@ -83,7 +83,7 @@ impl PaywallLayer {
             grpc,
         };
         match self.paywall.admit(&request).await {
-            Admission::Pass(pass) => Ok(pass),
+            Admission::Pass(pass, _) => Ok(pass),
             Admission::Answer(answer) => Err(answer),
         }
     }

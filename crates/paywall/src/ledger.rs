@@ -236,7 +236,7 @@ impl Ledger {
         match live.balance.reserve(units.get()) {
             Ok(()) => {
                 live.pins += 1;
-                Ok(Reservation::new(Arc::clone(self), hash, units))
+                Ok(Reservation::new(Arc::clone(self), hash, units, live.balance.left()))
             }
             Err(Short::InFlight) => Err(Refused::InFlight),
             Err(Short::UsedUp) => Err(Refused::UsedUp { left: live.balance.left() }),

@@ -5,6 +5,7 @@
 //! and what it is told ([`Admission`]) into bytes.
 
 mod admission;
+mod bill;
 mod books;
 mod code;
 mod config;
@@ -28,6 +29,7 @@ pub mod store;
 mod trouble;
 
 pub use admission::{Admission, Answer, Pass, Request};
+pub use bill::{Bill, LEFT_HEADER};
 pub use code::Code;
 pub use config::{Continuity, PaywallConfig, Rate};
 pub use keyring::{KeyState, Keyring};

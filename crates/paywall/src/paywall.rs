@@ -21,13 +21,16 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Admission, Backends, Code, Keyring, NodeHealth, Pass, PaywallConfig, Request, Sales,
     books::Books,
-    decide::{self, Decision, Grant, Key, Ledger, Vouched, Voucher, decide},
+    decide::{self, Decision, Grant, Key, Ledger as Counted, Vouched, Voucher, decide},
+    ledger::{Ledger, LedgerHealth},
     limit::{Freebie, FreebieCounts, FreebieFileError, MintBudget, RateLimits, Who},
     menu::choice,
     mint::{CLOCK_SKEW_MAX, Mint},
     nodes::Nodes,
     respond::{Audience, Refusal, may_mint},
-    store::{Presentation, Purchase, Revocation, RevocationCursor, Store, StoreError},
+    store::{
+        Presentation, Purchase, Revocation, RevocationCursor, Store, StoreError, accounts::Accounts,
+    },
     trouble::Trouble,
 };
 
@@ -51,6 +54,7 @@ pub struct Paywall {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     budget: MintBudget,
+    ledger: Arc<Ledger>,
     rates: RateLimits,
     freebies: Arc<FreebieCounts>,
     mint: Mint,
@@ -125,6 +129,8 @@ pub struct Health {
     pub presentations_dropped: u64,
     /// First presentations that wait to be booked.
     pub presentations_queued: usize,
+    /// How the ledger of what is sold in units is doing.
+    pub ledger: LedgerHealth,
     /// Revoked tokens.
     pub revoked_tokens: usize,
     /// Requests counted in a budget shared by all who came too late, since more tokens or clients were limited at once than
@@ -152,12 +158,16 @@ impl Paywall {
         }
         let opened = async {
             store.adopt(keyring.fingerprints(), config.continuity, clock.now()).await?;
-            store.revocations(RevocationCursor::default()).await
+            let revoked = store.revocations(RevocationCursor::default()).await?;
+            let accounts: Arc<dyn Accounts> = store.clone();
+            Ok((revoked, Ledger::open(config.ledger, accounts, Arc::clone(&clock)).await?))
         };
         // Migrations and many revocations may take a while; nobody is waiting for an answer yet.
         let patience = config.store_timeout.max(Duration::from_secs(10));
-        let revoked =
-            time::timeout(patience, opened).await.map_err(|_| OpenError::StoreTimedOut(patience))??;
+        let (revoked, ledger) = time::timeout(patience, opened)
+            .await
+            .map_err(|_| OpenError::StoreTimedOut(patience))?
+            .map_err(OpenError::Store)?;
         let (networks_max, file) = (config.freebie_networks_max, config.freebie_file.clone());
         let freebies = spawn_blocking(move || FreebieCounts::open(networks_max, file))
             .await
@@ -172,6 +182,7 @@ impl Paywall {
             revoked: Revocations {
                 hashes: ArcSwap::from_pointee(revoked.hashes),
                 cursor: Mutex::new(revoked.cursor),
+            ledger,
                 reading: Trouble::new("reading revocations"),
             },
             known: Known::new(),
@@ -219,7 +230,7 @@ impl Paywall {
                     examined.candidate_mut(index).key = Key::SettledOnly(vouched);
                 }
                 // Nobody counts yet, so nothing that has to be counted passes.
-                Decision::Reserve(index) => examined.candidate_mut(index).ledger = Ledger::Unreadable,
+                Decision::Reserve(index) => examined.candidate_mut(index).ledger = Counted::Unreadable,
                 Decision::CountFreebie => {
                     freebie = self.count_freebie(request, now);
                     let counted = freebie.is_some();
@@ -266,15 +277,15 @@ impl Paywall {
         }
         let service = request.service.name.clone();
         if grant == Grant::Freebie {
-            return Admission::Pass(Pass::freebie(service, freebie));
+            return Admission::Pass(Pass::freebie(service, freebie), None);
         }
         let Some((index, identifier)) = paid else {
-            return Admission::Pass(Pass::unpaid(service, Code::Free));
+            return Admission::Pass(Pass::unpaid(service, Code::Free), None);
         };
         let hash = identifier.payment_hash;
         let sold = || examined.sold(index, request.service);
         self.books.note(&hash, || sold().map(|sold| Presentation { hash, sold, at: now }));
-        Admission::Pass(Pass::paid(&identifier, index, examined.names(index), service))
+        Admission::Pass(Pass::paid(&identifier, index, examined.names(index), service), None)
     }
 
     fn count_freebie(&self, request: &Request<'_>, now: Timestamp) -> Option<Freebie> {
@@ -374,6 +385,7 @@ impl Paywall {
             .nodes
             .iter()
             .map(|node| self.mint.keep_ready(node, &*self.clock, &self.config, &self.budget, &stop));
+            self.ledger.run(&stop),
         tokio::join!(
             join_all(follow),
             join_all(keep_ready),
@@ -433,6 +445,7 @@ impl Paywall {
             payments_contradicted: counts.contradicted.load(Ordering::Relaxed),
             presentations_booked: counts.presented.load(Ordering::Relaxed),
             presentations_dropped: counts.dropped.load(Ordering::Relaxed),
+            ledger: self.ledger.health(),
             presentations_queued: self.books.queued(),
             revoked_tokens: self.revoked.hashes.load().len(),
             rate_limits_overflowed: self.rates.overflowed(),
@@ -442,6 +455,11 @@ impl Paywall {
 
     /// What has been sold since the start.
     pub fn sales(&self) -> BTreeMap<ServiceName, Sales> {
+    /// What has become of what was sold in units.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
         self.books.tally.by_service()
     }
 

@@ -487,7 +487,7 @@ pub(crate) fn credential(macaroon: &Macaroon, preimage: &Preimage) -> HeaderMap 
 pub(crate) fn answer(admission: Admission) -> Answer {
     match admission {
         Admission::Answer(answer) => answer,
-        Admission::Pass(pass) => panic!("passed: {pass:?}"),
+        Admission::Pass(pass, _) => panic!("passed: {pass:?}"),
     }
 }
 

@@ -17,13 +17,15 @@ pub struct Reservation {
     ledger: Arc<Ledger>,
     hash: PaymentHash,
     units: NonZeroU64,
+    /// What was left beside it when it was made.
+    left: u64,
     due: u64,
     ended: bool,
 }
 
 impl Reservation {
-    pub(super) const fn new(ledger: Arc<Ledger>, hash: PaymentHash, units: NonZeroU64) -> Self {
-        Self { ledger, hash, units, due: 0, ended: false }
+    pub(super) const fn new(ledger: Arc<Ledger>, hash: PaymentHash, units: NonZeroU64, left: u64) -> Self {
+        Self { ledger, hash, units, left, due: 0, ended: false }
     }
 
     /// Of which payment.
@@ -34,6 +36,11 @@ impl Reservation {
     /// How many units are set aside.
     pub const fn units(&self) -> u64 {
         self.units.get()
+    }
+
+    /// How many units were left beside these when they were set aside.
+    pub const fn left(&self) -> u64 {
+        self.left
     }
 
     /// Says what is charged if this is dropped from now on: what the buyer has had already.

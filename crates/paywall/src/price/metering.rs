@@ -46,6 +46,11 @@ impl Metering {
         Self { cost, request_bytes: 0, answer: Answer::None }
     }
 
+    /// What the request costs, as the seller says it.
+    pub(crate) fn cost(&self) -> &Cost {
+        &self.cost
+    }
+
     /// So much of the request's body has been sent on.
     pub fn request(&mut self, bytes: usize) {
         self.request_bytes = self.request_bytes.saturating_add(bytes as u64);

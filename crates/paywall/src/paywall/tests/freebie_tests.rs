@@ -26,7 +26,7 @@ async fn ask_at(paywall: &Paywall, shop: &Shop, client: &str) -> Admission {
 
 fn pass(admission: Admission) -> Pass {
     match admission {
-        Admission::Pass(pass) => pass,
+        Admission::Pass(pass, _) => pass,
         Admission::Answer(answer) => panic!("{answer:?}"),
     }
 }

@@ -1,0 +1,193 @@
+//! The bill of one request that is counted: the units set aside for it, the meter that watches it, and what it is charged
+//! when it ends.
+//!
+//! A front door is given one beside the [`Pass`](crate::Pass) and tells it what happens: that the request was sent on, how
+//! the answer begins, what passes, how it ends. Nothing here waits or fetches. However it comes to an end it is settled
+//! once, by the rule in [`price`](crate::price): also where it is only dropped, as when a buyer hangs up, a task panics or
+//! the answer never comes.
+//!
+//! Passes have none, and nothing that costs nothing has one.
+
+use std::sync::Arc;
+
+use farebox_protocol::{Msat, PaymentHash};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use crate::{
+    ledger::{FirstTime, Reservation, law::Charged},
+    price::{Cost, Ending, Meter, Metering, due, usage::Shape},
+    store::accounts::StoredAnswer,
+};
+
+/// Tells a buyer how many units are certainly left, in answers to requests that were counted.
+pub const LEFT_HEADER: HeaderName = HeaderName::from_static("farebox-left");
+
+/// What OpenAI's API, and those in its style, call the units of input. Others refuse to be asked in its way.
+const ASKED_FOR: &str = "prompt_tokens";
+
+/// What one request will be charged, and to whom.
+#[must_use = "dropped, it is settled as a request that was abandoned"]
+pub struct Bill {
+    /// There until it is settled.
+    reservation: Option<Reservation>,
+    /// What the request costs where it is paid from credit; where requests are counted, it is one.
+    meter: Option<Metering>,
+    /// The right to answer under the buyer's key.
+    first: Option<FirstTime>,
+    is_sent: bool,
+    /// Whether the upstream has said that it failed.
+    has_failed: bool,
+}
+
+impl Bill {
+    /// For a request of so many that were bought.
+    #[expect(dead_code, reason = "called as soon as the paywall reserves")]
+    pub(crate) const fn of_one(reservation: Reservation) -> Self {
+        Self::new(reservation, None)
+    }
+
+    /// For a request that is paid from credit. The reservation is the cost's reserve.
+    #[expect(dead_code, reason = "called as soon as the paywall reserves")]
+    pub(crate) fn of_credit(reservation: Reservation, cost: &Arc<Cost>) -> Self {
+        Self::new(reservation, Some(Metering::new(Arc::clone(cost))))
+    }
+
+    const fn new(reservation: Reservation, meter: Option<Metering>) -> Self {
+        Self { reservation: Some(reservation), meter, first: None, is_sent: false, has_failed: false }
+    }
+
+    /// Of which payment.
+    pub fn hash(&self) -> PaymentHash {
+        self.held().hash()
+    }
+
+    /// How many units are left beside those set aside for this request, as far as was known when they were.
+    pub fn left(&self) -> u64 {
+        self.held().left()
+    }
+
+    /// Whether the request should be made to ask for its usage ([`ask_for_usage`](crate::price::ask_for_usage)), where its
+    /// buyer didn't: the usage is looked for under the names of the API that has to be asked.
+    pub fn asks_for_usage(&self) -> bool {
+        self.usage().is_some_and(|shape| shape.input.iter().any(|name| name == ASKED_FOR))
+    }
+
+    /// Whether the answer itself is read, and so must not be compressed: ask the upstream for `identity`.
+    pub fn is_metered_by_usage(&self) -> bool {
+        self.usage().is_some()
+    }
+
+    fn usage(&self) -> Option<&Shape> {
+        match self.meter.as_ref()?.cost() {
+            Cost::Metered { meter: Meter::Usage { shape, .. }, .. } => Some(shape),
+            _ => None,
+        }
+    }
+
+    /// So much of the request's body has been sent on.
+    pub fn request(&mut self, bytes: usize) {
+        if let Some(meter) = &mut self.meter {
+            meter.request(bytes);
+        }
+    }
+
+    /// The request leaves for the upstream. Who hangs up from now on has abandoned it.
+    pub const fn sent(&mut self) {
+        self.is_sent = true;
+    }
+
+    /// The answer begins, with a status and headers that are the upstream's. Takes out what is for us alone and adds what is
+    /// left. Not for interim answers (1xx).
+    pub fn answer(&mut self, status: StatusCode, headers: &mut HeaderMap) {
+        self.has_failed |= status.is_server_error() || is_grpc_failure(headers);
+        if let Some(meter) = &mut self.meter {
+            meter.answer(headers);
+            if let Some(name) = meter.header() {
+                headers.remove(name);
+            }
+        }
+        if let Some(held) = &self.reservation {
+            headers.insert(LEFT_HEADER, HeaderValue::from(held.left()));
+        }
+    }
+
+    /// The next chunk of the answer's body.
+    pub fn chunk(&mut self, chunk: &[u8]) {
+        if let Some(meter) = &mut self.meter {
+            meter.chunk(chunk);
+        }
+    }
+
+    /// The trailers of the answer, where gRPC says how a call ended.
+    pub fn trailers(&mut self, trailers: &HeaderMap) {
+        self.has_failed |= is_grpc_failure(trailers);
+    }
+
+    /// Keeps the answer for who repeats the request: end it by [`end_answered`](Self::end_answered) then.
+    pub fn keep(&mut self, first: FirstTime) {
+        self.first = Some(first);
+    }
+
+    /// Charges what is due. Ended without an answer to keep, a request under a key that was charged is refused when it is
+    /// repeated, and not charged again; one that was not charged may be tried again.
+    pub fn end(self, ending: Ending) -> Charged {
+        self.end_answered(ending, None)
+    }
+
+    /// The same, with the answer that is kept for who repeats the request; `None` where it is too large.
+    pub fn end_answered(mut self, ending: Ending, answer: Option<StoredAnswer>) -> Charged {
+        self.settle(ending, answer)
+    }
+
+    fn settle(&mut self, ending: Ending, answer: Option<StoredAnswer>) -> Charged {
+        let Some(held) = self.reservation.take() else { return Charged::default() };
+        let ending = if self.has_failed { Ending::Failed } else { ending };
+        let units = match (self.meter.take(), ending) {
+            (Some(meter), _) => {
+                let metered = meter.end(ending);
+                if let (Some(why), Ending::Whole) = (metered.why, ending) {
+                    tracing::warn!(%why, "what a request has cost can't be read from its answer; its reserve is charged");
+                }
+                due(Msat::new(held.units()), metered.observed, ending).get()
+            }
+            (None, Ending::Whole | Ending::Abandoned) => held.units(),
+            (None, Ending::Broken | Ending::Failed) => 0,
+        };
+        match (units, ending, self.first.take()) {
+            // A whole answer was served, even if it cost nothing.
+            (1.., _, Some(first)) | (0, Ending::Whole, Some(first)) => {
+                held.commit_answered(units, first, answer)
+            }
+            (1.., _, None) | (0, Ending::Whole, None) => held.commit(units),
+            (0, _, _) => {
+                held.release();
+                Charged::default()
+            }
+        }
+    }
+
+    const fn held(&self) -> &Reservation {
+        self.reservation.as_ref().expect("it is held until the bill is settled, which takes the bill")
+    }
+}
+
+/// Whether this is gRPC for what would be a 5xx. The buyer's own deadline is none: it must not make what has passed free.
+fn is_grpc_failure(headers: &HeaderMap) -> bool {
+    /// Unknown, unimplemented, internal, unavailable, data loss.
+    const FAILURES: [&str; 5] = ["2", "12", "13", "14", "15"];
+    let status = headers.get("grpc-status").and_then(|status| status.to_str().ok());
+    status.is_some_and(|status| FAILURES.contains(&status))
+}
+
+impl Drop for Bill {
+    fn drop(&mut self) {
+        let ending = if self.is_sent { Ending::Abandoned } else { Ending::Failed };
+        self.settle(ending, None);
+    }
+}
+
+impl std::fmt::Debug for Bill {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bill").field("reservation", &self.reservation).finish_non_exhaustive()
+    }
+}
