@@ -6,7 +6,7 @@
 
 use std::{fmt, num::NonZeroU64, str::FromStr, time::Duration};
 
-use crate::{Bound, CapabilityName, Msat, ServiceName, Timestamp, caveat::LIST_MAX};
+use crate::{Bound, CapabilityName, Macaroon, Msat, ServiceName, Timestamp, caveat::LIST_MAX};
 
 /// What one payment buys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -110,6 +110,41 @@ impl Sale {
             Some(format!("farebox_terms={terms}")),
         ];
         Ok(caveats.into_iter().flatten().collect())
+    }
+
+    /// What a token was sold as, if it is as the mint made it: these caveats, in this order, and none after them. `None`
+    /// of a token that a holder has narrowed, since `farebox_terms` comes last and only the mint writes it. Its signature
+    /// must have been verified before; whether its time is over isn't asked.
+    pub fn of(token: &Macaroon) -> Option<Self> {
+        let sale = Self::read(token.caveats())?;
+        // Letter for letter: what was passed over, or stands elsewhere, isn't what the mint writes.
+        let written = sale.caveats().ok()?;
+        written.iter().map(String::as_str).eq(token.caveats()).then_some(sale)
+    }
+
+    fn read<'a>(caveats: impl Iterator<Item = &'a str>) -> Option<Self> {
+        let mut caveats = caveats.map(|caveat| caveat.split_once('='));
+        let ("services", first) = caveats.next()?? else { return None };
+        let (service, tier) = first.split_once(':')?;
+        let service: ServiceName = service.parse().ok()?;
+        let tier = u8::try_from(decimal(tier)?).ok()?;
+        let (mut terms, mut valid_until, mut capabilities, mut bound) = (None, None, None, None);
+        for caveat in caveats {
+            let (name, value) = caveat?;
+            match name {
+                "farebox_terms" => terms = Some(value.parse().ok()?),
+                "farebox_bound" => bound = Some(value.parse().ok()?),
+                name => match name.strip_prefix(service.as_str())? {
+                    "_valid_until" => valid_until = Some(Timestamp::from_secs(decimal(value)?)),
+                    "_capabilities" if value.is_empty() => capabilities = Some(Vec::new()),
+                    "_capabilities" => {
+                        capabilities = Some(value.split(',').map(str::parse).collect::<Result<_, _>>().ok()?);
+                    }
+                    _ => return None,
+                },
+            }
+        }
+        Some(Self { service, tier, terms: terms?, valid_until, capabilities, bound })
     }
 
     fn check(&self) -> Result<(), SaleError> {

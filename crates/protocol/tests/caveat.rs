@@ -204,6 +204,31 @@ fn a_part_of_a_second_is_not_sold() {
 }
 
 #[test]
+fn a_token_is_whole_as_the_mint_made_it_and_no_longer_once_narrowed() {
+    for row in all().sales {
+        let Some(caveats) = row.caveats else { continue };
+        let sale = Sale::of(&token(&caveats)).unwrap_or_else(|| panic!("{}", row.why));
+        assert_eq!(sale.caveats().unwrap(), caveats, "{}", row.why);
+
+        // What a holder adds may be word for word what the mint writes elsewhere.
+        let added = [
+            format!("{}_valid_until=99", row.service),
+            format!("{}_capabilities=read", row.service),
+            "farebox_path=/a".to_owned(),
+            format!("preimage={}", "0".repeat(64)),
+            "somebody=else".to_owned(),
+            caveats[0].clone(),
+            caveats[caveats.len() - 1].clone(),
+        ];
+        for added in added {
+            let narrowed = [caveats.clone(), vec![added.clone()]].concat();
+            assert_eq!(Sale::of(&token(&narrowed)), None, "{}: {added}", row.why);
+        }
+        assert_eq!(Sale::of(&token(&caveats[..caveats.len() - 1])), None, "{}: without terms", row.why);
+    }
+}
+
+#[test]
 fn what_was_sold_is_what_is_judged() {
     for row in all().sales {
         let Some(caveats) = row.caveats else { continue };
