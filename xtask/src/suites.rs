@@ -132,7 +132,7 @@ const PROOFS: &[Suite] = &[
             "-p",
             "farebox-paywall",
             "--lib",
-            "neither_a_start_nor_a_debit",
+            "neither_a_start_nor_a_token",
             "--",
             "--ignored",
             "--nocapture",

@@ -47,11 +47,11 @@ pub struct PaywallConfig {
     pub revocation_poll: Duration,
     /// What to say in `Retry-After` when node or store are in trouble.
     pub retry_after: Duration,
+    /// How the ledger of what is sold in units behaves.
+    pub ledger: LedgerConfig,
     /// What to do when the store was last used with other mint secrets.
     pub continuity: Continuity,
 }
-    /// How the ledger of what is sold in units behaves.
-    pub ledger: LedgerConfig,
 
 /// So many per period, which is also the largest burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,11 +93,11 @@ impl PaywallConfig {
             presentations_queued_max: 4_096,
             revocation_poll: Duration::from_secs(1),
             retry_after: Duration::from_secs(5),
+            ledger: LedgerConfig::new(),
             continuity: Continuity::Required,
         }
     }
 }
-            ledger: LedgerConfig::new(),
 
 impl Rate {
     /// So many a second.

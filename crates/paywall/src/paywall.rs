@@ -5,16 +5,14 @@
 //! and revocations are the business of one task, [`Paywall::run`], which the caller owns and joins.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use farebox_lightning::clock::Clock;
 use farebox_protocol::{IdentifierHash, Msat, ServiceName, Timestamp};
 use futures_util::future::{BoxFuture, join_all};
-use parking_lot::Mutex;
 use tokio::{sync::Semaphore, task::spawn_blocking, time};
 use tokio_util::sync::CancellationToken;
 
@@ -29,16 +27,18 @@ use crate::{
     nodes::Nodes,
     respond::{Audience, Refusal, may_mint},
     store::{
-        Presentation, Purchase, Revocation, RevocationCursor, Store, StoreError, accounts::Accounts,
+        Presentation, Purchase, Revocation, RevocationCursor, Revoked, Store, StoreError, accounts::Accounts,
     },
     trouble::Trouble,
 };
 
 mod examine;
 mod known;
+mod revoked;
 
 use examine::{Examined, Token};
 use known::Known;
+use revoked::Revocations;
 
 /// How late a payment may have come to a node that has not been spoken to yet: the longest grace of any backend.
 const GRACE_UNKNOWN: Duration = Duration::from_secs(86_400);
@@ -63,14 +63,6 @@ pub struct Paywall {
     revoked: Revocations,
     known: Known,
     lookups: Semaphore,
-}
-
-/// The tokens that are dead, in memory.
-struct Revocations {
-    hashes: ArcSwap<HashSet<IdentifierHash>>,
-    /// Held while the set is replaced, so that two who add to it don't undo each other.
-    cursor: Mutex<RevocationCursor>,
-    reading: Trouble,
 }
 
 /// Why a paywall can't be opened.
@@ -179,18 +171,14 @@ impl Paywall {
             mint: Mint::new(&keyring, &config),
             minting: Trouble::new("making challenges"),
             books: Books::new(Arc::clone(&store), &config),
-            revoked: Revocations {
-                hashes: ArcSwap::from_pointee(revoked.hashes),
-                cursor: Mutex::new(revoked.cursor),
-            ledger,
-                reading: Trouble::new("reading revocations"),
-            },
+            revoked: Revocations::new(revoked),
             known: Known::new(),
             lookups: Semaphore::new(LOOKUPS_MAX),
             config,
             keyring,
             nodes,
             store,
+            ledger,
             clock,
         }))
     }
@@ -385,11 +373,11 @@ impl Paywall {
             .nodes
             .iter()
             .map(|node| self.mint.keep_ready(node, &*self.clock, &self.config, &self.budget, &stop));
-            self.ledger.run(&stop),
         tokio::join!(
             join_all(follow),
             join_all(keep_ready),
             self.books.write_notes(&stop),
+            self.ledger.run(&stop),
             self.poll_revocations(&stop),
             self.freebies.keep_current(self.config.freebie_write_every, &stop),
         );
@@ -403,12 +391,12 @@ impl Paywall {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
-            let after = *self.revoked.cursor.lock();
-            match time::timeout(self.config.store_timeout, self.store.revocations(after)).await {
+            let asked = self.store.revocations(self.revoked.cursor());
+            match time::timeout(self.config.store_timeout, asked).await {
                 Ok(read) => {
                     self.revoked.reading.note(&read);
                     if let Ok(read) = read {
-                        self.revoked.add(read.hashes, read.cursor);
+                        self.revoked.add(read);
                     }
                 }
                 Err(_) => {
@@ -424,7 +412,8 @@ impl Paywall {
         let revocation = Revocation { identifier_hash, at: self.clock.now(), reason: reason.to_owned() };
         self.store.revoke(revocation).await?;
         // The cursor stays: what others have revoked meanwhile is still to be read.
-        self.revoked.add([identifier_hash].into(), RevocationCursor::default());
+        let cursor = RevocationCursor::default();
+        self.revoked.add(Revoked { hashes: vec![identifier_hash], cursor });
         Ok(())
     }
 
@@ -447,7 +436,7 @@ impl Paywall {
             presentations_dropped: counts.dropped.load(Ordering::Relaxed),
             ledger: self.ledger.health(),
             presentations_queued: self.books.queued(),
-            revoked_tokens: self.revoked.hashes.load().len(),
+            revoked_tokens: self.revoked.count(),
             rate_limits_overflowed: self.rates.overflowed(),
             freebies_overflowed: self.freebies.overflowed(),
         }
@@ -455,36 +444,17 @@ impl Paywall {
 
     /// What has been sold since the start.
     pub fn sales(&self) -> BTreeMap<ServiceName, Sales> {
+        self.books.tally.by_service()
+    }
+
     /// What has become of what was sold in units.
     pub fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger
     }
 
-        self.books.tally.by_service()
-    }
-
     /// The books, for listings.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
-    }
-}
-
-impl Revocations {
-    fn contains(&self, hash: impl FnOnce() -> IdentifierHash) -> bool {
-        let hashes = self.hashes.load();
-        // Mostly there are none, and the identifier needn't be hashed.
-        !hashes.is_empty() && hashes.contains(&hash())
-    }
-
-    /// Adds revocations and moves the cursor forward. The set is copied: that happens when somebody revokes, and lets
-    /// every request read it without a lock.
-    fn add(&self, hashes: HashSet<IdentifierHash>, cursor: RevocationCursor) {
-        let mut at = self.cursor.lock();
-        *at = (*at).max(cursor);
-        let known = self.hashes.load();
-        if hashes.iter().any(|hash| !known.contains(hash)) {
-            self.hashes.store(Arc::new(known.union(&hashes).copied().collect()));
-        }
     }
 }
 

@@ -6,7 +6,7 @@
 //! blocking trait, would put a thread under every call to the network. Nothing here retries; callers know how long they
 //! can wait.
 
-use std::{collections::HashSet, path::PathBuf};
+use std::path::PathBuf;
 
 use farebox_lightning::{Cursor, Settlement};
 use farebox_protocol::{
@@ -136,8 +136,8 @@ pub struct RevocationCursor(pub u64);
 /// The revocations after a place, and the place after them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Revoked {
-    /// The tokens.
-    pub hashes: HashSet<IdentifierHash>,
+    /// The tokens, each once.
+    pub hashes: Vec<IdentifierHash>,
     /// Where to go on.
     pub cursor: RevocationCursor,
 }

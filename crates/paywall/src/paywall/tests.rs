@@ -15,6 +15,7 @@ use crate::{
 
 mod freebie_tests;
 mod label_tests;
+mod many_rows;
 mod node_tests;
 mod rate_tests;
 mod ready_tests;

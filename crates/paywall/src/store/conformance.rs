@@ -387,7 +387,7 @@ async fn a_revocation_is_read_from_a_cursor(store: &dyn Store) {
     assert_eq!(read(two.cursor).await.hashes.len(), 0);
     revoke(3).await;
     let third = read(two.cursor).await;
-    assert_eq!(third.hashes, [IdentifierHash::from_bytes([3; 32])].into());
+    assert_eq!(third.hashes, [IdentifierHash::from_bytes([3; 32])]);
     assert_eq!(read(RevocationCursor::default()).await.hashes.len(), 3, "from the start, all of them");
 }
 

@@ -1,5 +1,7 @@
 //! Labels: what a shared node's settlements say, whose money is whose.
 
+use std::collections::HashSet;
+
 use farebox_protocol::Label;
 use proptest::{prelude::*, test_runner::TestRunner};
 

@@ -1,6 +1,6 @@
 //! Invoices that lie ready: to whom they go, when they are dropped, and what they cost the node.
 
-use std::num::NonZeroU32;
+use std::{collections::HashSet, num::NonZeroU32};
 
 use super::*;
 use crate::{Rate, testing::Node};

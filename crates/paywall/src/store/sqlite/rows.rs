@@ -3,8 +3,6 @@
 //! SQLite's integers have a sign; what doesn't fit is refused by name and never wraps. Surplus and shortfall are computed
 //! in the statement that changes what they depend on, and the table checks the law of the books at every write.
 
-use std::collections::HashSet;
-
 use farebox_lightning::{Cursor, Settlement};
 use farebox_protocol::{
     Fingerprint, IdentifierHash, Label, Msat, Offer, PaymentHash, ServiceName, Terms, Timestamp, TokenId,
@@ -273,10 +271,10 @@ pub(super) fn revocations(books: &Connection, after: RevocationCursor) -> Result
     let mut some =
         books.prepare_cached("SELECT seq, identifier_hash FROM revocation WHERE seq > ?1 ORDER BY seq")?;
     let mut rows = some.query([number(after.0, "revocation cursor")?])?;
-    let mut revoked = Revoked { hashes: HashSet::new(), cursor: after };
+    let mut revoked = Revoked { hashes: Vec::new(), cursor: after };
     while let Some(row) = rows.next()? {
         revoked.cursor = RevocationCursor(unsigned(row, 0)?);
-        revoked.hashes.insert(IdentifierHash::from_bytes(row.get(1)?));
+        revoked.hashes.push(IdentifierHash::from_bytes(row.get(1)?));
     }
     Ok(revoked)
 }

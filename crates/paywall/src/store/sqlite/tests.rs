@@ -85,79 +85,6 @@ async fn books_of_an_older_farebox_are_brought_up_to_date() {
     assert_eq!(format, schema::FORMAT);
 }
 
-/// What a start costs, and what a debit costs, with so many rows in the books. `cargo xtask prove rows` says how many.
-#[tokio::test]
-#[ignore = "proof: run by `cargo xtask prove rows`"]
-async fn neither_a_start_nor_a_debit_takes_longer_with_many_rows() {
-    use crate::store::accounts::{Accounts, Debit, Group};
-
-    let count = |name, usual: u64| std::env::var(name).map_or(usual, |count| count.parse().unwrap());
-    let purchases = count("FAREBOX_PROVE_PURCHASES", 100_000);
-    let revocations = count("FAREBOX_PROVE_REVOCATIONS", 100_000);
-    let mut took = Vec::new();
-    for (purchases, revocations) in [(1_000, 0), (purchases, revocations)] {
-        let (_dir, path) = directory();
-        drop(SqliteStore::open(&path).unwrap());
-        let books = file::connect(&path).unwrap();
-        books.execute_batch("PRAGMA synchronous = OFF; BEGIN").unwrap();
-        let fill = |sql: &str, rows: u64| {
-            let mut insert = books.prepare(sql).unwrap();
-            for row in 1..=rows {
-                // Spread as hashes are.
-                let hash = <sha2::Sha256 as sha2::Digest>::digest(row.to_le_bytes());
-                insert.execute(rusqlite::params![row, hash.as_slice()]).unwrap();
-            }
-        };
-        fill(
-            "INSERT INTO purchase (seq, hash, token_id, identifier_hash, service, tier, terms, price_msat, presented_at,
-                 paid_msat, payments, settled_at)
-             VALUES (?1, ?2, ?2, ?2, 'weather', 0, 'v1;offer=credit;unit=msat;msat=1000', 1000, 1, 1000, 1, 1)",
-            purchases,
-        );
-        fill(
-            "INSERT INTO account (purchase, unit, sold, opened_at) SELECT ?1, 'msat', 1000, 1 WHERE ?2 <> ''",
-            purchases,
-        );
-        fill("INSERT INTO revocation (seq, identifier_hash, at, reason) VALUES (?1, ?2, 1, '')", revocations);
-        books.execute_batch("COMMIT; PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
-        drop(books);
-
-        let begun = tokio::time::Instant::now();
-        let store = SqliteStore::open(&path).unwrap();
-        let epoch = store.begin_epoch(Timestamp::from_secs(1)).await.unwrap();
-        let revoked = store.revocations(RevocationCursor::default()).await.unwrap();
-        let start = begun.elapsed();
-        assert_eq!(revoked.hashes.len() as u64, revocations);
-        let (mut debit, mut read) = (Vec::new(), Vec::new());
-        for number in 1..=200_u64 {
-            let debits = (0..100)
-                .map(|at| {
-                    let row = 1 + (number * 104_729 + at * 7_919) % purchases;
-                    let hash = <sha2::Sha256 as sha2::Digest>::digest(row.to_le_bytes());
-                    let service = "weather".parse().unwrap();
-                    let hash = PaymentHash::from_bytes(hash.into());
-                    Debit { hash, service, requests: 1, units: 1, written_off: 0 }
-                })
-                .collect::<Vec<_>>();
-            let begun = tokio::time::Instant::now();
-            store.account(debits[0].hash).await.unwrap().unwrap();
-            read.push(begun.elapsed());
-            let begun = tokio::time::Instant::now();
-            let at = Timestamp::from_secs(1);
-            let group = Group { epoch, number, at, debits, answers: vec![] };
-            assert_eq!(store.debit(Arc::new(group)).await.unwrap().missing, 0);
-            debit.push(begun.elapsed());
-        }
-        let median = |mut all: Vec<std::time::Duration>| {
-            all.sort();
-            all[all.len() / 2]
-        };
-        println!("{purchases} purchases, {revocations} revocations: start {start:?}");
-        took.push((median(read), median(debit)));
-    }
-    println!("a look-up and a group of 100 debits, median: {took:?}");
-}
-
 #[tokio::test]
 async fn what_was_acknowledged_is_there_after_a_restart() {
     let (_dir, path) = directory();
@@ -225,7 +152,7 @@ async fn another_process_can_revoke_while_the_books_are_open() {
     other.revoke(&revocation(2)).unwrap();
     other.revoke(&revocation(2)).unwrap();
     let news = store.revocations(read.cursor).await.unwrap();
-    assert_eq!(news.hashes, [revocation(2).identifier_hash].into());
+    assert_eq!(news.hashes, [revocation(2).identifier_hash]);
     settle(&store, vec![settlement(1)]).await.unwrap();
 
     drop(store);
