@@ -13,13 +13,15 @@ use crate::{
     testing::{Fault, Mood, START, Shop, answer, config, credential, read_challenge, secret, weather},
 };
 
+mod books_tests;
 mod freebie_tests;
 mod label_tests;
-mod many_rows;
 mod node_tests;
 mod rate_tests;
 mod ready_tests;
 mod sales_tests;
+mod secret_tests;
+mod tier_tests;
 
 #[track_caller]
 fn check(admission: &Admission, want: Code) {
@@ -59,6 +61,15 @@ async fn row(shop: &Shop, hash: PaymentHash, is: impl Fn(&Purchase) -> bool) -> 
     let row = until(async || shop.store.purchase(hash).await.unwrap().filter(&is)).await;
     assert!(row.is_balanced(), "{row:?}");
     row
+}
+
+fn entry(secret: MintSecret, state: KeyState) -> Entry {
+    Entry { secret, state }
+}
+
+fn rotated(old: KeyState) -> Keyring {
+    Keyring::new(vec![entry(MintSecret::from_bytes([0x88; 32]), KeyState::Live), entry(secret(), old)])
+        .unwrap()
 }
 
 /// Runs the paywall's task beside a test, and joins it.
@@ -230,112 +241,6 @@ async fn what_has_to_be_counted_is_sold_as_such_and_not_served_until_somebody_co
         let limited = macaroon.attenuate("farebox_method=GET").unwrap();
         check(&shop.get(&credential(&limited, &preimage)).await, Code::LedgerUnavailable);
     }
-}
-
-/// Reading is cheap, writing dear.
-fn with_tiers(service: &mut crate::Service) {
-    let capability = |name: &str, method| crate::Capability {
-        name: name.parse().unwrap(),
-        methods: vec![method],
-        paths: Vec::new(),
-    };
-    let plan = |name: &str, sat| crate::Plan {
-        name: name.to_owned(),
-        price: Msat::from_sat(sat).unwrap(),
-        offer: Offer::Forever,
-        good_for: None,
-    };
-    service.menu = crate::Menu {
-        more: vec![plan("large", 90)],
-        capabilities: vec![capability("read", Method::GET), capability("write", Method::POST)],
-        lowest: vec!["read".parse().unwrap()],
-        tiers: vec![crate::Tier {
-            tier: 3,
-            capabilities: vec!["read".parse().unwrap(), "write".parse().unwrap()],
-            offers: vec![plan("pro", 500)],
-        }],
-        ..crate::Menu::default()
-    };
-    assert_eq!(service.validate(), Ok(()));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_token_does_what_its_tier_and_its_capabilities_say_and_no_more() {
-    let mut shop = Shop::open().await;
-    let (before, paid_before) = shop.buy().await;
-    with_tiers(&mut shop.service);
-    let ask = async |method: &Method, headers: &HeaderMap| {
-        let request = crate::Request {
-            service: &shop.service,
-            method,
-            path: "/forecast",
-            client: IpAddr::from([192, 0, 2, 1]),
-            headers,
-            grpc: false,
-        };
-        shop.paywall.admit(&request).await
-    };
-    let buy = async |method: &Method, headers: &HeaderMap| {
-        let (macaroon, invoice) = read_challenge(&answer(ask(method, headers).await));
-        (macaroon, shop.node.preimage(&invoice.payment_hash()), invoice.amount().unwrap().sat_ceil())
-    };
-    let none = HeaderMap::new();
-    let (cheap, cheap_paid, price) = buy(&Method::GET, &none).await;
-    assert_eq!(price, 10);
-    assert!(cheap.caveats().any(|caveat| caveat == "weather_capabilities=read"));
-    let (pro, pro_paid, price) = buy(&Method::POST, &none).await;
-    assert_eq!(price, 500);
-    assert!(pro.caveats().any(|caveat| caveat == "services=weather:3"));
-
-    let cheap = credential(&cheap, &cheap_paid);
-    check(&ask(&Method::GET, &cheap).await, Code::Pass);
-    check(&ask(&Method::POST, &cheap).await, Code::TokenOtherCapability);
-    check(&ask(&Method::DELETE, &cheap).await, Code::TokenOtherCapability);
-    // Without a list, a token has all of its tier, and no more.
-    let before = credential(&before, &paid_before);
-    check(&ask(&Method::GET, &before).await, Code::Pass);
-    check(&ask(&Method::DELETE, &before).await, Code::Pass);
-    check(&ask(&Method::POST, &before).await, Code::TierOutgrown);
-    for method in [Method::GET, Method::POST] {
-        check(&ask(&method, &credential(&pro, &pro_paid)).await, Code::Pass);
-    }
-    let lent = pro.attenuate("weather_capabilities=read").unwrap().attenuate("read_valid_until=1").unwrap();
-    let lent = credential(&lent, &pro_paid);
-    check(&ask(&Method::GET, &lent).await, Code::TokenExpired);
-    let limited = credential(&pro.attenuate("write_monthly_requests=5").unwrap(), &pro_paid);
-    check(&ask(&Method::GET, &limited).await, Code::Pass);
-    check(&ask(&Method::POST, &limited).await, Code::LedgerUnavailable);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_buyer_chooses_an_offer_or_is_told_that_there_is_none() {
-    let mut shop = Shop::open().await;
-    with_tiers(&mut shop.service);
-    let choose = |name: &'static str| -> HeaderMap {
-        [(crate::OFFER_HEADER, HeaderValue::from_static(name))].into_iter().collect()
-    };
-    let offered = answer(shop.get(&choose("large")).await);
-    assert_eq!(read_challenge(&offered).1.amount(), Some(Msat::new(90_000)));
-    let body: serde_json::Value = serde_json::from_slice(&offered.body).unwrap();
-    let names: Vec<_> =
-        body["offers"].as_array().unwrap().iter().map(|offer| offer["name"].clone()).collect();
-    assert_eq!(names, ["default", "large"]);
-    let refused = shop.get(&choose("pro")).await;
-    check(&refused, Code::OfferUnknown);
-    assert_eq!(answer(refused).status, StatusCode::BAD_REQUEST);
-    assert_eq!(shop.node.asked.lock().len(), 1, "no invoice for what is not sold");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_list_of_capabilities_opens_nothing_that_nobody_has_named() {
-    let shop = Shop::open().await;
-    let (macaroon, preimage) = shop.buy().await;
-    for listed in ["read", ""] {
-        let listed = macaroon.attenuate(&format!("weather_capabilities={listed}")).unwrap();
-        check(&shop.get(&credential(&listed, &preimage)).await, Code::TokenOtherCapability);
-    }
-    let other = macaroon.attenuate("news_capabilities=read").unwrap();
-    check(&shop.get(&credential(&other, &preimage)).await, Code::Pass);
 }
 
 #[tokio::test(start_paused = true)]
@@ -524,284 +429,6 @@ async fn a_revoked_token_is_dead_at_once_here_and_soon_elsewhere() {
     .await;
     let restarted = shop.reopen(Keyring::single(secret())).await;
     assert_eq!(restarted.health().revoked_tokens, 2, "known before the first request");
-}
-
-#[tokio::test(start_paused = true)]
-async fn money_and_terms_meet_on_the_books() {
-    let shop = Shop::open().await;
-    let (macaroon, invoice) = shop.challenge().await;
-    let hash = invoice.payment_hash();
-    let headers = credential(&macaroon, &shop.node.preimage(&hash));
-    running(&shop.paywall, async {
-        shop.node.settle(hash, 10_000);
-        let unattributed = row(&shop, hash, |row| row.is_settled()).await;
-        assert_eq!(unattributed.sold, None);
-        for _ in 0..3 {
-            check(&shop.get(&headers).await, Code::Pass);
-        }
-        let whole = row(&shop, hash, |row| row.sold.is_some()).await;
-        let sold = whole.sold.unwrap();
-        assert_eq!(sold.terms, Terms { offer: Offer::Forever, price: Msat::new(10_000) });
-        assert_eq!((whole.paid.get(), whole.surplus.get(), whole.shortfall.get()), (10_000, 0, 0));
-        shop.node.settle(hash, 10_000);
-        let twice = row(&shop, hash, |row| row.payments == 2).await;
-        assert_eq!(twice.surplus, Msat::new(10_000));
-    })
-    .await;
-    let health = shop.paywall.health();
-    assert_eq!((health.payments_booked, health.presentations_booked), (2, 1), "{health:?}");
-    // A later start goes on where the books stop.
-    let again = shop.reopen(Keyring::single(secret())).await;
-    running(&again, until(async || (shop.node.followed.load(Ordering::SeqCst) > 1).then_some(()))).await;
-    assert_eq!(again.health().payments_booked, 0);
-    assert_eq!(shop.store.purchase(hash).await.unwrap().unwrap().payments, 2);
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_is_queued_at_the_end_is_written() {
-    let shop = Shop::open().await;
-    let mut hashes = Vec::new();
-    for _ in 0..20 {
-        let (macaroon, preimage) = shop.buy().await;
-        check(&shop.get(&credential(&macaroon, &preimage)).await, Code::Pass);
-        hashes.push(preimage.payment_hash());
-    }
-    running(&shop.paywall, async {}).await;
-    for hash in hashes {
-        assert!(shop.store.purchase(hash).await.unwrap().is_some());
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_full_queue_drops_notes_and_the_next_presentation_brings_them() {
-    let shop =
-        Shop::open_with(PaywallConfig { presentations_queued_max: 2, ..config() }, Keyring::single(secret()))
-            .await;
-    let mut all = Vec::new();
-    for _ in 0..5 {
-        let (macaroon, preimage) = shop.buy().await;
-        check(&shop.get(&credential(&macaroon, &preimage)).await, Code::Pass);
-        all.push((macaroon, preimage));
-    }
-    assert_eq!(shop.paywall.health().presentations_dropped, 3);
-    running(&shop.paywall, async {
-        for (macaroon, preimage) in &all {
-            until(async || {
-                check(&shop.get(&credential(macaroon, preimage)).await, Code::Pass);
-                shop.store.purchase(preimage.payment_hash()).await.unwrap()
-            })
-            .await;
-        }
-    })
-    .await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_store_in_trouble_loses_nothing_and_the_task_goes_on() {
-    let shop = Shop::open().await;
-    let (macaroon, preimage) = shop.buy().await;
-    let hash = preimage.payment_hash();
-    let stop = CancellationToken::new();
-    let test = async {
-        for fault in [Fault::Fails, Fault::Hangs] {
-            *shop.store.fault.lock() = Some(fault);
-            shop.node.settle(hash, 10_000);
-            check(&shop.get(&credential(&macaroon, &preimage)).await, Code::Pass);
-            until_true(|| {
-                let health = shop.paywall.health();
-                health.settling.is_some() && health.revoking.is_some()
-            })
-            .await;
-        }
-        assert!(shop.paywall.health().presentations_dropped > 0);
-        *shop.store.fault.lock() = None;
-        until_true(|| shop.paywall.health().payments_booked == 2).await;
-        check(&shop.get(&credential(&macaroon, &preimage)).await, Code::Pass);
-        until_true(|| shop.paywall.health().presentations_booked == 1).await;
-        until_true(|| {
-            let health = shop.paywall.health();
-            health.settling.is_none() && health.presenting.is_none() && health.revoking.is_none()
-        })
-        .await;
-        stop.cancel();
-    };
-    tokio::join!(shop.paywall.run(stop.clone()), test);
-    let row = shop.store.purchase(hash).await.unwrap().unwrap();
-    assert_eq!((row.payments, row.surplus), (2, Msat::new(10_000)));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_token_with_an_absurd_end_keeps_nobody_elses_purchase_off_the_books() {
-    let shop = Shop::open().await;
-    let (absurd, absurd_preimage) = shop.buy().await;
-    let absurd = absurd.attenuate(&format!("farebox_valid_until={}", u64::MAX)).unwrap();
-    let (honest, honest_preimage) = shop.buy().await;
-    // Both wait in the queue, so they are written together.
-    check(&shop.get(&credential(&absurd, &absurd_preimage)).await, Code::Pass);
-    check(&shop.get(&credential(&honest, &honest_preimage)).await, Code::Pass);
-    running(&shop.paywall, async {}).await;
-    assert_eq!(shop.paywall.health().presentations_dropped, 0);
-    for preimage in [honest_preimage, absurd_preimage] {
-        let row = shop.store.purchase(preimage.payment_hash()).await.unwrap().expect("it is on the books");
-        assert_eq!(row.sold.unwrap().terms.offer, Offer::Forever);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_node_that_breaks_off_is_followed_again_for_ever() {
-    let shop = Shop::open().await;
-    shop.node.follow_fails.store(true, Ordering::SeqCst);
-    let stop = CancellationToken::new();
-    let test = async {
-        until_true(|| shop.node.followed.load(Ordering::SeqCst) > 20).await;
-        assert_eq!(shop.paywall.health().settling.unwrap(), "the node is not available: gone");
-        shop.node.follow_fails.store(false, Ordering::SeqCst);
-        shop.node.settle(PaymentHash::from_bytes([1; 32]), 5);
-        until_true(|| shop.paywall.health().payments_booked == 1).await;
-        assert_eq!(shop.paywall.health().settling, None);
-        stop.cancel();
-    };
-    tokio::join!(shop.paywall.run(stop.clone()), test);
-    assert_eq!(shop.store.cursor("02aa").await.unwrap(), Cursor(1));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_node_that_lost_its_history_is_noticed() {
-    let shop = Shop::open().await;
-    let hash = |number| PaymentHash::from_bytes([number; 32]);
-    shop.node.tell(hash(1), 5, 3);
-    running(&shop.paywall, until(async || (shop.paywall.health().payments_booked == 1).then_some(()))).await;
-    // Its numbers begin again, and the books already know what number 3 was.
-    let told = farebox_lightning::Settlement {
-        cursor: Cursor(3),
-        hash: hash(2),
-        amount: Msat::new(5),
-        at: START,
-        description: None,
-    };
-    assert_eq!(shop.store.settle("02aa", vec![told.into()], Cursor(3)).await.unwrap().conflicting, 1);
-}
-
-fn entry(secret: MintSecret, state: KeyState) -> Entry {
-    Entry { secret, state }
-}
-
-fn rotated(old: KeyState) -> Keyring {
-    Keyring::new(vec![entry(MintSecret::from_bytes([0x88; 32]), KeyState::Live), entry(secret(), old)])
-        .unwrap()
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_rotation_keeps_old_tokens_alive_until_the_old_secret_goes() {
-    let mut shop = Shop::open().await;
-    let (old, old_preimage) = shop.buy().await;
-    shop.paywall = shop.reopen(rotated(KeyState::Live)).await;
-    check(&shop.get(&credential(&old, &old_preimage)).await, Code::Pass);
-    let (new, new_preimage) = shop.buy().await;
-
-    shop.paywall = shop.reopen(Keyring::single(MintSecret::from_bytes([0x88; 32]))).await;
-    check(&shop.get(&credential(&new, &new_preimage)).await, Code::Pass);
-    check(&shop.get(&credential(&old, &old_preimage)).await, Code::TokenUnknown);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_lost_secret_stops_the_start() {
-    let shop = Shop::open().await;
-    let keyring = || Keyring::single(MintSecret::from_bytes([0x99; 32]));
-    let open =
-        |config| Paywall::open(config, keyring(), shop.node.clone(), shop.store.clone(), shop.clock.clone());
-    let refused = open(config()).await.err().unwrap();
-    assert!(matches!(refused, OpenError::Store(StoreError::OtherSecrets { .. })), "{refused}");
-    open(PaywallConfig { continuity: Continuity::Abandon, ..config() }).await.unwrap();
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_node_on_another_network_stops_the_start() {
-    let shop = Shop::open().await;
-    let keyring = Keyring::single(secret());
-    let mainnet = PaywallConfig::new(Network::Mainnet);
-    let refused =
-        Paywall::open(mainnet, keyring, shop.node.clone(), shop.store.clone(), shop.clock.clone()).await;
-    assert_eq!(
-        refused.err().unwrap().to_string(),
-        "the node is on regtest, the configuration says mainnet; test coins must not buy what costs money"
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_leaked_secret_opens_only_what_had_been_paid_before() {
-    let mut shop = Shop::open().await;
-    let (used, used_preimage) = shop.buy().await;
-    let (unused, unused_preimage) = shop.buy().await;
-    let (unpaid, unpaid_preimage) = shop.buy().await;
-    running(&shop.paywall, async {
-        shop.node.settle(used_preimage.payment_hash(), 10_000);
-        shop.node.settle(unused_preimage.payment_hash(), 10_000);
-        check(&shop.get(&credential(&used, &used_preimage)).await, Code::Pass);
-        row(&shop, used_preimage.payment_hash(), |row| row.is_settled() && row.sold.is_some()).await;
-        row(&shop, unused_preimage.payment_hash(), |row| row.is_settled()).await;
-    })
-    .await;
-
-    shop.clock.set(later(100));
-    shop.paywall = shop.reopen(rotated(KeyState::SettledOnly { since: later(50) })).await;
-    check(&shop.get(&credential(&used, &used_preimage)).await, Code::Pass);
-    check(&shop.get(&credential(&unused, &unused_preimage)).await, Code::Pass);
-    check(&shop.get(&credential(&unpaid, &unpaid_preimage)).await, Code::SecretWithdrawn);
-
-    // Whoever has the secret writes what they like over a payment of their own.
-    let identifier = used.identifier().unwrap();
-    let dearer = ["services=dearer:0".to_owned(), "farebox_terms=v1;offer=forever;msat=10000".to_owned()];
-    let forged = Macaroon::mint(&secret().root_key(Network::Regtest, &identifier), &identifier, &dearer);
-    shop.service.name = "dearer".parse().unwrap();
-    check(&shop.get(&credential(&forged, &used_preimage)).await, Code::SecretWithdrawn);
-    shop.service = weather();
-
-    // Paid, but after the secret had leaked.
-    running(&shop.paywall, async {
-        shop.node.settle(unpaid_preimage.payment_hash(), 10_000);
-        row(&shop, unpaid_preimage.payment_hash(), |row| row.is_settled()).await;
-    })
-    .await;
-    check(&shop.get(&credential(&unpaid, &unpaid_preimage)).await, Code::SecretWithdrawn);
-}
-
-#[tokio::test(start_paused = true)]
-async fn one_payment_opens_one_thing_for_who_has_a_leaked_secret() {
-    let mut shop = Shop::open().await;
-    let (bought, preimage) = shop.buy().await;
-    running(&shop.paywall, async {
-        shop.node.settle(preimage.payment_hash(), 10_000);
-        row(&shop, preimage.payment_hash(), |row| row.is_settled()).await;
-    })
-    .await;
-    shop.clock.set(later(100));
-    // The task that writes queued presentations doesn't run, as if it were late.
-    shop.paywall = shop.reopen(rotated(KeyState::SettledOnly { since: later(50) })).await;
-
-    let identifier = bought.identifier().unwrap();
-    let caveats = ["services=maps:0".to_owned(), "farebox_terms=v1;offer=forever;msat=10000".to_owned()];
-    let forged = Macaroon::mint(&secret().root_key(Network::Regtest, &identifier), &identifier, &caveats);
-    check(&shop.get(&credential(&bought, &preimage)).await, Code::Pass);
-    shop.service.name = "maps".parse().unwrap();
-    check(&shop.get(&credential(&forged, &preimage)).await, Code::SecretWithdrawn);
-}
-
-#[tokio::test(start_paused = true)]
-async fn books_that_cannot_be_read_never_look_like_a_bad_token() {
-    let mut shop = Shop::open().await;
-    let (macaroon, preimage) = shop.buy().await;
-    shop.paywall = shop.reopen(rotated(KeyState::SettledOnly { since: later(50) })).await;
-    for fault in [Fault::Fails, Fault::Hangs] {
-        *shop.store.fault.lock() = Some(fault);
-        let refused = answer(shop.get(&credential(&macaroon, &preimage)).await);
-        assert_eq!((refused.status, refused.code), (StatusCode::SERVICE_UNAVAILABLE, Code::StoreUnavailable));
-        assert_eq!(refused.headers[header::RETRY_AFTER], "5");
-    }
-    // A bad one is told so without asking the books.
-    let asked = shop.store.asked.load(Ordering::SeqCst);
-    check(&shop.get(&credential(&macaroon, &Preimage::from_bytes([1; 32]))).await, Code::PreimageWrong);
-    assert_eq!(shop.store.asked.load(Ordering::SeqCst), asked);
 }
 
 #[tokio::test(start_paused = true)]
