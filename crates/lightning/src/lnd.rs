@@ -20,10 +20,11 @@ mod watch;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use farebox_protocol::{Invoice, Msat, Network, PaymentHash, Timestamp};
+use farebox_protocol::{Invoice, Msat, Network, PaymentHash, Preimage, Timestamp};
 use futures_util::{FutureExt as _, future::BoxFuture, stream::BoxStream};
 use tokio::time;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use zeroize::Zeroizing;
 
 pub use self::{credential::Credential, pay::LndWallet, tls::Trust};
 
@@ -150,19 +151,27 @@ impl Node {
             let max = self.open.max();
             return Err(ReceiveError::Unavailable(format!("{max} invoices are open (`open-invoices-max`)")));
         };
+        let preimage = preimage()?;
+        let hash = preimage.payment_hash();
         let asked = lnrpc::Invoice {
             memo: shorten(&ask.description),
+            // Ours, so that the hash is known before lnd has answered, and also if it never does.
+            r_preimage: preimage.expose_bytes().to_vec(),
             value_msat: i64::try_from(ask.amount.get()).map_err(|_| no_price(ask.amount))?,
             expiry: i64::try_from(expiry.as_secs()).unwrap_or(i64::MAX),
             private: self.private_hints,
             ..lnrpc::Invoice::default()
         };
-        let made = self.add_invoice(asked).await.map_err(|error| self.failed(error))?;
-        let hash = made.r_hash.as_slice().try_into().map(PaymentHash::from_bytes);
-        let hash = hash.map_err(|_| wrong("has no payment hash"))?;
-        // Whatever is wrong with it: it is in the node, and cleared up like the others.
-        slot.keep(hash, expiry);
-        let invoice = self.check(&made.payment_request, hash, ask.amount, expiry);
+        let made = self.add_invoice(asked).await;
+        // Whatever is wrong with it: where it is in the node, or may be, it is cleared up like the others.
+        if made.as_ref().err().is_none_or(CallError::may_be_done) {
+            slot.keep(hash, expiry);
+        }
+        let made = made.map_err(|error| self.failed(error))?;
+        let invoice = match made.r_hash == hash.as_bytes() {
+            true => self.check(&made.payment_request, hash, ask.amount, expiry),
+            false => Err(wrong("is not for the payment hash that was asked for")),
+        };
         if let Err(error) = &invoice {
             tracing::error!("lnd: {error}; it is not sold");
         }
@@ -206,6 +215,14 @@ impl Node {
         self.watch.note(&error);
         receive_error(error)
     }
+}
+
+/// A secret that nobody has yet.
+fn preimage() -> Result<Preimage, ReceiveError> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    let drawn = getrandom::fill(&mut *bytes);
+    drawn.map_err(|error| ReceiveError::Unavailable(format!("this machine has no random bytes: {error}")))?;
+    Ok(Preimage::from_bytes(*bytes))
 }
 
 fn receive_error(error: CallError) -> ReceiveError {

@@ -90,6 +90,11 @@ impl CallError {
         }
     }
 
+    /// Whether lnd may have carried the call out, or be about to.
+    pub(crate) const fn may_be_done(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::TimedOut(_))
+    }
+
     /// What lnd's answer to `method` (such as `lnrpc.Lightning/AddInvoice`) means.
     pub(crate) fn of(status: &Status, method: &'static str) -> Self {
         if let Some(why) = link_error(status) {

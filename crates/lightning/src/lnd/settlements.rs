@@ -4,9 +4,15 @@
 //! not even when it happens. So the very first settlement of a node has to be found in another way, once: among the
 //! *invoices* from the first on, each of which is replayed as it is now. Once it has been told, or is known to be gone,
 //! settlements are followed from there. They are told in rising order only: whoever keeps the last cursor has all before.
+//!
+//! That holds for one database. A node that was restored from its seed keeps its key and counts from 1 again, and would be
+//! passed over until it comes to the old place. So who goes on from a place first asks for the settlement *at* it, which lnd
+//! replays at once and never deletes; where it doesn't come, all there is is told from the beginning. Too much is told
+//! rather than too little: what has been told before is recognised by its place and its hash.
 
 use farebox_protocol::{Msat, PaymentHash, Timestamp};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
+use tokio::time;
 use tonic::Streaming;
 
 use super::{
@@ -22,7 +28,14 @@ const METHOD: &str = "lnrpc.Lightning/SubscribeInvoices";
 const NONE_MADE: u64 = i64::MAX as u64;
 
 pub(super) fn follow(node: &Node, after: Cursor) -> BoxStream<'_, Result<Settlement, ReceiveError>> {
-    let follower = Follower { node, last: after.0, is_searched: after.0 > 0, phase: Phase::Closed };
+    let follower = Follower {
+        node,
+        last: after.0,
+        is_searched: after.0 > 0,
+        // The first one is never replayed, and of what lies before it nothing could have been lost.
+        is_remembered: after.0 < 2,
+        phase: Phase::Closed,
+    };
     stream::unfold(Some(follower), |follower| async move {
         let mut follower = follower?;
         match follower.next().await {
@@ -42,6 +55,8 @@ struct Follower<'a> {
     last: u64,
     /// The first settlement has been told, or can't be.
     is_searched: bool,
+    /// The node has the settlement that was told last, as far as that can be known.
+    is_remembered: bool,
     phase: Phase,
 }
 
@@ -52,6 +67,8 @@ enum Phase {
         told: Streaming<lnrpc::Invoice>,
         marker: Option<u64>,
     },
+    /// Waits for the settlement that was told last, to see that it is still there.
+    Remembering(Streaming<lnrpc::Invoice>),
     Following(Streaming<lnrpc::Invoice>),
 }
 
@@ -67,6 +84,7 @@ impl Follower<'_> {
                         return Ok(settlement);
                     }
                 }
+                Phase::Remembering(_) => self.remember().await?,
                 Phase::Searching { told, marker } => {
                     let invoice = receive(told).await?;
                     let place = settlement(&invoice).map_or(0, |settlement| settlement.cursor.0);
@@ -86,9 +104,40 @@ impl Follower<'_> {
         }
     }
 
+    /// Waits for the settlement that was told last. Where it doesn't come within the time of a call, or something else does,
+    /// all is told from the beginning.
+    async fn remember(&mut self) -> Result<(), CallError> {
+        let Phase::Remembering(mut told) = std::mem::replace(&mut self.phase, Phase::Closed) else {
+            return Ok(());
+        };
+        self.is_remembered = true;
+        let first = async {
+            loop {
+                if let Some(settlement) = settlement(&receive(&mut told).await?) {
+                    return Ok::<_, CallError>(settlement.cursor.0);
+                }
+            }
+        };
+        let first = time::timeout(self.node.client.deadline(), first).await.ok().transpose()?;
+        if first == Some(self.last) {
+            self.phase = Phase::Following(told);
+            return Ok(());
+        }
+        tracing::error!(
+            place = self.last,
+            "lnd does not know the settlement that was booked last: has it been restored without its invoices? All that it \
+             knows is read again; what the books hold another payment in the place of is not booked, and counted in \
+             `farebox_settlements_conflicting_total`"
+        );
+        (self.last, self.is_searched) = (0, false);
+        Ok(())
+    }
+
     async fn open(&mut self) -> Result<(), CallError> {
         self.node.watch.ready().await;
-        let from = if self.is_searched {
+        let from = if !self.is_remembered {
+            InvoiceSubscription { add_index: NONE_MADE, settle_index: self.last - 1 }
+        } else if self.is_searched {
             InvoiceSubscription { add_index: NONE_MADE, settle_index: self.last.max(1) }
         } else {
             InvoiceSubscription { add_index: 1, settle_index: 0 }
@@ -98,8 +147,11 @@ impl Follower<'_> {
         // No deadline: lnd answers when it has something to tell. That it is still there, the connection's pings ask.
         let opened = lightning.subscribe_invoices(request).await;
         let told = opened.map_err(|status| CallError::of(&status, METHOD))?.into_inner();
-        self.phase =
-            if self.is_searched { Phase::Following(told) } else { Phase::Searching { told, marker: None } };
+        self.phase = match (self.is_remembered, self.is_searched) {
+            (false, _) => Phase::Remembering(told),
+            (true, true) => Phase::Following(told),
+            (true, false) => Phase::Searching { told, marker: None },
+        };
         Ok(())
     }
 }

@@ -214,7 +214,7 @@ async fn an_invoice_that_is_not_what_was_asked_for_is_not_sold() {
     let lnd = double.ready().await;
     for (flaw, says) in [
         (Flaw::Amount, "is not for 1001 msat"),
-        (Flaw::Hash, "has another payment hash than it says"),
+        (Flaw::Hash, "is not for the payment hash that was asked for"),
         (Flaw::Network, "is for mainnet, not for regtest"),
         (Flaw::Expiry, "lives 300 s, not 600 s"),
         (Flaw::Past, "is expired already"),
@@ -280,6 +280,29 @@ async fn the_first_settlement_is_found_and_all_are_told_in_order() {
         double.settle(5, 4);
     });
     assert_eq!(live, [4]);
+}
+
+#[tokio::test]
+async fn a_node_that_has_lost_its_settlements_is_read_from_the_beginning() {
+    let double = Double::start().await;
+    let config = LndConfig { call_timeout: Duration::from_millis(500), ..double.config() };
+    let lnd = Lnd::connect(config, Arc::new(SystemClock)).unwrap();
+    ready(&lnd).await;
+    for _ in 0..4 {
+        lnd.invoice(ask()).await.unwrap();
+    }
+    let told = async |after, take| {
+        let told = lnd.settlements(Cursor(after)).take(take);
+        told.map(|told| told.unwrap().cursor.0).collect::<Vec<_>>().await
+    };
+    // As many as before or more, and it hasn't come so far again; or it has come further, and the place is another's.
+    for (add_index, settle_index) in [(2, 1), (3, 2)] {
+        double.settle(add_index, settle_index);
+    }
+    assert_eq!(told(7, 2).await, [1, 2]);
+    double.settle(4, 9);
+    assert_eq!(told(7, 3).await, [1, 2, 9]);
+    assert_eq!(told(2, 1).await, [9], "one that has lost nothing is read from where it was left");
 }
 
 #[tokio::test]
@@ -355,6 +378,43 @@ async fn what_nobody_pays_is_deleted_and_what_was_paid_is_kept() {
     assert!(!left.contains(&unpaid.as_bytes().to_vec()), "an unpaid invoice is deleted");
     assert!(left.contains(&paid.as_bytes().to_vec()), "a paid one is not");
     assert_eq!(lnd.node.open.len(), 0);
+}
+
+#[tokio::test]
+async fn an_invoice_whose_answer_was_lost_is_cleared_up_like_the_others() {
+    let double = Double::start().await;
+    let config = LndConfig { call_timeout: Duration::from_millis(500), ..double.config() };
+    let lnd = Lnd::connect(config, Arc::new(SystemClock)).unwrap();
+    ready(&lnd).await;
+    // One that lnd has made, though it doesn't say so, and one that it has not.
+    for (flaw, are_there) in [(Flaw::LostAnswer, 2), (Flaw::Silence, 2)] {
+        double.manner.lock().flaw = Some(flaw);
+        assert!(matches!(lnd.invoice(ask()).await, Err(ReceiveError::TimedOut(_))), "{flaw:?}");
+        assert_eq!(double.manner.lock().invoices.len(), are_there, "{flaw:?}");
+    }
+    double.manner.lock().flaw = None;
+    assert_eq!(lnd.node.open.len(), 2);
+    lnd.node.open.expire_all();
+    lnd.stop().await;
+    assert_eq!(double.manner.lock().invoices.len(), 1, "all but the one by which the node is known");
+    assert_eq!(lnd.node.open.len(), 0);
+}
+
+#[tokio::test]
+async fn what_lnd_refuses_to_make_takes_up_no_room() {
+    let double = Double::start().await;
+    let config = LndConfig { open_invoices_max: 1, ..double.config() };
+    let lnd = Lnd::connect(config, Arc::new(SystemClock)).unwrap();
+    ready(&lnd).await;
+    double.manner.lock().denied.insert("AddInvoice");
+    for _ in 0..2 {
+        match lnd.invoice(ask()).await {
+            Err(ReceiveError::Unavailable(why)) => assert!(why.contains("AddInvoice"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    double.manner.lock().denied.clear();
+    lnd.invoice(ask()).await.unwrap();
 }
 
 #[tokio::test]
