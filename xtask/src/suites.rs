@@ -23,6 +23,21 @@ const fn cargo(run: &'static [&'static str]) -> Step {
 
 const PROOFS: &[Suite] = &[
     Suite {
+        name: "disk",
+        shows: "a disk that is full, locked or can't be written loses and doubles no unit, and is survived (needs root)",
+        steps: &[cargo(&[
+            "cargo",
+            "test",
+            "-p",
+            "farebox-paywall",
+            "--lib",
+            "costs_nobody_a_unit",
+            "--",
+            "--include-ignored",
+            "--nocapture",
+        ])],
+    },
+    Suite {
         name: "flood",
         shows: "1,000,000 unpaid challenges leave no row, no file and no memory behind",
         steps: &[cargo(&[

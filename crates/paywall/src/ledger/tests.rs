@@ -16,6 +16,7 @@ use crate::store::{
     sqlite::SqliteStore,
 };
 
+mod faults;
 mod killed;
 #[path = "../../../../fuzz/laws/ledger.rs"]
 mod laws;

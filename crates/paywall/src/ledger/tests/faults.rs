@@ -1,0 +1,233 @@
+//! A disk that really fails under a ledger at work: the kernel refuses to write, another process holds the file, no room is
+//! left. What was served meanwhile is charged when it is over, once, and nothing is served that could not be charged.
+//!
+//! Each story is a process of its own, because what it does to itself would happen to the tests beside it too.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, AtomicU64},
+};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::*;
+
+/// Names the books to the child, and what becomes of its disk.
+const BOOKS: &str = "FAREBOX_TEST_BOOKS";
+const FAULT: &str = "FAREBOX_TEST_FAULT";
+const TOKENS: u8 = 5;
+const SOLD: u64 = 1 << 40;
+
+#[test]
+fn a_kernel_that_refuses_to_write_costs_nobody_a_unit() {
+    // Who writes beyond the limit is killed, unless it was ignored before the program began.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]);
+    run("too large", shell);
+}
+
+#[test]
+fn another_process_that_holds_the_books_costs_nobody_a_unit() {
+    run("held", Command::new("env"));
+}
+
+#[test]
+#[ignore = "proof: run by `cargo xtask prove disk`; mounts a small file system"]
+fn a_file_system_that_is_full_costs_nobody_a_unit() {
+    let mut mounted = Command::new("unshare");
+    let mount = "mount -t tmpfs -o size=3m none \"$0\" && exec \"$@\"";
+    let dir = tempfile::tempdir().unwrap();
+    mounted.args(["--map-root-user", "--mount", "sh", "-c", mount]).arg(dir.path());
+    run_in(dir.path(), "full", mounted);
+}
+
+#[test]
+#[ignore = "proof: run by `cargo xtask prove disk`; the superuser alone can make a file unchangeable"]
+fn a_file_that_can_not_be_changed_any_more_costs_nobody_a_unit() {
+    run("unchangeable", Command::new("env"));
+}
+
+fn run(fault: &str, with: Command) {
+    run_in(tempfile::tempdir().unwrap().path(), fault, with);
+}
+
+/// Runs the child by a program that starts what is behind its arguments.
+fn run_in(dir: &Path, fault: &str, mut with: Command) {
+    with.arg(std::env::current_exe().unwrap())
+        .args(["--exact", "ledger::tests::faults::the_child", "--ignored", "--nocapture"])
+        .env(BOOKS, dir.join("books.sqlite"))
+        .env(FAULT, fault);
+    let done = with.output().unwrap();
+    let told = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{told}{}", String::from_utf8_lossy(&done.stderr));
+    println!("{}", told.lines().find(|line| line.starts_with(fault)).expect("the child has run"));
+}
+
+/// What becomes of the disk, until it is dropped.
+enum Broken {
+    TooLarge(Rlimit),
+    Held(Child),
+    Full(PathBuf),
+    Unchangeable(Vec<PathBuf>),
+}
+
+impl Broken {
+    fn begin(fault: &str, books: &Path) -> Self {
+        match fault {
+            "too large" => {
+                let before = getrlimit(Resource::Fsize);
+                // Less than the log is long already.
+                setrlimit(Resource::Fsize, Rlimit { current: Some(4_096), ..before }).unwrap();
+                Self::TooLarge(before)
+            }
+            "held" => {
+                let mut child = Command::new(std::env::current_exe().unwrap())
+                    .args(["--exact", "ledger::tests::faults::the_holder", "--ignored", "--nocapture"])
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::piped())
+                    .spawn()
+                    .unwrap();
+                let told = child.stdout.take().unwrap();
+                let mut lines = std::io::BufRead::lines(std::io::BufReader::new(told));
+                assert!(lines.any(|line| line.unwrap() == "held"));
+                Self::Held(child)
+            }
+            "full" => {
+                let filler = books.with_file_name("filler");
+                let mut file = File::create(&filler).unwrap();
+                for size in [4_096, 1] {
+                    while file.write(&[7; 4_096][..size]).is_ok_and(|written| written > 0) {}
+                }
+                Self::Full(filler)
+            }
+            "unchangeable" => {
+                let files = ["", "-wal"].map(|end| PathBuf::from(format!("{}{end}", books.display())));
+                change(&files, "+i");
+                Self::Unchangeable(files.into())
+            }
+            other => panic!("{other}"),
+        }
+    }
+}
+
+impl Drop for Broken {
+    fn drop(&mut self) {
+        match self {
+            Self::TooLarge(before) => setrlimit(Resource::Fsize, *before).unwrap(),
+            Self::Held(child) => {
+                drop(child.stdin.take());
+                child.wait().unwrap();
+            }
+            Self::Full(filler) => fs::remove_file(filler).unwrap(),
+            Self::Unchangeable(files) => change(files, "-i"),
+        }
+    }
+}
+
+fn change(files: &[PathBuf], how: &str) {
+    assert!(Command::new("chattr").arg(how).args(files).status().unwrap().success());
+}
+
+#[test]
+#[ignore = "the process that holds the books in the test above, until nobody tells it anything any more"]
+fn the_holder() {
+    let books = rusqlite::Connection::open(std::env::var_os(BOOKS).expect("started by its test")).unwrap();
+    books.busy_timeout(Duration::from_secs(60)).unwrap();
+    books.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    println!("\nheld");
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+}
+
+/// What buyers have had, and what they were refused.
+#[derive(Default)]
+struct Served {
+    units: [AtomicU64; TOKENS as usize],
+    refused: AtomicU64,
+    over: AtomicBool,
+}
+
+impl Served {
+    fn all(&self) -> u64 {
+        self.units.iter().map(|units| units.load(Ordering::SeqCst)).sum()
+    }
+
+    /// Uses tokens until it is told that it's over. Each use takes a while, as requests do.
+    async fn buy(&self, ledger: &Arc<Ledger>, first: u8) {
+        for number in (0..TOKENS).cycle().skip(usize::from(first)) {
+            if self.over.load(Ordering::SeqCst) {
+                return;
+            }
+            match ledger.reserve(presentation(number), requests(SOLD), NonZeroU64::MIN).await {
+                Ok(reserved) => {
+                    time::sleep(Duration::from_millis(1)).await;
+                    reserved.reservation.commit(1);
+                    self.units[usize::from(number)].fetch_add(1, Ordering::SeqCst);
+                }
+                Err(Refused::Unavailable(_)) => {
+                    self.refused.fetch_add(1, Ordering::SeqCst);
+                    time::sleep(Duration::from_millis(5)).await;
+                }
+                Err(refused) => panic!("{refused}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "the process whose disk fails, started by the tests above"]
+async fn the_child() {
+    let path = PathBuf::from(std::env::var_os(BOOKS).expect("started by its test"));
+    let fault = std::env::var(FAULT).unwrap();
+    let store: Arc<dyn Accounts> = Arc::new(SqliteStore::open(&path).unwrap());
+    let config = LedgerConfig { store_timeout: Duration::from_millis(500), ..LedgerConfig::new() };
+    let ledger = Ledger::open(config, store, Arc::new(ManualClock::new(START))).await.unwrap();
+    let (served, stop) = (Served::default(), CancellationToken::new());
+    let story = async {
+        for _ in 0..2 {
+            let before = served.all();
+            until(|| served.all() >= before + 300).await;
+            let broken = Broken::begin(&fault, &path);
+            until(|| ledger.health().writing.is_some()).await;
+            let trouble = ledger.health().writing.unwrap();
+            // What was under way is served and charged; nothing new is.
+            let refused = served.refused.load(Ordering::SeqCst);
+            until(|| served.refused.load(Ordering::SeqCst) >= refused + 20).await;
+            let during = served.all();
+            until(|| served.refused.load(Ordering::SeqCst) >= refused + 60).await;
+            assert_eq!(served.all(), during);
+            let waiting = ledger.health().unwritten;
+            assert!(waiting > 0);
+            let mended = time::Instant::now();
+            drop(broken);
+            until(|| served.all() > during && ledger.health().writing.is_none()).await;
+            println!("\n{fault}: {trouble}; {waiting} waited, served again after {:?}", mended.elapsed());
+        }
+        served.over.store(true, Ordering::SeqCst);
+    };
+    let buy = futures_util::future::join_all((0..8).map(|first| served.buy(&ledger, first)));
+    let sold = async {
+        tokio::join!(story, buy);
+        stop.cancel();
+    };
+    time::timeout(Duration::from_secs(120), async { tokio::join!(ledger.run(&stop), sold) }).await.unwrap();
+    assert_eq!(ledger.close().await, 0);
+    drop(ledger);
+
+    let store = SqliteStore::open(&path).unwrap();
+    for (number, served) in (0..).zip(&served.units) {
+        let account = Accounts::account(&store, hash(number)).await.unwrap().unwrap();
+        assert_eq!(account.balance.spent(), served.load(Ordering::SeqCst), "{number}");
+    }
+    let audit = store.audit().await.unwrap();
+    assert_eq!(audit.breaches, [""; 0]);
+    assert!(audit.epochs[0].ended_at.is_some());
+}
+
+async fn until(so: impl Fn() -> bool) {
+    while !so() {
+        time::sleep(Duration::from_millis(5)).await;
+    }
+}
