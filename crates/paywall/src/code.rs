@@ -75,6 +75,10 @@ pub enum Code {
     OfferUnknown,
     /// The signature holds, the proof of payment doesn't.
     PreimageWrong,
+    /// The proof of payment holds, but the money is neither on the books nor with the node.
+    PaymentUnsettled,
+    /// Whether the money has arrived can't be found out just now.
+    PaymentUnconfirmed,
     /// This client has asked for too many invoices.
     ClientMintLimit,
     /// All clients together have asked for too many invoices.
@@ -99,7 +103,7 @@ pub enum Code {
 
 impl Code {
     /// All of them, for documentation and for registering metrics.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 45] = [
         Self::Pass,
         Self::Free,
         Self::Freebie,
@@ -133,6 +137,8 @@ impl Code {
         Self::LedgerUnavailable,
         Self::OfferUnknown,
         Self::PreimageWrong,
+        Self::PaymentUnsettled,
+        Self::PaymentUnconfirmed,
         Self::ClientMintLimit,
         Self::TotalMintLimit,
         Self::RateLimited,
@@ -186,6 +192,8 @@ impl Code {
             Self::LedgerUnavailable => "ledger_unavailable",
             Self::OfferUnknown => "offer_unknown",
             Self::PreimageWrong => "preimage_wrong",
+            Self::PaymentUnsettled => "payment_unsettled",
+            Self::PaymentUnconfirmed => "payment_unconfirmed",
             Self::ClientMintLimit => "client_mint_limit",
             Self::TotalMintLimit => "total_mint_limit",
             Self::RateLimited => "rate_limited",
@@ -269,6 +277,13 @@ impl Code {
             }
             Self::PreimageWrong => {
                 "the preimage doesn't belong to this token: send the one that paying revealed"
+            }
+            Self::PaymentUnsettled => {
+                "the payment for this token has not arrived: pay its invoice, or wait until it has"
+            }
+            Self::PaymentUnconfirmed => {
+                "whether the payment for this token has arrived can't be found out just now; the token is not to blame: \
+                 retry"
             }
             Self::ClientMintLimit => {
                 "too many unpaid invoices asked for from this address: wait, or pay one of them"

@@ -21,6 +21,9 @@ pub struct PaywallConfig {
     pub flush_timeout: Duration,
     /// Refuse tokens with conditions that nobody here knows, instead of skipping them as the specification says.
     pub strict_caveats: bool,
+    /// Serve a token only once its payment is known to have settled, by the books or by a node; its preimage alone is not
+    /// enough then. Asked once for each token, in `store_timeout` and `invoice_timeout`.
+    pub verify_settled: bool,
     /// How many challenges one client may ask for: one IPv4 address, or one IPv6 /64.
     pub mint_per_client: Rate,
     /// How many challenges all clients together may ask for.
@@ -82,6 +85,7 @@ impl PaywallConfig {
             store_timeout: Duration::from_secs(2),
             flush_timeout: Duration::from_secs(5),
             strict_caveats: false,
+            verify_settled: false,
             mint_per_client: Rate::per_minute(const { NonZeroU32::new(60).expect("above zero") }),
             mint_total: Rate::per_second(const { NonZeroU32::new(100).expect("above zero") }),
             mint_clients_max: 65_536,

@@ -74,6 +74,9 @@ pub struct Candidate {
     pub revoked: bool,
     /// What its caveats say for this request, or why they forbid it.
     pub caveats: Result<Judged, Code>,
+    /// Whether its payment has settled, where that is wanted beside the proof. Asked of tokens that live keys signed; for
+    /// the others the books vouch.
+    pub settled: Settled,
     /// What the ledger says of this use of it. Asked of tokens that are used up by use, or limited to so much a month.
     pub ledger: Ledger,
 }
@@ -119,6 +122,22 @@ pub enum Vouched {
     Unreadable,
 }
 
+/// Whether a payment has settled. The preimage alone proves that somebody who knew it let it go: the node mostly, by
+/// settling, but also whoever may read its invoices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The preimage is proof enough.
+    Unneeded,
+    /// Nobody has looked.
+    Unasked,
+    /// It has.
+    Yes,
+    /// It has not: neither books nor nodes know of it.
+    No,
+    /// Books or nodes could not be asked, and the others know nothing of it.
+    Unreadable,
+}
+
 /// What is to be done with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -127,6 +146,8 @@ pub enum Decision {
     Forward(Grant),
     /// Look up this candidate's payment, then decide again with [`Vouched`] filled in.
     Consult(usize),
+    /// Find out whether this candidate's payment has settled, then decide again with [`Settled`] filled in.
+    Confirm(usize),
     /// Reserve what the request may cost on this candidate's account, then decide again with [`Ledger`] filled in. Only
     /// that second decision forwards.
     Reserve(usize),
@@ -215,18 +236,22 @@ fn judge(facts: &Facts<'_>, index: usize, candidate: &Candidate) -> Decision {
     if tier < facts.tier {
         return Decision::Challenge(Code::TierOutgrown);
     }
-    match candidate.key {
-        Key::Live | Key::SettledOnly(Vouched::Yes) => {
+    match (candidate.key, candidate.settled) {
+        (Key::Live, Settled::Unasked) => Decision::Confirm(index),
+        // Its holder needs no other invoice: this one is to be paid, or its money is still on its way.
+        (Key::Live, Settled::No) => Decision::Refuse(Code::PaymentUnsettled),
+        (Key::Live, Settled::Unreadable) => Decision::Unavailable(Code::PaymentUnconfirmed),
+        (Key::Live, Settled::Unneeded | Settled::Yes) | (Key::SettledOnly(Vouched::Yes), _) => {
             // The token proves what was bought. What is left of it, only the ledger can tell.
             match terms.offer.is_counted() || bought.is_limited {
                 false => Decision::Forward(Grant::Paid(index)),
                 true => count(index, candidate.ledger),
             }
         }
-        Key::SettledOnly(Vouched::Unasked) => Decision::Consult(index),
-        Key::SettledOnly(Vouched::Unreadable) => Decision::Unavailable(Code::StoreUnavailable),
-        Key::SettledOnly(Vouched::No) => Decision::Challenge(Code::SecretWithdrawn),
-        Key::Unknown => Decision::Challenge(Code::TokenUnknown),
+        (Key::SettledOnly(Vouched::Unasked), _) => Decision::Consult(index),
+        (Key::SettledOnly(Vouched::Unreadable), _) => Decision::Unavailable(Code::StoreUnavailable),
+        (Key::SettledOnly(Vouched::No), _) => Decision::Challenge(Code::SecretWithdrawn),
+        (Key::Unknown, _) => Decision::Challenge(Code::TokenUnknown),
     }
 }
 
@@ -248,13 +273,16 @@ fn rank(decision: &Decision) -> u8 {
     match decision {
         Decision::Forward(_) => 0,
         Decision::Reserve(_) => 1,
-        Decision::Consult(_) => 2,
-        Decision::Wait(_) => 3,
-        Decision::Unavailable(_) => 4,
-        Decision::Challenge(Code::TokenUnknown) => 6,
-        Decision::Challenge(_) => 5,
+        Decision::Confirm(_) => 2,
+        Decision::Consult(_) => 3,
+        Decision::Wait(_) => 4,
+        Decision::Unavailable(_) => 5,
+        // It may open once its money is there. Who holds it should not be led to pay a second time.
+        Decision::Refuse(Code::PaymentUnsettled) => 6,
+        Decision::Challenge(Code::TokenUnknown) => 8,
+        Decision::Challenge(_) => 7,
         // The last two are never about a token alone.
-        Decision::Refuse(_) | Decision::Deny(_) | Decision::CountFreebie => 7,
+        Decision::Refuse(_) | Decision::Deny(_) | Decision::CountFreebie => 9,
     }
 }
 
@@ -324,6 +352,7 @@ impl Candidate {
         preimage_holds: false,
         revoked: true,
         caveats: Err(Code::TokenUnknown),
+        settled: Settled::No,
         ledger: Ledger::Unasked,
     };
 }

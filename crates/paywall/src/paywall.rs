@@ -32,10 +32,12 @@ use crate::{
     trouble::Trouble,
 };
 
+mod confirm;
 mod examine;
 mod known;
 mod revoked;
 
+use confirm::Settlements;
 use examine::{Examined, Token};
 use known::Known;
 use revoked::Revocations;
@@ -63,6 +65,7 @@ pub struct Paywall {
     revoked: Revocations,
     known: Known,
     lookups: Semaphore,
+    settlements: Settlements,
 }
 
 /// Why a paywall can't be opened.
@@ -174,6 +177,7 @@ impl Paywall {
             revoked: Revocations::new(revoked),
             known: Known::new(),
             lookups: Semaphore::new(LOOKUPS_MAX),
+            settlements: Settlements::new(config.verify_settled),
             config,
             keyring,
             nodes,
@@ -209,13 +213,17 @@ impl Paywall {
         now: Timestamp,
     ) -> Admission {
         let mut freebie = None;
-        // Each round fills in one unasked fact, so this ends after at most two rounds for each token, and one more.
+        // Each round fills in one unasked fact, so this ends after at most three rounds for each token, and one more.
         loop {
             match decision {
                 Decision::Consult(index) => {
                     let token = examined.token(index);
                     let vouched = self.consult(request, token, examined.withdrawn(index), now).await;
                     examined.candidate_mut(index).key = Key::SettledOnly(vouched);
+                }
+                Decision::Confirm(index) => {
+                    let hash = examined.token(index).identifier.payment_hash;
+                    examined.candidate_mut(index).settled = self.confirm(hash).await;
                 }
                 // Nobody counts yet, so nothing that has to be counted passes.
                 Decision::Reserve(index) => examined.candidate_mut(index).ledger = Counted::Unreadable,
@@ -237,7 +245,10 @@ impl Paywall {
             Decision::Deny(code) => self.deny(request, code),
             Decision::Wait(code) | Decision::Unavailable(code) => refuse(code, Some(self.config.retry_after)),
             // Every one has just been answered; whatever it is, it grants nothing.
-            Decision::Consult(_) | Decision::Reserve(_) | Decision::CountFreebie => {
+            Decision::Consult(_)
+            | Decision::Confirm(_)
+            | Decision::Reserve(_)
+            | Decision::CountFreebie => {
                 refuse(Code::StoreUnavailable, Some(self.config.retry_after))
             }
         }

@@ -72,7 +72,7 @@ pub(crate) fn status(code: Code) -> StatusCode {
         | Code::SecretWithdrawn
         | Code::UnitsSpent
         | Code::LimitReached => StatusCode::PAYMENT_REQUIRED,
-        Code::TokenRequired | Code::PreimageWrong => StatusCode::UNAUTHORIZED,
+        Code::TokenRequired | Code::PreimageWrong | Code::PaymentUnsettled => StatusCode::UNAUTHORIZED,
         Code::ClientMintLimit | Code::TotalMintLimit | Code::RateLimited | Code::UnitsInFlight => {
             StatusCode::TOO_MANY_REQUESTS
         }
@@ -81,7 +81,8 @@ pub(crate) fn status(code: Code) -> StatusCode {
         | Code::NodeWrong
         | Code::PriceInvalid
         | Code::StoreUnavailable
-        | Code::LedgerUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        | Code::LedgerUnavailable
+        | Code::PaymentUnconfirmed => StatusCode::SERVICE_UNAVAILABLE,
         Code::PathRefused | Code::OfferUnknown => StatusCode::BAD_REQUEST,
         Code::Preflight => StatusCode::NO_CONTENT,
     }

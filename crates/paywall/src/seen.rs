@@ -25,10 +25,10 @@ impl Seen {
 
     /// Remembers a hash. Whether it is new, or forgotten.
     pub(crate) fn insert(&self, hash: &PaymentHash) -> bool {
-        let (set, tag) = self.find(hash);
-        if set.iter().any(|place| place.load(Ordering::Relaxed) == tag) {
+        if self.contains(hash) {
             return false;
         }
+        let (set, tag) = self.find(hash);
         // An empty place if there is one, else one picked by the tag. Two at once may both count as new: harmless.
         let empty = set
             .iter()
@@ -37,6 +37,12 @@ impl Seen {
             set[usize::from(tag.to_le_bytes()[7]) % WAYS].store(tag, Ordering::Relaxed);
         }
         true
+    }
+
+    /// Whether a hash is remembered.
+    pub(crate) fn contains(&self, hash: &PaymentHash) -> bool {
+        let (set, tag) = self.find(hash);
+        set.iter().any(|place| place.load(Ordering::Relaxed) == tag)
     }
 
     /// Forgets a hash, so that it counts as new again.
@@ -87,7 +93,9 @@ mod tests {
     fn a_hash_never_seen_is_never_called_seen_however_full_the_set() {
         let seen = Seen::new(16);
         for number in 0..10_000 {
+            assert!(!seen.contains(&hash(number)), "{number}");
             assert!(seen.insert(&hash(number)), "{number}");
+            assert!(seen.contains(&hash(number)), "{number}");
         }
         assert_eq!(seen.tags.len(), 16);
     }

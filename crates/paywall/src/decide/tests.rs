@@ -30,6 +30,7 @@ fn good() -> Candidate {
             valid_until: None,
             is_limited: false,
         }),
+        settled: Settled::Unneeded,
         ledger: Ledger::Unasked,
     }
 }
@@ -63,6 +64,9 @@ const KEYS: [Key; 6] = [
 const LEDGER: [Ledger; 6] =
     [Ledger::Unasked, Ledger::Reserved, Ledger::InFlight, Ledger::Spent, Ledger::Limited, Ledger::Unreadable];
 
+const SETTLED: [Settled; 5] =
+    [Settled::Unneeded, Settled::Unasked, Settled::Yes, Settled::No, Settled::Unreadable];
+
 /// Every token there can be, as far as the decision tells them apart.
 fn every_candidate() -> Vec<Candidate> {
     let mut caveats: Vec<(Result<Judged, Code>, &[Ledger])> =
@@ -92,13 +96,16 @@ fn every_candidate() -> Vec<Candidate> {
     for key in KEYS {
         for preimage_holds in [false, true] {
             for revoked in [false, true] {
-                all.extend(caveats.iter().map(|(caveats, ledger)| Candidate {
-                    key,
-                    preimage_holds,
-                    revoked,
-                    caveats: *caveats,
-                    ledger: *ledger,
-                }));
+                for settled in SETTLED {
+                    all.extend(caveats.iter().map(|(caveats, ledger)| Candidate {
+                        key,
+                        preimage_holds,
+                        revoked,
+                        caveats: *caveats,
+                        settled,
+                        ledger: *ledger,
+                    }));
+                }
             }
         }
     }
@@ -109,7 +116,10 @@ fn every_candidate() -> Vec<Candidate> {
 fn has_paid(candidate: &Candidate, tier: u8) -> bool {
     let Ok(bought) = candidate.caveats else { return false };
     let Some(terms) = bought.terms else { return false };
-    let ours = matches!(candidate.key, Key::Live | Key::SettledOnly(Vouched::Yes));
+    let ours = match candidate.key {
+        Key::Live => matches!(candidate.settled, Settled::Unneeded | Settled::Yes),
+        key => key == Key::SettledOnly(Vouched::Yes),
+    };
     let ended = bought.valid_until.is_some_and(|end| end <= NOW);
     let endless = !matches!(terms.offer, Offer::Duration(_)) || bought.valid_until.is_some();
     let uncounted = matches!(terms.offer, Offer::Forever | Offer::Duration(_)) && !bought.is_limited;
@@ -124,7 +134,7 @@ fn has_paid(candidate: &Candidate, tier: u8) -> bool {
 #[test]
 fn access_is_granted_to_what_is_free_and_to_what_has_been_paid_and_to_nothing_else() {
     let all = every_candidate();
-    assert_eq!(all.len(), 6 * 2 * 2 * (39 + 3 * 12 * LEDGER.len()));
+    assert_eq!(all.len(), 6 * 2 * 2 * SETTLED.len() * (39 + 3 * 12 * LEDGER.len()));
     let mut granted = 0;
     for candidate in &all {
         for tier in [0, 3, 4] {
@@ -137,9 +147,10 @@ fn access_is_granted_to_what_is_free_and_to_what_has_been_paid_and_to_nothing_el
             granted += usize::from(forwarded);
         }
     }
-    // Two keys; two tiers sold, of which one is enough for 3 and none for 4; forever, requests and credit in two ways, an
-    // hour in one, whether limited or not. Each of what is counted only where the ledger has reserved.
-    assert_eq!(granted, 2 * (2 + 1) * (3 * 2 + 2));
+    // A live key with two kinds of settlement, one that the books vouch for with any; two tiers sold, of which one is enough
+    // for 3 and none for 4; forever, requests and credit in two ways, an hour in one, whether limited or not. Each of what is
+    // counted only where the ledger has reserved.
+    assert_eq!(granted, (2 + SETTLED.len()) * (2 + 1) * (3 * 2 + 2));
     for presented in [Presented::Nothing, Presented::Malformed(Code::TokenMalformed), Presented::Tokens(&[])]
     {
         assert_eq!(decided(Gate::Free, presented, 0), Decision::Forward(Grant::Free));
@@ -200,6 +211,35 @@ fn the_store_is_asked_only_when_everything_else_holds() {
         let open = candidate.key == Key::SettledOnly(Vouched::Unasked) && has_paid(&vouched, 0);
         assert_eq!(asked, open, "{candidate:?}");
     }
+}
+
+#[test]
+fn a_settlement_is_asked_for_only_where_it_is_wanted_and_everything_else_holds() {
+    for candidate in every_candidate() {
+        let decision = decided(Gate::Priced, Presented::Tokens(&[candidate]), 0);
+        let settled = Candidate { settled: Settled::Yes, ledger: Ledger::Reserved, ..candidate };
+        let unasked = candidate.key == Key::Live && candidate.settled == Settled::Unasked;
+        assert_eq!(decision == Decision::Confirm(0), unasked && has_paid(&settled, 0), "{candidate:?}");
+    }
+}
+
+#[test]
+fn who_has_a_preimage_but_has_not_paid_is_neither_served_nor_led_to_pay_twice() {
+    let with = |settled| Candidate { settled, ..good() };
+    check(&[with(Settled::Unneeded)], expect!["Forward(Paid(0))"]);
+    check(&[with(Settled::Unasked)], expect!["Confirm(0)"]);
+    check(&[with(Settled::Yes)], expect!["Forward(Paid(0))"]);
+    check(&[with(Settled::No)], expect!["Refuse(PaymentUnsettled)"]);
+    check(&[with(Settled::Unreadable)], expect!["Unavailable(PaymentUnconfirmed)"]);
+    let dead = Candidate { revoked: true, ..good() };
+    check(&[dead, with(Settled::No)], expect!["Refuse(PaymentUnsettled)"]);
+    check(&[with(Settled::No), with(Settled::Unreadable)], expect!["Unavailable(PaymentUnconfirmed)"]);
+    check(&[with(Settled::No), with(Settled::Unasked)], expect!["Confirm(1)"]);
+    check(&[with(Settled::Unasked), good()], expect!["Forward(Paid(1))"]);
+    // What was used up is asked of the ledger only once the money is there.
+    let counted = |settled| Candidate { settled, ..judged(|token| token.terms = Some(terms(Offer::Credit))) };
+    check(&[counted(Settled::Unasked)], expect!["Confirm(0)"]);
+    check(&[counted(Settled::Yes)], expect!["Reserve(0)"]);
 }
 
 #[test]
@@ -321,6 +361,7 @@ proptest! {
                     let answer = [Vouched::Yes, Vouched::No, Vouched::Unreadable][answer % 3];
                     candidates[index].key = Key::SettledOnly(answer);
                 }
+                Decision::Confirm(index) => candidates[index].settled = SETTLED[2 + answer % 3],
                 Decision::Reserve(index) => candidates[index].ledger = LEDGER[1 + answer % 5],
                 _ => return Ok(()),
             }

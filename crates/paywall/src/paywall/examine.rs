@@ -158,6 +158,7 @@ impl Paywall {
             preimage_holds,
             revoked: self.revoked.contains(|| identifier.hash()),
             caveats: judged.as_ref().copied().map_err(Code::from),
+            settled: self.settlements.known(&identifier.payment_hash),
             ledger: Ledger::Unasked,
         };
         (candidate, Token { identifier, withdrawn, judged: judged.ok() })

@@ -243,6 +243,8 @@ fn every_code_has_its_status_in_both_worlds() {
         503 14 ledger_unavailable
         400 3 offer_unknown
         401 13 preimage_wrong
+        401 13 payment_unsettled
+        503 14 payment_unconfirmed
         429 8 client_mint_limit
         429 8 total_mint_limit
         429 8 rate_limited
