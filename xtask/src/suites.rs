@@ -214,7 +214,7 @@ pub(crate) fn bench(names: &[String], secs: u64, json: Option<&Path>, markdown: 
     // One part needs Lightning nodes, which take minutes to build.
     let lean: &[&str] = match names {
         [] => &[],
-        names if names.iter().any(|name| name == "challenge") => &[],
+        names if names.iter().any(|name| name.starts_with("challenge")) => &[],
         _ => &["--no-default-features"],
     };
     // Each by itself: features that only one of them asks for would get into the other.

@@ -123,6 +123,10 @@ pub(crate) struct Minting {
     /// What becomes of a token with a caveat that farebox doesn't know: `skip` the caveat, as the specification says, or
     /// `refuse` the token. Unknown caveats in farebox's own namespace are refused either way. Default: `skip`.
     pub(crate) unknown_caveats: UnknownCaveats,
+    /// Serve a token only once its payment is known to have arrived, by the books or by a node, which is asked once for each
+    /// token. For a node whose invoices others may read: they know the preimages of invoices that nobody has paid. While it
+    /// can't be found out, a token that has not been served before gets a 503. Default: `false`, the preimage is proof enough.
+    pub(crate) verify_settled: bool,
 }
 
 /// What becomes of a caveat that nobody here knows.
@@ -185,6 +189,7 @@ impl Default for Minting {
             total: Written(PerTime::new(100, 1)),
             ready_invoices: 0,
             unknown_caveats: UnknownCaveats::Skip,
+            verify_settled: false,
         }
     }
 }

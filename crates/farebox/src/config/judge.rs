@@ -173,6 +173,7 @@ fn paywall(file: &File, findings: &mut Findings<'_>) -> PaywallConfig {
         invoice_expiry: expiry,
         ready_invoices: minting.ready_invoices,
         strict_caveats: minting.unknown_caveats == UnknownCaveats::Refuse,
+        verify_settled: minting.verify_settled,
         mint_per_client: rate(minting.per_client.0),
         mint_total: rate(minting.total.0),
         ..PaywallConfig::new(file.network.0)
