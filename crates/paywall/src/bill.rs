@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use crate::{
     ledger::{FirstTime, Reservation, law::Charged},
     price::{Cost, Ending, Meter, Metering, due, usage::Shape},
-    store::accounts::StoredAnswer,
+    store::accounts::{StoredAnswer, Unit},
 };
 
 /// Tells a buyer how many units are certainly left, in answers to requests that were counted.
@@ -41,13 +41,11 @@ pub struct Bill {
 
 impl Bill {
     /// For a request of so many that were bought.
-    #[expect(dead_code, reason = "called as soon as the paywall reserves")]
     pub(crate) const fn of_one(reservation: Reservation) -> Self {
         Self::new(reservation, None)
     }
 
     /// For a request that is paid from credit. The reservation is the cost's reserve.
-    #[expect(dead_code, reason = "called as soon as the paywall reserves")]
     pub(crate) fn of_credit(reservation: Reservation, cost: &Arc<Cost>) -> Self {
         Self::new(reservation, Some(Metering::new(Arc::clone(cost))))
     }
@@ -64,6 +62,11 @@ impl Bill {
     /// How many units are left beside those set aside for this request, as far as was known when they were.
     pub fn left(&self) -> u64 {
         self.held().left()
+    }
+
+    /// What it is counted in.
+    pub const fn unit(&self) -> Unit {
+        if self.meter.is_some() { Unit::Msat } else { Unit::Request }
     }
 
     /// Whether the request should be made to ask for its usage ([`ask_for_usage`](crate::price::ask_for_usage)), where its
@@ -118,9 +121,21 @@ impl Bill {
         }
     }
 
+    /// So many bytes of it that nobody here can read, as in a tunnel.
+    pub fn unread(&mut self, bytes: usize) {
+        if let Some(meter) = &mut self.meter {
+            meter.unread(bytes);
+        }
+    }
+
     /// The trailers of the answer, where gRPC says how a call ended.
     pub fn trailers(&mut self, trailers: &HeaderMap) {
         self.has_failed |= is_grpc_failure(trailers);
+    }
+
+    /// Whether its answer is kept.
+    pub const fn is_kept(&self) -> bool {
+        self.first.is_some()
     }
 
     /// Keeps the answer for who repeats the request: end it by [`end_answered`](Self::end_answered) then.

@@ -171,6 +171,12 @@ impl Books {
         written.is_ok()
     }
 
+    /// An account was opened, which has booked the first presentation of its token.
+    pub(crate) fn opened(&self, sales: &[Sale]) {
+        self.counts.presented.fetch_add(1, Ordering::Relaxed);
+        self.sold(sales);
+    }
+
     /// Counts what was sold.
     pub(crate) fn sold(&self, sales: &[Sale]) {
         self.tally.sold(sales);

@@ -63,14 +63,24 @@ pub enum Code {
     TermsMissing,
     /// The secret that signed the token was withdrawn, and the books know no earlier payment that vouches for it.
     SecretWithdrawn,
-    /// Too little is left of what was bought.
+    /// Nothing is left of what was bought.
     UnitsSpent,
+    /// Something is left of what was bought, but too little for this request.
+    UnitsShort,
     /// A monthly limit of the token is reached.
     LimitReached,
     /// What is left of what was bought is reserved by requests under way.
     UnitsInFlight,
     /// What is left of what was bought can't be counted just now.
     LedgerUnavailable,
+    /// The request is paid from credit, and the seller doesn't say what it costs.
+    CostUnknown,
+    /// The same request is being answered under the same idempotency key.
+    KeyInUse,
+    /// The idempotency key stands for another request.
+    KeyReused,
+    /// The request was answered and charged under this idempotency key, and its answer was too large to be kept.
+    AnswerNotKept,
     /// The buyer chose an offer that is not sold.
     OfferUnknown,
     /// The signature holds, the proof of payment doesn't.
@@ -103,7 +113,7 @@ pub enum Code {
 
 impl Code {
     /// All of them, for documentation and for registering metrics.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 50] = [
         Self::Pass,
         Self::Free,
         Self::Freebie,
@@ -132,9 +142,14 @@ impl Code {
         Self::TermsMissing,
         Self::SecretWithdrawn,
         Self::UnitsSpent,
+        Self::UnitsShort,
         Self::LimitReached,
         Self::UnitsInFlight,
         Self::LedgerUnavailable,
+        Self::CostUnknown,
+        Self::KeyInUse,
+        Self::KeyReused,
+        Self::AnswerNotKept,
         Self::OfferUnknown,
         Self::PreimageWrong,
         Self::PaymentUnsettled,
@@ -187,9 +202,14 @@ impl Code {
             Self::TermsMissing => "terms_missing",
             Self::SecretWithdrawn => "secret_withdrawn",
             Self::UnitsSpent => "units_spent",
+            Self::UnitsShort => "units_short",
             Self::LimitReached => "limit_reached",
             Self::UnitsInFlight => "units_in_flight",
             Self::LedgerUnavailable => "ledger_unavailable",
+            Self::CostUnknown => "cost_unknown",
+            Self::KeyInUse => "key_in_use",
+            Self::KeyReused => "key_reused",
+            Self::AnswerNotKept => "answer_not_kept",
             Self::OfferUnknown => "offer_unknown",
             Self::PreimageWrong => "preimage_wrong",
             Self::PaymentUnsettled => "payment_unsettled",
@@ -265,12 +285,27 @@ impl Code {
                  the seller"
             }
             Self::UnitsSpent => "what this token bought has been used up: pay the new invoice",
+            Self::UnitsShort => {
+                "what is left of this token is not enough for this request: pay the new invoice, and keep the token for \
+                 requests that take less"
+            }
             Self::LimitReached => {
                 "this token has reached its limit for this month: use another, or pay the new invoice"
             }
             Self::UnitsInFlight => "what is left of this token is in use by requests under way: retry",
             Self::LedgerUnavailable => {
                 "what is left of this token can't be counted just now; the token is not to blame: retry"
+            }
+            Self::CostUnknown => {
+                "the seller doesn't say what this request takes from credit; nothing was charged: tell the seller"
+            }
+            Self::KeyInUse => "the same request is being answered under this idempotency key: retry",
+            Self::KeyReused => {
+                "this idempotency key stands for another request; nothing was charged: use a new key for each request"
+            }
+            Self::AnswerNotKept => {
+                "this request was answered and charged before, and its answer was too large to be kept; nothing was \
+                 charged again: use a new key to ask anew"
             }
             Self::OfferUnknown => {
                 "no such offer is sold here: leave the choice out to get the default, or choose one that is listed"

@@ -90,8 +90,12 @@ pub enum Ledger {
     Reserved,
     /// What is left is reserved by requests under way, which may yet give it back.
     InFlight,
-    /// Too little is left.
+    /// Nothing is left.
     Spent,
+    /// Something is left, but too little for this request.
+    Short,
+    /// It is paid from credit, and nobody says what it costs.
+    Unpriced,
     /// A limit of the token is reached.
     Limited,
     /// It can't be asked just now.
@@ -262,6 +266,8 @@ fn count(index: usize, ledger: Ledger) -> Decision {
         Ledger::Unasked => Decision::Reserve(index),
         Ledger::InFlight => Decision::Wait(Code::UnitsInFlight),
         Ledger::Spent => Decision::Challenge(Code::UnitsSpent),
+        Ledger::Short => Decision::Challenge(Code::UnitsShort),
+        Ledger::Unpriced => Decision::Unavailable(Code::CostUnknown),
         Ledger::Limited => Decision::Challenge(Code::LimitReached),
         Ledger::Unreadable => Decision::Unavailable(Code::LedgerUnavailable),
     }

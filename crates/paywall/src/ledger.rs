@@ -206,13 +206,33 @@ impl Ledger {
         allotment: Allotment,
         units: NonZeroU64,
     ) -> Result<Reserved, Refused> {
+        let mut sales = Vec::new();
+        let reserved = self.reserve_telling(presentation, allotment, units, |told| sales = told).await;
+        Ok(Reserved { reservation: reserved?, sales })
+    }
+
+    /// The same, and tells what was completed by opening the account also where the units are refused.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    pub async fn reserve_telling(
+        self: &Arc<Self>,
+        presentation: Presentation,
+        allotment: Allotment,
+        units: NonZeroU64,
+        opened: impl FnOnce(Vec<Sale>),
+    ) -> Result<Reservation, Refused> {
         let hash = presentation.hash;
         if let Some(outcome) = self.reserve_at_once(&hash, units) {
-            return outcome.map(|reservation| Reserved { reservation, sales: Vec::new() });
+            return outcome;
         }
-        let (outcome, sales) =
-            self.at_work(hash, Some((presentation, allotment)), |live| self.take(hash, live, units)).await?;
-        Ok(Reserved { reservation: outcome?, sales })
+        let terms = Some((presentation, allotment));
+        let (outcome, sales) = self.at_work(hash, terms, |live| self.take(hash, live, units)).await?;
+        if let Some(sales) = sales {
+            opened(sales);
+        }
+        outcome
     }
 
     fn is_available(&self) -> Result<(), Unavailable> {
@@ -243,20 +263,21 @@ impl Ledger {
         }
     }
 
-    /// Does something with an account as soon as it is in memory, within the store's time.
+    /// Does something with an account as soon as it is in memory, within the store's time. With sales where the account was
+    /// opened for it.
     async fn at_work<T>(
         &self,
         hash: PaymentHash,
         terms: Option<(Presentation, Allotment)>,
         work: impl FnOnce(&mut Live) -> T,
-    ) -> Result<(T, Vec<Sale>), Refused> {
+    ) -> Result<(T, Option<Vec<Sale>>), Refused> {
         let found = async {
             loop {
                 self.is_available()?;
                 let loading = {
                     let mut shard = self.shard(&hash).lock();
                     match shard.entry(&hash) {
-                        Some(Entry::Here(live)) => return Ok((work(live), Vec::new())),
+                        Some(Entry::Here(live)) => return Ok((work(live), None)),
                         Some(Entry::Loading(over)) => Err(over.clone()),
                         None => Ok(self.begin_loading(&mut shard, hash)?),
                     }
@@ -278,18 +299,18 @@ impl Ledger {
         &self,
         hash: PaymentHash,
         terms: Option<(Presentation, Allotment)>,
-    ) -> Result<(Account, Vec<Sale>), Refused> {
+    ) -> Result<(Account, Option<Vec<Sale>>), Refused> {
         let found = self.store.account(hash).await.map_err(Unavailable::Store)?;
         let Some((presentation, allotment)) = terms else {
-            return Ok((found.ok_or(Refused::OtherSale)?, Vec::new()));
+            return Ok((found.ok_or(Refused::OtherSale)?, None));
         };
         if let Some(account) = found {
             let same = (account.unit, account.balance.sold()) == (allotment.unit, allotment.units);
             let fits = same && account.service == presentation.sold.service;
-            return if fits { Ok((account, Vec::new())) } else { Err(Refused::OtherSale) };
+            return if fits { Ok((account, None)) } else { Err(Refused::OtherSale) };
         }
         let opened = self.store.open_account(presentation, allotment).await.map_err(Unavailable::Store)?;
-        Ok((opened.account.ok_or(Refused::OtherSale)?, opened.sales))
+        Ok((opened.account.ok_or(Refused::OtherSale)?, Some(opened.sales)))
     }
 
     fn begin_loading(&self, shard: &mut Shard, hash: PaymentHash) -> Result<Loading<'_>, Unavailable> {

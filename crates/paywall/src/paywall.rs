@@ -11,7 +11,7 @@ use std::{
 };
 
 use farebox_lightning::clock::Clock;
-use farebox_protocol::{IdentifierHash, Msat, ServiceName, Timestamp};
+use farebox_protocol::{IdentifierHash, Msat, PaymentHash, ServiceName, Timestamp};
 use futures_util::future::{BoxFuture, join_all};
 use tokio::{sync::Semaphore, task::spawn_blocking, time};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Admission, Backends, Code, Keyring, NodeHealth, Pass, PaywallConfig, Request, Sales,
     books::Books,
-    decide::{self, Decision, Grant, Key, Ledger as Counted, Vouched, Voucher, decide},
+    decide::{self, Decision, Grant, Key, Vouched, Voucher, decide},
     ledger::{Ledger, LedgerHealth},
     limit::{Freebie, FreebieCounts, FreebieFileError, MintBudget, RateLimits, Who},
     menu::choice,
@@ -33,12 +33,18 @@ use crate::{
 };
 
 mod confirm;
+mod count;
 mod examine;
+mod keyed;
 mod known;
 mod revoked;
 
 use confirm::Settlements;
+use count::IN_FLIGHT_RETRY;
+pub(crate) use count::Short;
 use examine::{Examined, Token};
+use keyed::Keys;
+pub use keyed::{KEY_HEADER, Once};
 use known::Known;
 use revoked::Revocations;
 
@@ -54,9 +60,9 @@ pub struct Paywall {
     keyring: Keyring,
     nodes: Nodes,
     store: Arc<dyn Store>,
+    ledger: Arc<Ledger>,
     clock: Arc<dyn Clock>,
     budget: MintBudget,
-    ledger: Arc<Ledger>,
     rates: RateLimits,
     freebies: Arc<FreebieCounts>,
     mint: Mint,
@@ -124,13 +130,13 @@ pub struct Health {
     pub presentations_dropped: u64,
     /// First presentations that wait to be booked.
     pub presentations_queued: usize,
-    /// How the ledger of what is sold in units is doing.
-    pub ledger: LedgerHealth,
     /// Revoked tokens.
     pub revoked_tokens: usize,
     /// Requests counted in a budget shared by all who came too late, since more tokens or clients were limited at once than
     /// `rate_subjects_max`.
     pub rate_limits_overflowed: u64,
+    /// How the ledger of what is sold in units is doing.
+    pub ledger: LedgerHealth,
     /// How often the allowance of freebies was asked that is shared by all who came too late, since more networks had used
     /// some than `freebie_networks_max`.
     pub freebies_overflowed: u64,
@@ -189,19 +195,34 @@ impl Paywall {
 
     /// Whether a request may pass, or what to answer instead.
     pub async fn admit(&self, request: &Request<'_>) -> Admission {
-        match self.admit_at_once(request) {
+        match self.admit_at_once(request, Keys::Ignored) {
             Ok(admission) => admission,
-            Err(slowly) => slowly.await,
+            // No key comes back where none is looked at; it would grant nothing.
+            Err(slowly) => {
+                slowly.await.unwrap_or_else(|_| refused(request, &refusal(request, Code::LedgerUnavailable)))
+            }
         }
     }
 
     /// Not `async`, and the rest boxed, so that the future of a paid request has no room for what was examined.
-    fn admit_at_once<'a>(&'a self, request: &'a Request<'a>) -> Result<Admission, BoxFuture<'a, Admission>> {
+    fn admit_at_once<'a>(
+        &'a self,
+        request: &'a Request<'a>,
+        keys: Keys,
+    ) -> Result<Admission, BoxFuture<'a, Result<Admission, PaymentHash>>> {
         let now = self.clock.now();
-        let examined = self.examine(request, now);
-        match decide(&examined.facts(now)) {
-            Decision::Forward(grant) => Ok(self.forward(request, &examined, grant, None, now)),
-            decision => Err(Box::pin(self.admit_slowly(request, examined, decision, now))),
+        let mut examined = self.examine(request, now);
+        let mut decision = decide(&examined.facts(now));
+        // An account that is at work is in memory.
+        if let Decision::Reserve(index) = decision
+            && !keys.ask(request)
+            && self.count_at_once(request, &mut examined, index).is_some()
+        {
+            decision = decide(&examined.facts(now));
+        }
+        match decision {
+            Decision::Forward(grant) => Ok(self.forward(request, examined, grant, None, now)),
+            decision => Err(Box::pin(self.admit_slowly(request, examined, decision, keys, now))),
         }
     }
 
@@ -210,8 +231,9 @@ impl Paywall {
         request: &Request<'_>,
         mut examined: Examined,
         mut decision: Decision,
+        keys: Keys,
         now: Timestamp,
-    ) -> Admission {
+    ) -> Result<Admission, PaymentHash> {
         let mut freebie = None;
         // Each round fills in one unasked fact, so this ends after at most three rounds for each token, and one more.
         loop {
@@ -220,13 +242,20 @@ impl Paywall {
                     let token = examined.token(index);
                     let vouched = self.consult(request, token, examined.withdrawn(index), now).await;
                     examined.candidate_mut(index).key = Key::SettledOnly(vouched);
+                    self.note_revocation(&mut examined, index);
                 }
                 Decision::Confirm(index) => {
                     let hash = examined.token(index).identifier.payment_hash;
                     examined.candidate_mut(index).settled = self.confirm(hash).await;
+                    self.note_revocation(&mut examined, index);
                 }
-                // Nobody counts yet, so nothing that has to be counted passes.
-                Decision::Reserve(index) => examined.candidate_mut(index).ledger = Counted::Unreadable,
+                Decision::Reserve(index) if keys.ask(request) => {
+                    return Err(examined.token(index).identifier.payment_hash);
+                }
+                Decision::Reserve(index) => {
+                    self.count(request, &mut examined, index, now).await;
+                    self.note_revocation(&mut examined, index);
+                }
                 Decision::CountFreebie => {
                     freebie = self.count_freebie(request, now);
                     let counted = freebie.is_some();
@@ -237,28 +266,38 @@ impl Paywall {
             }
             decision = decide(&examined.facts(now));
         }
-        let refuse = |code, retry_after| self.refuse(request, code, retry_after);
-        match decision {
-            Decision::Forward(grant) => self.forward(request, &examined, grant, freebie, now),
-            Decision::Challenge(code) if may_mint(request.method) => self.challenge(request, code, now).await,
-            Decision::Challenge(code) | Decision::Refuse(code) => refuse(code, None),
-            Decision::Deny(code) => self.deny(request, code),
-            Decision::Wait(code) | Decision::Unavailable(code) => refuse(code, Some(self.config.retry_after)),
+        let short = examined.short;
+        let refusal = |code, retry_after| Refusal { retry_after, short, ..refusal(request, code) };
+        let decision = match decision {
+            Decision::Forward(grant) => return Ok(self.forward(request, examined, grant, freebie, now)),
+            decision => decision,
+        };
+        // What was set aside for a token that may not pass after all is not kept from others while an invoice is made.
+        drop(examined);
+        let refusal = match decision {
+            Decision::Challenge(code) if may_mint(request.method) => {
+                return Ok(self.challenge(request, refusal(code, None), now).await);
+            }
+            Decision::Challenge(code) | Decision::Refuse(code) => refusal(code, None),
+            // Nothing is sold here.
+            Decision::Deny(code) => Refusal { is_denied: true, ..refusal(code, None) },
+            Decision::Wait(code) => refusal(code, Some(IN_FLIGHT_RETRY)),
+            Decision::Unavailable(code) => refusal(code, Some(self.config.retry_after)),
             // Every one has just been answered; whatever it is, it grants nothing.
-            Decision::Consult(_)
+            Decision::Forward(_)
+            | Decision::Consult(_)
             | Decision::Confirm(_)
             | Decision::Reserve(_)
-            | Decision::CountFreebie => {
-                refuse(Code::StoreUnavailable, Some(self.config.retry_after))
-            }
-        }
+            | Decision::CountFreebie => refusal(Code::StoreUnavailable, Some(self.config.retry_after)),
+        };
+        Ok(refused(request, &refusal))
     }
 
     /// Carries out that a request may pass, unless it comes too fast: the last question, and one that only refuses.
     fn forward(
         &self,
         request: &Request<'_>,
-        examined: &Examined,
+        mut examined: Examined,
         grant: Grant,
         freebie: Option<Freebie>,
         now: Timestamp,
@@ -272,7 +311,10 @@ impl Paywall {
             if let Some(freebie) = freebie {
                 freebie.give_back();
             }
-            return self.refuse(request, Code::RateLimited, Some(wait));
+            return refused(
+                request,
+                &Refusal { retry_after: Some(wait), ..refusal(request, Code::RateLimited) },
+            );
         }
         let service = request.service.name.clone();
         if grant == Grant::Freebie {
@@ -281,10 +323,20 @@ impl Paywall {
         let Some((index, identifier)) = paid else {
             return Admission::Pass(Pass::unpaid(service, Code::Free), None);
         };
-        let hash = identifier.payment_hash;
-        let sold = || examined.sold(index, request.service);
-        self.books.note(&hash, || sold().map(|sold| Presentation { hash, sold, at: now }));
-        Admission::Pass(Pass::paid(&identifier, index, examined.names(index), service), None)
+        // Opening the account of what is counted has booked its first presentation.
+        let bill = examined.bill.take().filter(|(of, _)| *of == index).map(|(_, bill)| bill);
+        if bill.is_none() {
+            let hash = identifier.payment_hash;
+            let sold = || examined.sold(index, request.service);
+            self.books.note(&hash, || sold().map(|sold| Presentation { hash, sold, at: now }));
+        }
+        Admission::Pass(Pass::paid(&identifier, index, examined.names(index), service), bill)
+    }
+
+    /// Whether it was revoked while something else of it was found out.
+    fn note_revocation(&self, examined: &mut Examined, index: usize) {
+        let identifier = examined.token(index).identifier;
+        examined.candidate_mut(index).revoked |= self.revoked.contains(|| identifier.hash());
     }
 
     fn count_freebie(&self, request: &Request<'_>, now: Timestamp) -> Option<Freebie> {
@@ -333,22 +385,20 @@ impl Paywall {
         }
     }
 
-    async fn challenge(&self, request: &Request<'_>, code: Code, now: Timestamp) -> Admission {
+    async fn challenge(&self, request: &Request<'_>, why: Refusal<'_>, now: Timestamp) -> Admission {
+        let refuse = |code, retry_after| refused(request, &Refusal { retry_after, ..refusal(request, code) });
         let quote = choice(request.headers, None)
             .and_then(|chosen| request.service.quote(request.method, request.path, chosen));
-        let Ok(quote) = quote else { return self.refuse(request, Code::OfferUnknown, None) };
+        let Ok(quote) = quote else { return refuse(Code::OfferUnknown, None) };
         if let Err(over) = self.budget.take(request.client) {
-            return self.refuse(request, over.code, Some(over.wait));
+            return refuse(over.code, Some(over.wait));
         }
         let made = self.mint.make(&quote, now, &self.config, &self.keyring, &self.nodes).await;
         self.minting.note(&made);
         match made {
             Ok(minted) => {
                 self.books.tally.challenged(&request.service.name);
-                let service = Some(request.service);
-                let refusal =
-                    Refusal { code, service, minted: Some(&minted), retry_after: None, is_denied: false };
-                Admission::Answer(refusal.answer(Audience::of_request(request)))
+                refused(request, &Refusal { minted: Some(&minted), ..why })
             }
             Err(error) => {
                 // Who asks again and again while the node is away should find the budget untouched when it is back. A node that
@@ -358,22 +408,9 @@ impl Paywall {
                 {
                     self.budget.give_back(request.client);
                 }
-                self.refuse(request, error.code(), Some(self.config.retry_after))
+                refuse(error.code(), Some(self.config.retry_after))
             }
         }
-    }
-
-    fn refuse(&self, request: &Request<'_>, code: Code, retry_after: Option<Duration>) -> Admission {
-        let service = Some(request.service);
-        let refusal = Refusal { code, service, minted: None, retry_after, is_denied: false };
-        Admission::Answer(refusal.answer(Audience::of_request(request)))
-    }
-
-    /// Refuses where nothing is sold.
-    fn deny(&self, request: &Request<'_>, code: Code) -> Admission {
-        let service = Some(request.service);
-        let refusal = Refusal { code, service, minted: None, retry_after: None, is_denied: true };
-        Admission::Answer(refusal.answer(Audience::of_request(request)))
     }
 
     /// Does what goes on beside requests, until told to stop: books settlements and first presentations, reads
@@ -445,10 +482,10 @@ impl Paywall {
             payments_contradicted: counts.contradicted.load(Ordering::Relaxed),
             presentations_booked: counts.presented.load(Ordering::Relaxed),
             presentations_dropped: counts.dropped.load(Ordering::Relaxed),
-            ledger: self.ledger.health(),
             presentations_queued: self.books.queued(),
             revoked_tokens: self.revoked.count(),
             rate_limits_overflowed: self.rates.overflowed(),
+            ledger: self.ledger.health(),
             freebies_overflowed: self.freebies.overflowed(),
         }
     }
@@ -467,6 +504,15 @@ impl Paywall {
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
+}
+
+/// A refusal of this request for this reason.
+fn refusal<'a>(request: &Request<'a>, code: Code) -> Refusal<'a> {
+    Refusal { service: Some(request.service), ..Refusal::of(code) }
+}
+
+fn refused(request: &Request<'_>, refusal: &Refusal<'_>) -> Admission {
+    Admission::Answer(refusal.answer(Audience::of_request(request)))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use farebox_protocol::Offer;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::{Map, Value, json};
 
-use crate::{Answer, Code, Quote, Request, Service, mint::Minted};
+use crate::{Answer, Code, Quote, Request, Service, mint::Minted, paywall::Short};
 
 mod audience;
 mod page;
@@ -36,6 +36,8 @@ pub(crate) struct Refusal<'a> {
     pub(crate) retry_after: Option<Duration>,
     /// Whether it is denied (401), whatever the code says elsewhere: nothing is sold here.
     pub(crate) is_denied: bool,
+    /// What was missing, where a buyer has too little left.
+    pub(crate) short: Option<Short>,
 }
 
 /// Whether a challenge may be made for this method at all.
@@ -71,6 +73,7 @@ pub(crate) fn status(code: Code) -> StatusCode {
         | Code::TermsMissing
         | Code::SecretWithdrawn
         | Code::UnitsSpent
+        | Code::UnitsShort
         | Code::LimitReached => StatusCode::PAYMENT_REQUIRED,
         Code::TokenRequired | Code::PreimageWrong | Code::PaymentUnsettled => StatusCode::UNAUTHORIZED,
         Code::ClientMintLimit | Code::TotalMintLimit | Code::RateLimited | Code::UnitsInFlight => {
@@ -81,9 +84,12 @@ pub(crate) fn status(code: Code) -> StatusCode {
         | Code::NodeWrong
         | Code::PriceInvalid
         | Code::StoreUnavailable
+        | Code::CostUnknown
         | Code::LedgerUnavailable
         | Code::PaymentUnconfirmed => StatusCode::SERVICE_UNAVAILABLE,
         Code::PathRefused | Code::OfferUnknown => StatusCode::BAD_REQUEST,
+        Code::KeyInUse | Code::AnswerNotKept => StatusCode::CONFLICT,
+        Code::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         Code::Preflight => StatusCode::NO_CONTENT,
     }
 }
@@ -93,12 +99,18 @@ fn grpc_status(status: StatusCode) -> &'static str {
     match status {
         StatusCode::TOO_MANY_REQUESTS => "8",
         StatusCode::SERVICE_UNAVAILABLE => "14",
-        StatusCode::BAD_REQUEST => "3",
+        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => "3",
+        StatusCode::CONFLICT => "10",
         _ => "13",
     }
 }
 
 impl Refusal<'_> {
+    /// For this reason, and nothing else to say.
+    pub(crate) const fn of(code: Code) -> Self {
+        Self { code, service: None, minted: None, retry_after: None, is_denied: false, short: None }
+    }
+
     /// The whole answer.
     pub(crate) fn answer(&self, audience: Audience) -> Answer {
         let status = if self.is_denied { StatusCode::UNAUTHORIZED } else { status(self.code) };
@@ -210,6 +222,11 @@ impl Refusal<'_> {
                 set("offers", Value::Array(choices));
             }
         }
+        if let Some(Short { left, needed, unit }) = self.short {
+            set("left", json!(left));
+            set("needed", json!(needed));
+            set("unit", json!(unit.as_str()));
+        }
         if let Some(wait) = self.retry_after {
             set("retry_after", json!(whole_seconds(wait)));
         }
@@ -250,9 +267,7 @@ pub fn tell_freebie(headers: &mut HeaderMap) {
 
 /// The answer to a path without a normal form.
 pub(crate) fn path_refused(method: &Method, headers: &HeaderMap, grpc: bool) -> Answer {
-    let refusal =
-        Refusal { code: Code::PathRefused, service: None, minted: None, retry_after: None, is_denied: false };
-    refusal.answer(Audience::of(method, headers, grpc))
+    Refusal::of(Code::PathRefused).answer(Audience::of(method, headers, grpc))
 }
 
 /// At least one, so that nobody retries at once.

@@ -14,10 +14,11 @@ use farebox_protocol::{
 
 use super::{
     Paywall,
+    count::Short,
     known::{Proven, alone, ends_in_preimage},
 };
 use crate::{
-    Code, Request, Service,
+    Bill, Code, Request, Service,
     decide::{Candidate, Facts, Freebie, Gate, Key, Ledger, Presented, Vouched},
     forward::Names,
     keyring::KeyState,
@@ -37,6 +38,10 @@ pub(super) struct Examined {
     len: usize,
     /// The proof of the only token there is, when it held.
     proven: Option<Arc<Proven>>,
+    /// What was set aside for the request, and of which token. Dropped with this, it is given back.
+    pub(super) bill: Option<(usize, Box<Bill>)>,
+    /// What was missing of the first token of which too little is left.
+    pub(super) short: Option<Short>,
 }
 
 /// What doesn't depend on the request: which token it is, and which secret of ours explains its signature.
@@ -53,7 +58,7 @@ pub(super) struct Token {
     pub(super) identifier: Identifier,
     /// When the secret that signed it was withdrawn, where it was.
     withdrawn: Option<Timestamp>,
-    judged: Option<Judged>,
+    pub(super) judged: Option<Judged>,
 }
 
 impl Paywall {
@@ -76,6 +81,8 @@ impl Paywall {
             tokens: [None; TOKENS_MAX],
             len: 0,
             proven: None,
+            bill: None,
+            short: None,
         };
         if gate == Gate::Free {
             return examined;

@@ -14,8 +14,10 @@ use crate::{
 };
 
 mod books_tests;
+mod counted_tests;
 mod freebie_tests;
 mod label_tests;
+mod many_rows;
 mod node_tests;
 mod rate_tests;
 mod ready_tests;
@@ -219,28 +221,6 @@ async fn the_terms_in_the_token_decide_whatever_is_sold_today() {
     check(&shop.get(&credential(&macaroon, &preimage)).await, Code::Pass);
     shop.service.tier = 1;
     check(&shop.get(&credential(&macaroon, &preimage)).await, Code::TierOutgrown);
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_has_to_be_counted_is_sold_as_such_and_not_served_until_somebody_counts() {
-    let mut shop = Shop::open().await;
-    for (offer, terms) in [
-        (Offer::Requests(100.try_into().unwrap()), "v1;offer=requests;count=100;msat=10000"),
-        (Offer::Credit, "v1;offer=credit;unit=msat;msat=10000"),
-    ] {
-        shop.service.offer = offer;
-        assert!(shop.service.validate().is_err(), "a configuration can't sell it yet");
-        let (macaroon, preimage) = shop.buy().await;
-        assert!(macaroon.caveats().any(|caveat| caveat == format!("farebox_terms={terms}")));
-        assert!(!macaroon.caveats().any(|caveat| caveat.contains("valid_until")));
-        let refused = shop.get(&credential(&macaroon, &preimage)).await;
-        check(&refused, Code::LedgerUnavailable);
-        let answer = answer(refused);
-        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-        assert!(answer.retry_after.is_some() && !answer.headers.contains_key(header::WWW_AUTHENTICATE));
-        let limited = macaroon.attenuate("farebox_method=GET").unwrap();
-        check(&shop.get(&credential(&limited, &preimage)).await, Code::LedgerUnavailable);
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -76,6 +76,13 @@ impl Metering {
         }
     }
 
+    /// So many bytes of it that say nothing.
+    pub fn unread(&mut self, bytes: usize) {
+        if let Answer::Bytes(passed) = &mut self.answer {
+            *passed = passed.saturating_add(bytes as u64);
+        }
+    }
+
     /// The header that is for us alone, to be taken out of the answer.
     pub fn header(&self) -> Option<&HeaderName> {
         match &*self.cost {

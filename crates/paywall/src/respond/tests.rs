@@ -44,7 +44,7 @@ async fn challenged(accept: &'static str, grpc: bool) -> Answer {
 #[track_caller]
 fn check(code: Code, audience: Audience, want: Expect) {
     let retry_after = (status(code).is_server_error()).then_some(Duration::from_millis(1_500));
-    let refusal = Refusal { code, service: None, minted: None, retry_after, is_denied: false };
+    let refusal = Refusal { code, service: None, minted: None, retry_after, is_denied: false, short: None };
     want.assert_eq(&render(&refusal.answer(audience)));
 }
 
@@ -120,7 +120,8 @@ fn a_refusal_names_a_scheme_and_nothing_to_buy() {
 #[test]
 fn a_denial_speaks_of_no_invoice() {
     let denied = |code, audience| {
-        let refusal = Refusal { code, service: None, minted: None, retry_after: None, is_denied: true };
+        let refusal =
+            Refusal { code, service: None, minted: None, retry_after: None, is_denied: true, short: None };
         render(&refusal.answer(audience))
     };
     expect![[r#"
@@ -263,7 +264,14 @@ fn every_code_has_its_status_in_both_worlds() {
 fn every_answer_forbids_caching_and_names_its_code() {
     for code in Code::ALL {
         for audience in [Audience::Program, Audience::Browser, Audience::Grpc, Audience::HeadersOnly] {
-            let refusal = Refusal { code, service: None, minted: None, retry_after: None, is_denied: false };
+            let refusal = Refusal {
+                code,
+                service: None,
+                minted: None,
+                retry_after: None,
+                is_denied: false,
+                short: None,
+            };
             let answer = refusal.answer(audience);
             assert_eq!(answer.headers[header::CACHE_CONTROL], "no-store");
             assert_eq!(answer.headers[CODE_HEADER], code.as_str());
