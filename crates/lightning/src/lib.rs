@@ -7,6 +7,7 @@ pub mod conformance;
 pub mod door;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+pub mod lnaddress;
 pub mod lnd;
 pub mod outgoing;
 pub mod phoenixd;
