@@ -421,12 +421,13 @@ impl World {
             (token.refunding, token.refunded) = (account.balance.refunding(), account.balance.refunded());
             token.opened = true;
         }
-        for (id, (_, _, end)) in &mut self.refunds {
+        for (id, (_, amount, end)) in &mut self.refunds {
             let row =
                 self.process.as_ref().expect("a process").block_on(self.sound.refund(RefundId([*id; 16])));
-            let found = row.expect("reads").and_then(|row| row.ended).map(|(end, _)| end);
+            let row = row.expect("reads");
+            let found = row.and_then(|row| row.ended).map(|(end, _)| end);
             assert!(end.is_none() || *end == found, "a refund that had ended");
-            *end = found;
+            (*amount, *end) = (row.map_or(*amount, |row| row.order.amount.get()), found);
         }
         // An answer is there with its debit or not at all.
         self.answers.clear();
@@ -489,7 +490,11 @@ impl World {
 
     fn end_refund(&mut self, story: &mut Story<'_>) {
         let id = story.byte() % 8;
-        let end = if story.byte().is_multiple_of(2) { Refund::Paid } else { Refund::Failed };
+        let end = match story.byte() {
+            part if part.is_multiple_of(3) => Refund::Part(Msat::new(u64::from(part % 16) + 1)),
+            whole if whole.is_multiple_of(2) => Refund::Paid,
+            _ => Refund::Failed,
+        };
         let mut outcome = self.run(self.ledger.end_refund(RefundId([id; 16]), end));
         while outcome == Err(RefundError::UnderWay) {
             self.store.repair();
@@ -503,13 +508,20 @@ impl World {
                     assert_eq!(found, *ended, "the first end stays");
                     return;
                 }
-                assert_eq!(found, end);
-                *ended = Some(end);
+                let (want, refunded) = match end {
+                    Refund::Paid => (Refund::Paid, *amount),
+                    Refund::Part(part) => (Refund::Paid, part.get().min(*amount)),
+                    Refund::Failed => (Refund::Failed, 0),
+                };
+                assert_eq!(found, want);
+                *ended = Some(want);
                 let token = &mut self.tokens[*token];
                 token.refunding -= *amount;
-                if end == Refund::Paid {
-                    token.refunded += *amount;
-                    self.told[1] += *amount;
+                token.refunded += refunded;
+                self.told[1] += refunded;
+                if let Refund::Part(_) = end {
+                    // From now on the books say that it was asked for so much.
+                    *amount = refunded;
                 }
             }
             (Ok(row), None) => panic!("{row:?} from nowhere"),

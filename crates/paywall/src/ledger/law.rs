@@ -164,6 +164,11 @@ impl Balance {
         self.refunding = taken(self.refunding, units);
         match paid {
             Refund::Paid => self.refunded += units,
+            Refund::Part(part) => {
+                let refunded = part.get().min(units);
+                self.refunded += refunded;
+                self.left += units - refunded;
+            }
             Refund::Failed => self.left += units,
         }
     }
@@ -196,6 +201,8 @@ impl Balance {
 pub enum Refund {
     /// The money has arrived at the buyer's.
     Paid,
+    /// So much of what had been set aside, above zero, was needed to bring it there; the rest has come back.
+    Part(Msat),
     /// It certainly has not, and never will. Not for "unknown".
     Failed,
 }
@@ -256,6 +263,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_refund_did_not_take_comes_back() {
+        let mut balance = of(10);
+        balance.reserve(8).unwrap();
+        balance.begin_refund(8);
+        balance.end_refund(8, Refund::Part(Msat::new(5)));
+        assert_eq!((balance.refunded(), balance.left(), balance.refunding()), (5, 5, 0));
+        balance.reserve(5).unwrap();
+        balance.begin_refund(5);
+        balance.end_refund(5, Refund::Part(Msat::new(9)));
+        assert_eq!((balance.refunded(), balance.left()), (10, 0), "never more than was set aside");
+        assert!(balance.holds());
+    }
+
+    #[test]
     fn the_parts_of_a_price_that_does_not_divide_add_up_to_it() {
         let balance = Balance::new(3, 1, 0, 0, 0).unwrap();
         let money = balance.in_money(Msat::new(1_000));
@@ -287,7 +308,11 @@ mod tests {
                         refunds.push(units);
                     },
                     _ => if let Some(units) = refunds.pop() {
-                        let end = if charge.is_multiple_of(2) { Refund::Paid } else { Refund::Failed };
+                        let end = match charge % 3 {
+                            0 => Refund::Paid,
+                            1 => Refund::Part(Msat::new(charge)),
+                            _ => Refund::Failed,
+                        };
                         balance.end_refund(units, end);
                     },
                 }

@@ -90,7 +90,7 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// When there is no such refund, or the books can't tell.
+    /// When there is no such refund, a part of it is nothing, or the books can't tell.
     pub async fn end_refund(self: &Arc<Self>, id: RefundId, end: Refund) -> Result<RefundRow, RefundError> {
         let claim = self.claim(id)?;
         let row = self.refund(id).await?.ok_or(StoreError::NotThere)?;
@@ -116,10 +116,27 @@ impl Ledger {
         .await
     }
 
-    async fn refund(&self, id: RefundId) -> Result<Option<RefundRow>, RefundError> {
+    /// One refund, as the books have it.
+    ///
+    /// # Errors
+    ///
+    /// When the books can't tell.
+    pub async fn refund(&self, id: RefundId) -> Result<Option<RefundRow>, RefundError> {
         self.is_available().map_err(Refused::from)?;
         let patience = self.config.store_timeout;
         let found = time::timeout(patience, self.store.refund(id)).await;
+        Ok(found.map_err(|_| Refused::from(Unavailable::TimedOut(patience)))??)
+    }
+
+    /// Refunds that have not ended, oldest first: those that a crash has cut off, right after a start.
+    ///
+    /// # Errors
+    ///
+    /// When the books can't tell.
+    pub async fn open_refunds(&self, rows_max: u16) -> Result<Vec<RefundRow>, RefundError> {
+        self.is_available().map_err(Refused::from)?;
+        let patience = self.config.store_timeout;
+        let found = time::timeout(patience, self.store.open_refunds(rows_max)).await;
         Ok(found.map_err(|_| Refused::from(Unavailable::TimedOut(patience)))??)
     }
 

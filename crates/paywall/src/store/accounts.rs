@@ -265,7 +265,8 @@ pub trait Accounts: Send + Sync {
     /// Sets money aside for a refund. Again is no error; [`StoreError::NotThere`] where there isn't so much.
     fn begin_refund(&self, order: RefundOrder) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Books how a refund ended. Again is no error, and the first end stays.
+    /// Books how a refund ended. Again is no error, and the first end stays. One of which a part was paid is `Paid` from then
+    /// on, and its order's amount is that part.
     fn end_refund(
         &self,
         id: RefundId,

@@ -262,6 +262,22 @@ async fn credit_goes_back_once_and_no_more_than_is_left(store: &dyn Store) {
     assert_eq!(store.open_refunds(9).await.expect("reads"), []);
     lawful(store).await;
 
+    ask(4, 3_000).await.expect("begins");
+    let part = end(4, Refund::Part(Msat::new(2_500))).await.expect("ends");
+    assert_eq!((part.order.amount, part.ended), (Msat::new(2_500), Some((Refund::Paid, at(5_000)))));
+    assert_eq!(end(4, Refund::Failed).await.expect("has ended"), part, "the first end stays");
+    let ended = balance(store, 1).await;
+    assert_eq!(
+        (ended.left(), ended.refunding(), ended.refunded()),
+        (1_500, 0, 4_500),
+        "the rest has come back"
+    );
+    ask(5, 1_000).await.expect("begins");
+    assert!(end(5, Refund::Part(Msat::ZERO)).await.is_err());
+    end(5, Refund::Part(Msat::new(9_000))).await.expect("ends");
+    assert_eq!(balance(store, 1).await.refunded(), 5_500, "never more than was set aside");
+    lawful(store).await;
+
     let requests = Allotment { unit: Unit::Request, units: 5 };
     store.open_account(presentation(2, 10_000), requests).await.expect("opens");
     let refused = store.begin_refund(order(7, RefundOf::Credit, 2, 1)).await;

@@ -293,22 +293,26 @@ pub(super) fn end_refund(
     if row.ended.is_some() {
         return Ok(row);
     }
-    let state = match end {
-        Refund::Paid => "paid",
-        Refund::Failed => "failed",
+    let RefundOrder { hash, of, amount: begun, .. } = row.order;
+    let (state, amount, refunded) = match end {
+        Refund::Paid => ("paid", begun, begun),
+        Refund::Part(Msat::ZERO) => return Err(StoreError::OutOfRange("part of a refund")),
+        Refund::Part(part) => ("paid", part.min(begun), part.min(begun)),
+        Refund::Failed => ("failed", begun, Msat::ZERO),
     };
     books.execute(
-        "UPDATE refund SET state = ?2, ended_at = ?3 WHERE id = ?1",
-        params![id.0, state, number(at.secs(), "time")?],
+        "UPDATE refund SET state = ?2, amount_msat = ?3, ended_at = ?4 WHERE id = ?1",
+        params![id.0, state, number(amount.get(), "amount")?, number(at.secs(), "time")?],
     )?;
-    if row.order.of == RefundOf::Credit {
+    if of == RefundOf::Credit {
+        let (begun, refunded) = (number(begun.get(), "amount")?, number(refunded.get(), "amount")?);
         books.execute(
-            "UPDATE account SET refunding = refunding - ?2, refunded = refunded + iif(?3 = 'paid', ?2, 0)
+            "UPDATE account SET refunding = refunding - ?2, refunded = refunded + ?3
              WHERE purchase = (SELECT seq FROM purchase WHERE hash = ?1)",
-            params![row.order.hash.as_bytes(), number(row.order.amount.get(), "amount")?, state],
+            params![hash.as_bytes(), begun, refunded],
         )?;
     }
-    Ok(RefundRow { ended: Some((end, at)), ..row })
+    refund(books, id)?.ok_or(StoreError::NotThere)
 }
 
 const REFUND: &str = "SELECT id, hash, source, amount_msat, asked_at, state, ended_at
