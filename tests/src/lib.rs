@@ -25,7 +25,7 @@ pub use interop::InteropServer;
 pub use net::{Door, Lightning, net};
 pub use peers::peers;
 pub use program::Program;
-pub use regtest::{Lnd, Refused, Regtest, Shared, regtest};
+pub use regtest::{Lnd, Refused, Regtest, Shared, regtest, until};
 pub use scripts::Scripts;
 pub use seller::{Challenge, Seller, ask_with, until_selling};
 pub use upstream::Upstream;

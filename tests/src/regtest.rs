@@ -159,8 +159,9 @@ fn address(lnd: &Lnd) -> Value {
     json!({ "addr": { "pubkey": lnd.node(), "host": lnd.peer() }, "timeout": "60" })
 }
 
-/// Asks again and again until it is so.
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+/// Asks again and again until it is so, for two minutes at most: so long a busy machine may need for what takes an idle one
+/// less than a second.
+pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let asking = async {
         let mut next = time::interval(ASK_EVERY);
         while !is_so().await {

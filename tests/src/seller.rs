@@ -15,7 +15,7 @@ use reqwest::header;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Lnd, Program, Upstream, net};
+use crate::{Lnd, Program, Upstream, net, until};
 
 /// One listener, wherever the system has a port.
 const ANY_PORT: &str = "[\"127.0.0.1:0\"]";
@@ -134,6 +134,16 @@ services:
     /// Starts the gateway: the process and the addresses of all its listeners.
     pub fn serve_all(&self) -> (Program, Vec<SocketAddr>) {
         let (program, listening) = self.serve_told();
+        let addrs = serde_json::from_value(listening["listen"].clone());
+        (program, addrs.unwrap_or_else(|error| panic!("no addresses in {listening}: {error}")))
+    }
+
+    /// Starts the gateway, and waits until it can sell: when it begins to listen it may not have spoken to its node yet. The
+    /// process and the addresses of all its listeners.
+    pub async fn serve_ready(&self) -> (Program, Vec<SocketAddr>) {
+        let (program, listening) = self.serve_told();
+        let ready = format!("{}/readyz", listening["ops"].as_str().unwrap());
+        until("the gateway can sell", async || Self::status(&ready).await == 200).await;
         let addrs = serde_json::from_value(listening["listen"].clone());
         (program, addrs.unwrap_or_else(|error| panic!("no addresses in {listening}: {error}")))
     }

@@ -15,7 +15,8 @@ use std::{
 };
 
 use farebox_protocol::{Macaroon, PaymentHash, Preimage};
-use farebox_tests::{Authority, InteropServer, Program, Scripts, Seller, Shared, peers, regtest};
+use farebox_tests::{Authority, InteropServer, Program, Scripts, Seller, Shared, peers, regtest, until};
+use rusqlite::{Connection, OpenFlags, Row};
 use serde_json::{Value, json};
 use tokio::{
     sync::{Mutex, MutexGuard},
@@ -32,6 +33,9 @@ const SERVED: &str = "served /v1/sun";
 
 /// The payments of the one buyer are counted, so only one client at a time may buy.
 static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// A row of the books: hash, how many payments, how much, and the price.
+type Purchase = (Vec<u8>, u64, u64, Option<u64>);
 
 /// A gateway that is paid through one lnd, and the lnd of those who buy.
 struct Market {
@@ -55,7 +59,7 @@ impl Market {
         let alone = ALONE.lock().await;
         let regtest = regtest().await;
         let seller = Seller::over_lnd(FAREBOX, &regtest.seller, listen, services);
-        let (gateway, addrs) = seller.serve_all();
+        let (gateway, addrs) = seller.serve_ready().await;
         let addrs = addrs.iter().map(ToString::to_string).collect();
         let mut market =
             Self { regtest, seller, addrs, paid_before: BTreeMap::new(), _gateway: gateway, _alone: alone };
@@ -78,12 +82,29 @@ impl Market {
         paid.collect()
     }
 
-    /// The hash of the one payment that was made here. Panics if there were more, or if it was another amount.
+    /// The hash of the one payment that was made here. Panics if there were more, if it was another amount, and unless the
+    /// seller has it on the books, once, for what was bought.
     async fn the_only_payment(&self) -> PaymentHash {
         let mut made = self.payments().await;
         made.retain(|hash, _| !self.paid_before.contains_key(hash));
         assert_eq!(made.values().collect::<Vec<_>>(), [&PRICE_SAT], "not one payment of the price: {made:?}");
-        made.into_keys().next().unwrap().parse().unwrap()
+        let hash = made.into_keys().next().unwrap().parse().unwrap();
+        self.check_books(hash).await;
+        hash
+    }
+
+    async fn check_books(&self, hash: PaymentHash) {
+        let file = self.seller.dir.path().join("state/books.sqlite");
+        let books = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+        let all = || {
+            let mut rows =
+                books.prepare("SELECT hash, payments, paid_msat, price_msat FROM purchase").unwrap();
+            let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+            rows.query_map([], read).unwrap().map(Result::unwrap).collect::<Vec<Purchase>>()
+        };
+        let price = PRICE_SAT * 1_000;
+        let booked = [(hash.as_bytes().to_vec(), 1, price, Some(price))];
+        until("the payment is on the books, once, and nothing else", async || all() == booked).await;
     }
 
     /// Runs a client that pays over lnd's REST interface: the one line of JSON that it prints.

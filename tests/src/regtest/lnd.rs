@@ -296,6 +296,13 @@ impl Lnd {
         said["state"] == "SETTLED"
     }
 
+    /// What paying for an invoice of its own will reveal: whoever may read its invoices knows that before.
+    pub async fn preimage(&self, invoice: &Invoice) -> Preimage {
+        let said = self.get(&format!("/v1/invoice/{}", hex::encode(invoice.payment_hash().as_bytes()))).await;
+        let preimage = STANDARD.decode(said["r_preimage"].as_str().unwrap()).unwrap();
+        Preimage::from_bytes(preimage.try_into().unwrap())
+    }
+
     /// How many invoices it has on its books, in whatever state. Of a node that others use too, that may fall at any time.
     pub async fn invoices(&self) -> usize {
         const PAGE: u32 = 10_000;

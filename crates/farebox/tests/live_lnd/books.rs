@@ -5,10 +5,12 @@ use std::{fmt, time::Duration};
 use farebox_protocol::PaymentHash;
 use farebox_tests::Seller;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 
-/// How long a settlement may take to be booked.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a settlement may take to be booked, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How often to look.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// A purchase on the books.
 #[derive(Debug, PartialEq, Eq)]
@@ -67,8 +69,9 @@ pub(crate) fn cursor(seller: &Seller) -> u64 {
 pub(crate) async fn until<T: fmt::Debug + PartialEq>(want: T, look: impl Fn() -> T) {
     let mut last = look();
     let waited = timeout(PATIENCE, async {
+        let mut next = interval(LOOK_EVERY);
         while last != want {
-            tokio::task::yield_now().await;
+            next.tick().await;
             last = look();
         }
     });

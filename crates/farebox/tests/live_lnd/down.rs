@@ -4,7 +4,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use farebox_protocol::PaymentHash;
-use farebox_tests::{Challenge, Lnd, Program, Seller, Shared, ask_with, regtest};
+use farebox_tests::{Challenge, Lnd, Program, Seller, Shared, ask_with, regtest, until};
 use http::StatusCode;
 use reqwest::header::RETRY_AFTER;
 use serde_json::Value;
@@ -12,10 +12,10 @@ use tokio::time::{Instant, timeout};
 
 use crate::{FAREBOX, books};
 
-/// How long the gateway may take to say that it can't sell: the deadline for invoices, and some for a busy machine.
-const REFUSAL_MAX: Duration = Duration::from_secs(7);
-/// How long it may take to sell again once the node is ready.
-const RESUME_MAX: Duration = Duration::from_secs(5);
+/// How long the gateway may take to say that it can't sell, and how long to sell again once the node is ready. Both take it
+/// five seconds at most, of its own: how long it did take is printed, to be read where the machine has nothing else to do.
+/// What fails is what would still be wrong on a busy one.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// These tests ask often.
 const MINTING: &str = "minting: { per-client: 1000000/s, total: 1000000/s }\n";
@@ -70,36 +70,29 @@ impl Shop {
             loop {
                 let asked = Instant::now();
                 let response = reqwest::get(&self.url).await.unwrap();
-                let took = asked.elapsed();
-                assert!(took < REFUSAL_MAX, "a refusal took {took:?}");
                 if response.status() == StatusCode::SERVICE_UNAVAILABLE {
-                    return response;
+                    return (response, asked.elapsed());
                 }
                 // Up to the moment in which the node went.
                 assert_eq!(response.status(), StatusCode::PAYMENT_REQUIRED);
             }
         };
-        let response = timeout(REFUSAL_MAX, closed).await.unwrap();
+        let (response, took) = timeout(ANSWER_MAX, closed).await.unwrap();
+        println!("refuses within {} ms", took.as_millis());
         let wait: u32 = response.headers()[RETRY_AFTER].to_str().unwrap().parse().unwrap();
         assert!(wait > 0);
         assert_eq!(ask_with(&self.url, &self.authorization).await.0, 200);
-        let said = async {
-            loop {
-                let (status, reasons) = self.ready().await;
-                if status == StatusCode::SERVICE_UNAVAILABLE && reasons.contains(why) {
-                    return;
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        let waited = timeout(Duration::from_secs(10), said).await;
-        assert!(waited.is_ok(), "readyz does not say `{why}`: {:?}", self.ready().await);
+        until(&format!("readyz says `{why}`"), async || {
+            let (status, reasons) = self.ready().await;
+            status == StatusCode::SERVICE_UNAVAILABLE && reasons.contains(why)
+        })
+        .await;
     }
 
     /// It sells again soon, by itself.
     async fn check_resumed(&self) {
         let ready = Instant::now();
-        let challenge = timeout(RESUME_MAX, challenge(&self.url)).await;
+        let challenge = timeout(ANSWER_MAX, challenge(&self.url)).await;
         let took = ready.elapsed();
         assert!(
             challenge.is_ok(),
@@ -107,12 +100,7 @@ impl Shop {
             self.ready().await
         );
         println!("sells again {} ms after the node is ready", took.as_millis());
-        let ready = async {
-            while self.ready().await.0 != StatusCode::OK {
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(RESUME_MAX, ready).await.unwrap();
+        until("readyz says so, too", async || self.ready().await.0 == StatusCode::OK).await;
     }
 
     /// Asks for one more token, to be paid whenever the test likes.
@@ -201,7 +189,7 @@ async fn a_gateway_whose_node_is_down_starts_and_sells_once_it_is_up() {
     assert_eq!(ask_with(&url, &shop.authorization).await.0, 200);
     assert_eq!(reqwest::get(&url).await.unwrap().status(), 503);
     shop.lnd.start().await;
-    let challenge = timeout(RESUME_MAX, challenge(&url)).await.unwrap();
+    let challenge = timeout(ANSWER_MAX, challenge(&url)).await.unwrap();
     shop.sold.push(challenge.invoice.payment_hash());
     shop.pay(&challenge).await;
     shop.check_books().await;
@@ -209,8 +197,11 @@ async fn a_gateway_whose_node_is_down_starts_and_sells_once_it_is_up() {
 
 /// Asks until it is told what to pay.
 async fn challenge(url: &str) -> Challenge {
-    while reqwest::get(url).await.unwrap().status() == StatusCode::SERVICE_UNAVAILABLE {
-        tokio::task::yield_now().await;
+    loop {
+        let response = reqwest::get(url).await.unwrap();
+        if response.status() != StatusCode::SERVICE_UNAVAILABLE {
+            assert_eq!(response.status(), StatusCode::PAYMENT_REQUIRED);
+            return Challenge::read(response.headers());
+        }
     }
-    Challenge::ask(url).await
 }

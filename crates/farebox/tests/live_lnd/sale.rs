@@ -88,17 +88,10 @@ async fn a_live_check_says_who_the_node_is_and_advises_it() {
     assert_eq!(told.status.code(), Some(1), "{told:?}");
 }
 
-/// Starts a gateway and waits until it can sell: it may not have spoken to its node yet when it begins to listen.
+/// Starts a gateway and waits until it can sell: the process, and its address.
 pub(crate) async fn open(seller: &Seller) -> (Program, String) {
-    let (gateway, told) = seller.serve_told();
-    let ready = format!("{}/readyz", told["ops"].as_str().unwrap());
-    let opening = async {
-        while reqwest::get(&ready).await.unwrap().status() != 200 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(30), opening).await.unwrap();
-    (gateway, format!("http://{}", told["listen"][0].as_str().unwrap()))
+    let (gateway, addrs) = seller.serve_ready().await;
+    (gateway, format!("http://{}", addrs[0]))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,6 +127,36 @@ async fn the_first_settlement_ever_is_booked_though_nobody_was_listening() {
     assert_eq!(ask_with(&url, &challenge.authorization(&preimage)).await.0, 200);
     books::until(Some(books::sold_once()), || books::row(&seller, hash)).await;
     assert_eq!(books::counts(&seller), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "live: needs Go"]
+async fn who_has_a_preimage_from_the_nodes_own_books_is_served_once_it_is_paid() {
+    let regtest = regtest().await;
+    let lnd = &regtest.seller;
+    let verifying = "minting: { verify-settled: true }\n";
+    let seller = Seller::with_lnd(FAREBOX, lnd, &lnd.macaroon("invoice"), verifying);
+    let (_gateway, url) = open(&seller).await;
+    let challenge = Challenge::ask(&url).await;
+    let hash = challenge.invoice.payment_hash();
+    let preimage = lnd.preimage(&challenge.invoice).await;
+    assert!(preimage.pays(&hash));
+    let authorization = challenge.authorization(&preimage);
+    let (status, body) = ask_with(&url, &authorization).await;
+    assert_eq!(status.as_u16(), 401, "{body}");
+    assert!(body.contains("payment_unsettled"), "{body}");
+    assert_eq!((seller.upstream.served(), books::row(&seller, hash)), (0, None));
+
+    regtest.buyer.pay(&challenge.invoice).await;
+    assert_eq!(ask_with(&url, &authorization).await.0, 200);
+    books::until(Some(books::sold_once()), || books::row(&seller, hash)).await;
+
+    // Where nobody asks for it, the preimage is proof enough.
+    let seller = Seller::with_lnd(FAREBOX, lnd, &lnd.macaroon("invoice"), "");
+    let (_gateway, url) = open(&seller).await;
+    let challenge = Challenge::ask(&url).await;
+    let authorization = challenge.authorization(&lnd.preimage(&challenge.invoice).await);
+    assert_eq!(ask_with(&url, &authorization).await.0, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
