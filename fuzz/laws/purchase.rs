@@ -338,7 +338,7 @@ fn answer_to(command: &Command, story: &mut Story<'_>) -> Option<Event> {
             _ => Event::Recorded,
         },
         Command::Approve(_) => match story.next() % 4 {
-            0 => Event::NotApproved,
+            0 => Event::NotApproved(None),
             _ => Event::Approved(now(story)),
         },
         Command::Pay(_) if story.next().is_multiple_of(8) => Event::LeaseLost,
@@ -355,7 +355,7 @@ fn any_event(story: &mut Story<'_>) -> Event {
         3 => Event::RecordedBefore,
         4 => Event::LeaseLost,
         5 => Event::Approved(now(story)),
-        6 => Event::NotApproved,
+        6 => Event::NotApproved(None),
         _ => Event::Ended(ended(story, None)),
     }
 }

@@ -25,8 +25,11 @@ use crate::purchase::{Money, Order, Purchase, Refusal, RequestFacts, Rules, judg
 use crate::{HttpConfig, Limits, Origin, RequestError};
 
 mod buy;
+mod consent;
 mod lease;
 mod settle;
+
+pub use consent::ApproveError;
 
 /// So many redirects are followed.
 const REDIRECTS_MAX: usize = 10;
@@ -421,7 +424,7 @@ impl Shared {
         let refusal = match judge(&hop.origin, &answer, &rules) {
             Err(refusal) => Some(refusal),
             Ok(order) if order.judgement.verdict > Verdict::Allow && self.config.approver.is_none() => {
-                Some(order.approval_needed())
+                Some(order.approval_needed(None))
             }
             Ok(order) => {
                 let now = self.now();

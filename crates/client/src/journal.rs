@@ -19,8 +19,9 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, Transaction
 use crate::holder::Holder;
 use crate::policy::{Budget, Judgement};
 use crate::purchase::{Note, Order, Refusal, Reservation};
-use crate::{Origin, Pass, Scope};
+use crate::{Origin, Pass, Question, Scope};
 
+mod approvals;
 pub(crate) mod budget;
 pub(crate) mod lease;
 mod passes;
@@ -28,6 +29,9 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use approvals::Given;
+pub use approvals::PendingApproval;
+pub use budget::Overrun;
 use lease::Lease;
 
 /// Why the journal can't be read or written.
@@ -220,6 +224,15 @@ impl Journal {
             Some(payment) if matches!(payment.state, State::Failed(_)) => Some(payment.attempt),
             Some(_) => return Ok(Recorded::Before),
         };
+        if let Some(overrun) = budget::overrun(&transaction, from.wallet)? {
+            return Ok(Recorded::Refused(overrun));
+        }
+        // It may have been used since it was found.
+        if let Some(id) = from.consent
+            && !approvals::bind(&transaction, id, &hash)?
+        {
+            return Ok(Recorded::Refused(order.approval_needed(None)));
+        }
         let mut refusal = budget::refusal(&transaction, order, now)?;
         if refusal.is_some() {
             budget::release_gone(&transaction)?;
@@ -268,6 +281,7 @@ impl Journal {
     pub(crate) fn adopt(
         &self,
         order: &Order,
+        consent: Option<&str>,
         lease: &Lease,
         now: Timestamp,
     ) -> Result<Option<Refusal>, JournalError> {
@@ -276,16 +290,66 @@ impl Journal {
         if !lease::holds(&transaction, lease)? {
             return Err(JournalError::LeaseLost);
         }
+        let hash = order.payment_hash();
+        if let Some(payment) = sqlite::find(&transaction, &hash)?
+            && let Some(overrun) = budget::overrun(&transaction, &payment.wallet)?
+        {
+            return Ok(Some(overrun));
+        }
+        if let Some(id) = consent
+            && !approvals::bind(&transaction, id, &hash)?
+        {
+            return Ok(Some(order.approval_needed(None)));
+        }
         if let Some(refusal) = budget::refusal(&transaction, order, now)? {
             return Ok(Some(refusal));
         }
         transaction.execute(
             "UPDATE purchases SET holder = ?1, generation = ?2 WHERE payment_hash = ?3",
-            params![self.holder.as_str(), lease.generation, order.payment_hash().as_bytes()],
+            params![self.holder.as_str(), lease.generation, hash.as_bytes()],
         )?;
         budget::charge(&transaction, order)?;
         transaction.commit()?;
         Ok(None)
+    }
+
+    /// Puts a question to a person, or finds the same one. Returns its name; `None` where too many wait already.
+    pub(crate) fn ask(
+        &self,
+        question: &Question,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<Option<String>, JournalError> {
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let id = approvals::ask(&transaction, question, name, now)?;
+        transaction.commit()?;
+        Ok(id)
+    }
+
+    /// The questions that wait for a person, oldest first.
+    pub(crate) fn pending(&self, now: Timestamp) -> Result<Vec<PendingApproval>, JournalError> {
+        approvals::pending(&self.connection.lock(), now)
+    }
+
+    /// Writes down what a person has answered: a consent, or no at this moment. `false`: no such question waits.
+    pub(crate) fn answer(&self, id: &str, answer: Result<&Given, Timestamp>) -> Result<bool, JournalError> {
+        approvals::answer(&self.connection.lock(), id, answer)
+    }
+
+    /// Consents that may fit a question; their signatures are not looked at here.
+    pub(crate) fn given(&self, question: &Question, now: Timestamp) -> Result<Vec<Given>, JournalError> {
+        approvals::given(&self.connection.lock(), question, now)
+    }
+
+    /// Payments whose fee exceeded what the wallet had promised, and which nobody has acknowledged.
+    pub(crate) fn overruns(&self) -> Result<Vec<Overrun>, JournalError> {
+        budget::overruns(&self.connection.lock(), None)
+    }
+
+    /// Takes note that a person knows of an overrun. `false`: there is none that waits for this.
+    pub(crate) fn acknowledge(&self, hash: &PaymentHash, now: Timestamp) -> Result<bool, JournalError> {
+        budget::acknowledge(&self.connection.lock(), hash, now)
     }
 
     /// Who began a payment, and with what wallet.
@@ -365,6 +429,8 @@ pub(crate) struct From<'a> {
     /// On whose behalf.
     pub(crate) label: Option<&'a str>,
     pub(crate) wallet: &'a WalletId,
+    /// The consent that a person gave beforehand, if it takes one.
+    pub(crate) consent: Option<&'a str>,
 }
 
 /// What became of an order that was to be written.

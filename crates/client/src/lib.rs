@@ -24,11 +24,11 @@ pub mod policy;
 pub mod purchase;
 
 pub use approve::{Approve, Question};
-pub use engine::{BudgetUse, Engine, EngineConfig, Explained, Fetched, Quote, Quoted, Receipt};
+pub use engine::{ApproveError, BudgetUse, Engine, EngineConfig, Explained, Fetched, Quote, Quoted, Receipt};
 pub use error::{Fault, FetchError, OpenError};
 pub use failpoint::FAILPOINTS;
 pub use http::{HttpConfig, Proxy, RequestError};
-pub use journal::{JournalError, PurchaseRow};
+pub use journal::{JournalError, Overrun, PendingApproval, PurchaseRow};
 pub use limits::Limits;
 pub use origin::{NotAnOrigin, Origin};
 pub use pass::{Pass, Scope};

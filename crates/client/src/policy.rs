@@ -11,9 +11,11 @@ use farebox_protocol::{Msat, Scheme};
 
 use crate::Origin;
 
+mod consent;
 mod file;
 mod matching;
 
+pub use consent::{Consent, ConsentKey, NotAKey, SECRET_LEN_MIN, SecretError};
 pub use file::{PolicyError, Problem};
 pub use matching::{HostPattern, Match, PathPattern, PatternError};
 
@@ -28,6 +30,8 @@ pub struct Policy {
     pub otherwise: Verdict,
     /// The rules; their order doesn't matter.
     pub rules: Vec<Rule>,
+    /// By what consents of a person who isn't at the terminal are known. Without it there are none.
+    pub consents: Option<ConsentKey>,
 }
 
 /// A rule: what it is for, whether that may be paid, how much of it.
@@ -143,12 +147,19 @@ impl Policy {
             day: Some(Msat::new(10_000_000)),
             ..Caps::default()
         };
-        Self { caps, new_origins: Verdict::Allow, otherwise: Verdict::Allow, rules: Vec::new() }
+        let allow = Verdict::Allow;
+        Self { caps, new_origins: allow, otherwise: allow, rules: Vec::new(), consents: None }
     }
 
     /// No rules and no caps: whoever uses this bounds payments in another way.
     pub fn unlimited() -> Self {
         Self { caps: Caps::default(), ..Self::without_file() }
+    }
+
+    /// Every budget there is: those on all payments, then those of each rule.
+    pub fn budgets(&self) -> Vec<Budget> {
+        let rules = self.rules.iter().flat_map(|rule| rule.caps.budgets(Some(&rule.name)));
+        self.caps.budgets(None).chain(rules).collect()
     }
 
     /// What the rules say of this.

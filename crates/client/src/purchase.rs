@@ -42,8 +42,8 @@ pub enum Event {
     OverBudget(Refusal),
     /// A person agreed to what [`Command::Approve`] asked, by this time.
     Approved(Timestamp),
-    /// Nobody agreed.
-    NotApproved,
+    /// Nobody agreed, or not yet: the question may wait under this name.
+    NotApproved(Option<String>),
     /// Another process has taken the purchase over; this one has paid nothing and may not.
     LeaseLost,
     /// How the payment of [`Command::Pay`] or [`Command::Resume`] ended, as far as is known.
@@ -255,7 +255,9 @@ impl Purchase {
                 self.approved = Some(order.price);
                 self.record(order, now)
             }
-            (State::Approving(order), Event::NotApproved) => self.stop(order.approval_needed().into()),
+            (State::Approving(order), Event::NotApproved(waits)) => {
+                self.stop(order.approval_needed(waits).into())
+            }
             (State::Reserved(_), Event::OverBudget(refusal)) => self.stop(refusal.into()),
             (State::Reserved(order), Event::RecordedBefore) => {
                 self.stop(Refusal::AlreadyPaid(order.payment_hash()).into())

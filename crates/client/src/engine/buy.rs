@@ -29,11 +29,13 @@ pub(super) struct Buying<'a> {
     order: Option<Box<Order>>,
     /// The credential in the latest request.
     shown: Option<PaymentHash>,
+    /// The consent that a person gave beforehand, for the payment that is recorded next.
+    consent: Option<String>,
 }
 
 impl<'a> Buying<'a> {
     pub(super) fn new(shared: &'a Shared, hop: &'a Hop, purchase: Purchase) -> Self {
-        Self { shared, hop, purchase, lease: None, response: None, order: None, shown: None }
+        Self { shared, hop, purchase, lease: None, response: None, order: None, shown: None, consent: None }
     }
 
     /// What is known of the money.
@@ -131,8 +133,7 @@ impl<'a> Buying<'a> {
     }
 
     /// Asks whoever may agree. The lease is held meanwhile, so a person is asked once for many that want the same.
-    async fn approve(&self, order: &Order) -> Result<Event, Fault> {
-        let Some(approver) = &self.shared.config.approver else { return Ok(Event::NotApproved) };
+    async fn approve(&mut self, order: &Order) -> Result<Event, Fault> {
         let question = Question {
             origin: order.scope.origin.clone(),
             service: order.scope.service.clone(),
@@ -145,9 +146,16 @@ impl<'a> Buying<'a> {
             payee: order.invoice.payee(),
             rule: order.judgement.rule.clone(),
         };
+        self.consent = self.shared.consent_for(&question).await?;
+        if self.consent.is_some() {
+            return Ok(Event::Approved(self.shared.now()));
+        }
+        let Some(approver) = &self.shared.config.approver else {
+            return Ok(Event::NotApproved(self.shared.leave(question).await?));
+        };
         Ok(match approver.ask(question).await {
             true => Event::Approved(self.shared.now()),
-            false => Event::NotApproved,
+            false => Event::NotApproved(None),
         })
     }
 
@@ -158,10 +166,11 @@ impl<'a> Buying<'a> {
         let (wallet, now) = (self.wallet(), self.shared.now());
         let (method, path) = (self.hop.method.to_string(), path_of(&self.hop.url));
         let label = self.shared.config.label.clone();
-        let ordered = order.clone();
+        let (ordered, consent) = (order.clone(), self.consent.clone());
         reach("client-before-record");
         let recorded = self.shared.journal(move |journal| {
-            let from = From { method: &method, path: &path, label: label.as_deref(), wallet: &wallet };
+            let (label, consent) = (label.as_deref(), consent.as_deref());
+            let from = From { method: &method, path: &path, label, wallet: &wallet, consent };
             journal.record(&ordered, &from, &lease, now)
         });
         let event = match recorded.await {
@@ -220,8 +229,11 @@ impl<'a> Buying<'a> {
                         Ok(order) => Box::new(order),
                         Err(refusal) => return Ok(Event::Ended(not_again(&reason, &refusal))),
                     };
-                    let (adopted, now) = (order.clone(), self.shared.now());
-                    match self.shared.journal(move |journal| journal.adopt(&adopted, &lease, now)).await {
+                    let (adopted, now, consent) = (order.clone(), self.shared.now(), self.consent.clone());
+                    let adopt = move |journal: &crate::journal::Journal| {
+                        journal.adopt(&adopted, consent.as_deref(), &lease, now)
+                    };
+                    match self.shared.journal(adopt).await {
                         Ok(None) => {}
                         Ok(Some(refusal)) => return Ok(Event::Ended(not_again(&reason, &refusal))),
                         Err(Fault::Journal(JournalError::LeaseLost)) => return Ok(Event::LeaseLost),
@@ -247,15 +259,15 @@ impl<'a> Buying<'a> {
 
     /// Whether an earlier payment that may not have been sent may be sent now: the limits and the policy of this call hold,
     /// too, not only those of the one that began it, and where a person must agree they are asked again.
-    async fn may_still_pay(&self, order: &Order) -> Result<Result<Order, Refusal>, Fault> {
+    async fn may_still_pay(&mut self, order: &Order) -> Result<Result<Order, Refusal>, Fault> {
         let order = match self.purchase.judge_again(order) {
             Ok(order) => order,
             Err(refusal) => return Ok(Err(refusal)),
         };
         if order.judgement.verdict > Verdict::Allow
-            && !matches!(self.approve(&order).await?, Event::Approved(_))
+            && let Event::NotApproved(waits) = self.approve(&order).await?
         {
-            return Ok(Err(order.approval_needed()));
+            return Ok(Err(order.approval_needed(waits)));
         }
         Ok(Ok(order))
     }

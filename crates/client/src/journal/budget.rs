@@ -8,6 +8,7 @@
 //! ago than that. It is dated no earlier than all before it ([`latest`]), and what is dated after the present is in every
 //! window: so a clock that is set back frees nothing, neither then nor when it is put right.
 
+use farebox_lightning::WalletId;
 use farebox_protocol::{Msat, PaymentHash, Timestamp};
 use rusqlite::{Connection, Transaction, params};
 
@@ -23,6 +24,63 @@ pub(crate) struct Taken {
     pub(crate) spent: Msat,
     /// By what is under way or of unknown outcome, worst-case fees included.
     pub(crate) reserved: Msat,
+}
+
+/// A payment whose fee exceeded the most that its wallet had promised. The money is gone, and is on the books; the wallet pays
+/// nothing more until a person knows of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Overrun {
+    /// The payment.
+    pub payment: PaymentHash,
+    /// The wallet that made it.
+    pub wallet: String,
+    /// What the route cost.
+    pub fee: Msat,
+    /// The most that it was to cost.
+    pub promised: Msat,
+}
+
+/// What this wallet has taken beyond its word, as a refusal to let it pay anything else.
+pub(super) fn overrun(connection: &Connection, wallet: &WalletId) -> Result<Option<Refusal>, JournalError> {
+    let first = overruns(connection, Some(wallet))?.into_iter().next();
+    Ok(first.map(|Overrun { payment, fee, promised, .. }| Refusal::Overrun { payment, fee, promised }))
+}
+
+/// Overruns that nobody has acknowledged, oldest first: of one wallet, or of all.
+pub(super) fn overruns(
+    connection: &Connection,
+    wallet: Option<&WalletId>,
+) -> Result<Vec<Overrun>, JournalError> {
+    let query = "SELECT p.payment_hash, o.wallet, o.fee_msat, p.fee_worst_msat
+                 FROM purchases p JOIN outgoing_payments o USING (payment_hash)
+                 WHERE o.state = 'settled' AND o.fee_msat > p.fee_worst_msat AND p.overrun_seen_at IS NULL
+                 AND (?1 IS NULL OR o.wallet = ?1) ORDER BY p.id";
+    let mut statement = connection.prepare_cached(query)?;
+    let rows = statement.query_map([wallet.map(|wallet| &wallet.0)], |row| {
+        Ok(Overrun {
+            payment: PaymentHash::from_bytes(row.get(0)?),
+            wallet: row.get(1)?,
+            fee: Msat::new(row.get(2)?),
+            promised: Msat::new(row.get(3)?),
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Takes note that a person knows of an overrun. `false`: there is none that waits for this.
+pub(super) fn acknowledge(
+    connection: &Connection,
+    payment: &PaymentHash,
+    now: Timestamp,
+) -> Result<bool, JournalError> {
+    let changed = connection.execute(
+        "UPDATE purchases SET overrun_seen_at = ?2 WHERE payment_hash = ?1 AND overrun_seen_at IS NULL
+         AND EXISTS (SELECT 1 FROM outgoing_payments o WHERE o.payment_hash = purchases.payment_hash
+                     AND o.state = 'settled' AND o.fee_msat > purchases.fee_worst_msat)",
+        params![payment.as_bytes(), integer(now.secs())],
+    )?;
+    Ok(changed == 1)
 }
 
 /// The first budget that `order` doesn't fit into, as a refusal that names it. What the same payment takes already is not
@@ -85,8 +143,9 @@ pub(crate) fn taken(
     };
     // A purchase that was begun and settled at different times is in the window by the later of the two. What has not been
     // sent counts under the same condition under which it may be (`may_send`).
+    const ALL: u64 = Msat::MAX.get();
     let query = format!(
-        "SELECT coalesce(sum(CASE WHEN o.state = 'settled' THEN o.amount_msat + o.fee_msat ELSE 0 END), 0),
+        "SELECT coalesce(sum(CASE WHEN o.state = 'settled' THEN min(o.amount_msat + o.fee_msat, {ALL}) ELSE 0 END), 0),
                 coalesce(sum(CASE WHEN o.state = 'settled' THEN 0 ELSE o.amount_msat + p.fee_worst_msat END), 0)
          FROM purchases p JOIN outgoing_payments o USING (payment_hash) {of_rule}
          AND p.payment_hash IS NOT ?3

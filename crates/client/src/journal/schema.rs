@@ -66,6 +66,31 @@ CREATE TABLE charges (
 -- it counts as one that is about to be.
 ALTER TABLE purchases ADD COLUMN again INTEGER;
 ",
+    "
+-- Questions to a person, and their answers: signed, so that writing here agrees to nothing.
+CREATE TABLE approvals (
+    id             TEXT PRIMARY KEY,
+    origin         TEXT NOT NULL,
+    service        TEXT NOT NULL,
+    method         TEXT NOT NULL,
+    path           TEXT NOT NULL,
+    label          TEXT,
+    price_msat     INTEGER NOT NULL,
+    fee_worst_msat INTEGER NOT NULL,
+    payee          TEXT NOT NULL,
+    rule           TEXT,
+    asked_at       INTEGER NOT NULL,
+    denied_at      INTEGER,
+    price_max_msat INTEGER,
+    until          INTEGER,
+    signature      BLOB,
+    used_by        BLOB
+) STRICT;
+CREATE INDEX approvals_origin ON approvals (origin);
+
+-- Since when a person knows that a fee exceeded the most that the wallet had promised.
+ALTER TABLE purchases ADD COLUMN overrun_seen_at INTEGER;
+",
 ];
 
 /// Brings the file up to date. Two processes may do so at once: the second finds nothing left to do.

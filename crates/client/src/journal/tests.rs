@@ -75,7 +75,7 @@ fn recorded(
     now: Timestamp,
 ) -> Result<Recorded, JournalError> {
     let wallet = WalletId("w".to_owned());
-    let from = From { method: "GET", path: "/", label: Some("test"), wallet: &wallet };
+    let from = From { method: "GET", path: "/", label: Some("test"), wallet: &wallet, consent: None };
     journal.record(order, &from, lease, now)
 }
 
@@ -369,7 +369,7 @@ fn a_file_of_a_later_version_is_left_alone() {
     let error = Journal::open(&file.path).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the journal has version 99, this program knows up to 3; use a newer farebox"
+        "the journal has version 99, this program knows up to 4; use a newer farebox"
     );
 }
 
@@ -491,7 +491,7 @@ fn an_older_journal_is_brought_up_to_date_with_what_it_has_spent() {
     let journal = file.open();
     buy(&journal, 1, &order(1, "a"));
     journal.connection.lock().execute_batch(
-        "DROP TABLE charges; DROP INDEX purchases_origin; DROP INDEX purchases_begun;
+        "DROP TABLE approvals; ALTER TABLE purchases DROP COLUMN overrun_seen_at; DROP TABLE charges; DROP INDEX purchases_origin; DROP INDEX purchases_begun;
          ALTER TABLE purchases DROP COLUMN again;
          ALTER TABLE purchases DROP COLUMN label; ALTER TABLE purchases DROP COLUMN rule; PRAGMA user_version = 1;",
     ).unwrap();
@@ -567,11 +567,11 @@ fn an_earlier_payment_is_taken_on_only_within_the_budgets_of_now() {
     assert_eq!(recorded(&journal, &order, &lease, NOW).unwrap(), Recorded::New);
     mark_sent(&journal, &order).unwrap();
     // It has a place in this budget and isn't counted twice.
-    assert_eq!(journal.adopt(&order, &lease, NOW).unwrap(), None);
+    assert_eq!(journal.adopt(&order, None, &lease, NOW).unwrap(), None);
     order.judgement = budgeted(1, &[(Some("new"), Window::Total, 109)]).judgement;
-    assert!(journal.adopt(&order, &lease, NOW).unwrap().is_some());
+    assert!(journal.adopt(&order, None, &lease, NOW).unwrap().is_some());
     order.judgement = budgeted(1, &[(Some("new"), Window::Total, 110)]).judgement;
-    assert_eq!(journal.adopt(&order, &lease, NOW).unwrap(), None);
+    assert_eq!(journal.adopt(&order, None, &lease, NOW).unwrap(), None);
     let taken = journal.taken(&order.judgement.budgets, NOW).unwrap();
     assert_eq!(taken[0].1.reserved, Msat::new(110_000), "the new rule counts it");
 }

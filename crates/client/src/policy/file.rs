@@ -4,7 +4,7 @@
 //! go. A file that others than its owner can write is refused, since whoever can write it can spend.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs,
     io::Read as _,
     path::{Path, PathBuf},
@@ -14,7 +14,7 @@ use std::{
 use farebox_protocol::{Msat, Scheme};
 use serde::{Deserialize, Deserializer, de};
 
-use super::{Caps, HostPattern, Match, PathPattern, Policy, Rule, Verdict};
+use super::{Caps, ConsentKey, HostPattern, Match, PathPattern, Policy, Rule, Verdict};
 use crate::Origin;
 
 /// The file is read whole; a longer one is none that a person has written.
@@ -97,6 +97,13 @@ struct File {
     /// The rules, in any order: of those that match, the strictest verdict holds and every limit binds.
     #[serde(default)]
     rules: Vec<Entry>,
+    /// What one unit of a currency is worth, as its owner reckons: `USD: 1500sat`. Limits may then be written in it. Nobody is
+    /// asked for the rate of the day: a rule about money doesn't change by itself.
+    #[serde(default)]
+    rates: BTreeMap<String, Rate>,
+    /// By what consents of a person who isn't at the terminal are known; `farebox policy secret` writes it. Default: none.
+    #[serde(default, deserialize_with = "written")]
+    consents: Option<Written<ConsentKey>>,
 }
 
 /// One rule.
@@ -140,7 +147,11 @@ struct When {
     scheme: Vec<SchemeWord>,
 }
 
-/// Caps: an amount (`100sat`, `1500msat`; `0sat` is nothing at all) or `unlimited`.
+/// What one unit of a currency is worth.
+#[derive(Clone, Copy, Debug)]
+struct Rate(Msat);
+
+/// Caps: an amount (`100sat`, `1500msat`, `2.50 USD` where `rates` has USD; `0sat` is nothing at all) or `unlimited`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct Limits {
@@ -164,9 +175,11 @@ struct Limits {
     total: Option<Limit>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Limit {
     Most(Msat),
+    /// So many millionths of a unit of this currency.
+    Fiat(u64, String),
     Unlimited,
 }
 
@@ -292,17 +305,23 @@ impl File {
                 )));
             }
         }
+        let rates = &self.rates;
+        if let Some(currency) = rates.keys().find(|name| !is_currency(name)) {
+            return Err(problem(format!("`{currency}` is no currency; write three capitals like `USD`")));
+        }
+        let rules = self.rules.into_iter().map(|entry| entry.into_rule(rates)).collect::<Result<_, _>>();
         Ok(Policy {
-            caps: self.limits.over(Policy::without_file().caps),
+            caps: self.limits.over(Policy::without_file().caps, rates).map_err(problem)?,
             new_origins: self.new_origins.verdict(),
             otherwise: self.otherwise.verdict(),
-            rules: self.rules.into_iter().map(Entry::into_rule).collect(),
+            rules: rules.map_err(problem)?,
+            consents: self.consents.map(|written| written.0),
         })
     }
 }
 
 impl Entry {
-    fn into_rule(self) -> Rule {
+    fn into_rule(self, rates: &BTreeMap<String, Rate>) -> Result<Rule, String> {
         fn all<T>(list: Vec<Written<T>>) -> Vec<T> {
             list.into_iter().map(|written| written.0).collect()
         }
@@ -311,7 +330,7 @@ impl Entry {
             SchemeWord::L402 => Scheme::L402,
             SchemeWord::Lsat => Scheme::Lsat,
         });
-        Rule {
+        Ok(Rule {
             name: self.name,
             when: Match {
                 origins: origin.into_iter().map(|written| written.0.0).collect(),
@@ -322,8 +341,8 @@ impl Entry {
                 schemes: schemes.collect(),
             },
             verdict: self.then.map(Word::verdict),
-            caps: self.limits.over(Caps::default()),
-        }
+            caps: self.limits.over(Caps::default(), rates)?,
+        })
     }
 }
 
@@ -334,20 +353,30 @@ impl Limits {
     }
 
     /// What is written here, and `usual` where nothing is.
-    fn over(&self, usual: Caps) -> Caps {
-        let cap = |written: Option<Limit>, usual: Option<Msat>| match written {
-            None => usual,
-            Some(Limit::Unlimited) => None,
-            Some(Limit::Most(most)) => Some(most),
+    fn over(&self, usual: Caps, rates: &BTreeMap<String, Rate>) -> Result<Caps, String> {
+        let cap = |written: &Option<Limit>, usual: Option<Msat>| -> Result<Option<Msat>, String> {
+            Ok(match written {
+                None => usual,
+                Some(Limit::Unlimited) => None,
+                Some(Limit::Most(most)) => Some(*most),
+                Some(Limit::Fiat(millionths, currency)) => {
+                    let Rate(unit) = rates.get(currency).ok_or_else(|| {
+                    format!("a limit is in {currency}, and `rates` doesn't say what that is worth; write `rates: {{ {currency}: 1500sat }}`")
+                })?;
+                    // Rounded down: a cap is never more than was written.
+                    let msat = u128::from(*millionths) * u128::from(unit.get()) / 1_000_000;
+                    Some(u64::try_from(msat).map_or(Msat::MAX, Msat::new).min(Msat::MAX))
+                }
+            })
         };
-        Caps {
-            payment: cap(self.payment, usual.payment),
-            fee: cap(self.fee, usual.fee),
-            hour: cap(self.hour, usual.hour),
-            day: cap(self.day, usual.day),
-            week: cap(self.week, usual.week),
-            total: cap(self.total, usual.total),
-        }
+        Ok(Caps {
+            payment: cap(&self.payment, usual.payment)?,
+            fee: cap(&self.fee, usual.fee)?,
+            hour: cap(&self.hour, usual.hour)?,
+            day: cap(&self.day, usual.day)?,
+            week: cap(&self.week, usual.week)?,
+            total: cap(&self.total, usual.total)?,
+        })
     }
 }
 
@@ -373,6 +402,36 @@ fn open_to_all(path: &Path) -> std::io::Result<Option<PathBuf>> {
         }
     }
     Ok(None)
+}
+
+/// As currencies are named: `USD`.
+fn is_currency(name: &str) -> bool {
+    name.len() == 3 && name.bytes().all(|byte| byte.is_ascii_uppercase())
+}
+
+/// A decimal number, in millionths; `None` where it is none, or has more than six decimals.
+fn millionths(text: &str) -> Option<u64> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(whole) || !is_number(part) || part.len() > 6 {
+        return None;
+    }
+    let whole: u64 = whole.parse().ok()?;
+    let part: u64 = format!("{part:0<6}").parse().ok()?;
+    whole.checked_mul(1_000_000)?.checked_add(part)
+}
+
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.parse() {
+            Ok(Msat::ZERO) => Err(de::Error::custom(
+                "a currency is worth something; write what one unit is worth, like `1500sat`",
+            )),
+            Ok(worth) => Ok(Self(worth)),
+            Err(error) => Err(de::Error::custom(error)),
+        }
+    }
 }
 
 fn allow() -> Word {
@@ -413,6 +472,12 @@ impl<'de> Deserialize<'de> for Limit {
         let text = String::deserialize(deserializer)?;
         if text == "unlimited" {
             return Ok(Self::Unlimited);
+        }
+        if let Some((amount, currency)) = text.trim().rsplit_once(' ').filter(|(_, unit)| is_currency(unit)) {
+            let millionths = millionths(amount.trim()).ok_or_else(|| {
+                de::Error::custom(format!("`{text}` is no amount; write one like `2.50 {currency}`"))
+            })?;
+            return Ok(Self::Fiat(millionths, currency.to_owned()));
         }
         text.parse().map(Self::Most).map_err(|error| de::Error::custom(format!("{error}, or `unlimited`")))
     }

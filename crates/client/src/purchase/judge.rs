@@ -107,9 +107,9 @@ impl Order {
     }
 
     /// That a person must agree first.
-    pub(crate) fn approval_needed(&self) -> Refusal {
+    pub(crate) fn approval_needed(&self, waits: Option<String>) -> Refusal {
         let (origin, price) = (self.scope.origin.clone(), self.price);
-        Refusal::ApprovalNeeded { origin, price, rule: self.judgement.rule.clone() }
+        Refusal::ApprovalNeeded { origin, price, rule: self.judgement.rule.clone(), waits }
     }
 
     /// Whether the invoice can still be paid in time.
@@ -175,7 +175,11 @@ pub enum Refusal {
         rule: Option<String>,
     },
     /// The policy wants a person to agree, and nobody has.
-    #[error("the policy asks a person before paying `{origin}` {price} ({}), and nobody has agreed", named(rule.as_deref()))]
+    #[error(
+        "the policy asks a person before paying `{origin}` {price} ({}), and nobody has agreed{}",
+        named(rule.as_deref()),
+        waits.as_ref().map(|id| format!("; the question waits as `{id}`")).unwrap_or_default()
+    )]
     ApprovalNeeded {
         /// Who sells.
         origin: Origin,
@@ -183,6 +187,21 @@ pub enum Refusal {
         price: Msat,
         /// The rule that says so; without one, what the policy says of everything else or of new sellers.
         rule: Option<String>,
+        /// The name under which the question waits for a person, if it does.
+        waits: Option<String>,
+    },
+    /// The wallet has taken more than it had promised, and nobody has looked at that yet.
+    #[error(
+        "the wallet took {fee} of fee for payment {payment}, of which it had promised at most {promised}; it pays nothing \
+         more until a person has acknowledged that"
+    )]
+    Overrun {
+        /// The payment.
+        payment: PaymentHash,
+        /// What the route cost.
+        fee: Msat,
+        /// The most that it was to cost.
+        promised: Msat,
     },
     /// A rule's cap on one payment.
     #[error("the price is {price}, above the {limit} that the rule `{rule}` allows for one payment")]
@@ -266,6 +285,7 @@ impl Refusal {
             Self::OverFeeLimit { .. } => "over_fee_limit",
             Self::Denied { .. } => "denied",
             Self::ApprovalNeeded { .. } => "approval_needed",
+            Self::Overrun { .. } => "fee_overrun",
             Self::OverRuleLimit { .. } => "over_rule_limit",
             Self::OverBudget { .. } => "over_budget",
             Self::WrongNetwork { .. } => "wrong_network",

@@ -118,7 +118,7 @@ fn what_a_person_agreed_to_is_not_asked_again_unless_it_is_dearer() {
         vec![Event::Answered(challenged()), ours(), agreed()],
         "send, reserve svc, approve 100 sat, record",
     );
-    let declined = vec![Event::Answered(challenged()), ours(), Event::NotApproved];
+    let declined = vec![Event::Answered(challenged()), ours(), Event::NotApproved(None)];
     check(asks(), vec![], declined, "send, reserve svc, approve 100 sat, stop: approval_needed");
     // The person took so long that the invoice is over: the next one at the same price needs no word.
     let late = vec![

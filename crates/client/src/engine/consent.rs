@@ -1,0 +1,115 @@
+//! What a person agrees to beforehand, or after a request was refused for want of their word: questions are left in the
+//! journal, and signed answers found there.
+
+use farebox_protocol::{Msat, PaymentHash, Timestamp};
+
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+use super::{Engine, Fault, FetchError, Money, Shared};
+use crate::Question;
+use crate::journal::{Given, Overrun, PendingApproval};
+use crate::policy::{Consent, SecretError};
+
+/// Why a question was not answered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApproveError {
+    /// The policy knows no secret.
+    #[error(
+        "the policy has no `consents`, so nobody can agree out of band; `farebox policy secret` makes the line for it"
+    )]
+    NoKey,
+    /// Nothing waits under this name.
+    #[error("no question waits as `{0}`; it may have been answered, or be older than a day")]
+    NotThere(String),
+    /// It isn't the secret.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The journal can't be used.
+    #[error(transparent)]
+    Journal(#[from] FetchError),
+}
+
+impl Engine {
+    /// The questions that wait for a person, oldest first.
+    pub async fn pending(&self) -> Result<Vec<PendingApproval>, FetchError> {
+        let now = self.0.now();
+        self.asked(move |journal| journal.pending(now)).await
+    }
+
+    /// Agrees to what waits as `id`: one payment of at most `price_max` (the price that was asked, if `None`) until then.
+    /// Takes a moment, for the secret's sake.
+    pub async fn approve(
+        &self,
+        id: &str,
+        secret: &str,
+        price_max: Option<Msat>,
+        until: Timestamp,
+    ) -> Result<Consent, ApproveError> {
+        let key = self.0.config.policy.consents.as_ref().ok_or(ApproveError::NoKey)?;
+        let pending = self.pending().await?.into_iter().find(|pending| pending.id == id);
+        let pending = pending.ok_or_else(|| ApproveError::NotThere(id.to_owned()))?;
+        let PendingApproval { id, origin, method, path, label, price, .. } = pending;
+        let price_max = price_max.unwrap_or(price);
+        let consent = Consent { id, origin, method, path, label, price_max, until };
+        let signature = key.sign(secret, &consent)?;
+        let given = Given { consent: consent.clone(), signature };
+        let id = consent.id.clone();
+        match self.asked(move |journal| journal.answer(&id, Ok(&given))).await? {
+            true => Ok(consent),
+            false => Err(ApproveError::NotThere(consent.id)),
+        }
+    }
+
+    /// Answers no. Anybody may: it only forbids.
+    pub async fn deny(&self, id: &str) -> Result<(), ApproveError> {
+        let (name, now) = (id.to_owned(), self.0.now());
+        match self.asked(move |journal| journal.answer(&name, Err(now))).await? {
+            true => Ok(()),
+            false => Err(ApproveError::NotThere(id.to_owned())),
+        }
+    }
+
+    /// Payments whose fee exceeded the most that the wallet had promised, and which nobody has acknowledged.
+    pub async fn overruns(&self) -> Result<Vec<Overrun>, FetchError> {
+        self.asked(|journal| journal.overruns()).await
+    }
+
+    /// Lets a wallet pay again after an overrun that a person knows of now. `false`: none waits for this.
+    pub async fn acknowledge(&self, payment: PaymentHash) -> Result<bool, FetchError> {
+        let now = self.0.now();
+        self.asked(move |journal| journal.acknowledge(&payment, now)).await
+    }
+
+    async fn asked<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&crate::journal::Journal) -> Result<T, crate::journal::JournalError> + Send + 'static,
+    ) -> Result<T, FetchError> {
+        self.0.journal(ask).await.map_err(|error| FetchError::new(error, Money::None))
+    }
+}
+
+impl Shared {
+    /// A consent that covers this question, if a person has given one.
+    pub(super) async fn consent_for(&self, question: &Question) -> Result<Option<String>, Fault> {
+        let Some(key) = &self.config.policy.consents else { return Ok(None) };
+        let (asked, now) = (question.clone(), self.now());
+        let given = self.journal(move |journal| journal.given(&asked, now)).await?;
+        let fits = given.into_iter().find(|given| key.holds(&given.consent, &given.signature));
+        Ok(fits.map(|given| given.consent.id))
+    }
+
+    /// Leaves a question for a person who can answer with their secret; its name.
+    pub(super) async fn leave(&self, question: Question) -> Result<Option<String>, Fault> {
+        if self.config.policy.consents.is_none() {
+            return Ok(None);
+        }
+        // Short enough to be typed; that nobody can guess it is not needed.
+        let mut name = [0; 5];
+        if SystemRandom::new().fill(&mut name).is_err() {
+            return Ok(None);
+        }
+        let (name, now) = (hex::encode(name), self.now());
+        self.journal(move |journal| journal.ask(&question, &name, now)).await
+    }
+}

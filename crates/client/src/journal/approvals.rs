@@ -1,0 +1,192 @@
+//! Questions to a person who isn't at the terminal, and their answers.
+//!
+//! A question waits here until it is answered or a day old. An answer is a signed consent; whether the signature holds is for
+//! the engine to judge, each time, and nothing in this table grants anything by itself. A consent is good for one payment: it
+//! is bound to it in the transaction that records it, and free again only if that payment has failed.
+
+use farebox_protocol::{Msat, PaymentHash, Timestamp};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
+
+use super::{JournalError, integer};
+use crate::Question;
+use crate::policy::Consent;
+
+/// How many questions may wait: more than a person would read, and few enough for a journal.
+const WAITING_MAX: i64 = 256;
+
+/// How long a question waits for an answer.
+const ASKED_FOR_SECS: u64 = 86_400;
+
+/// A question that waits for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PendingApproval {
+    /// Its name.
+    pub id: String,
+    /// Who sells.
+    pub origin: String,
+    /// What, where the token says so.
+    pub service: String,
+    /// The method of the request.
+    pub method: String,
+    /// Its path, without the query.
+    pub path: String,
+    /// On whose behalf.
+    pub label: Option<String>,
+    /// The price that was asked.
+    pub price: Msat,
+    /// The most that the fee can come to.
+    pub fee_worst: Msat,
+    /// The node that would be paid.
+    pub payee: String,
+    /// The rule that wants a person asked.
+    pub rule: Option<String>,
+    /// When it was last asked.
+    pub asked_at: Timestamp,
+}
+
+/// A signed consent.
+#[derive(Clone, Debug)]
+pub(crate) struct Given {
+    pub(crate) consent: Consent,
+    pub(crate) signature: Vec<u8>,
+}
+
+/// Whether a consent may (still) stand for the payment ?1: it stands for no other one, unless that came to nothing.
+const IS_FREE: &str = "(a.used_by IS NULL OR a.used_by = ?1 OR EXISTS (SELECT 1 FROM outgoing_payments o
+                        WHERE o.payment_hash = a.used_by AND o.state IN ('failed', 'unsent')))";
+
+/// Puts a question, or finds the same one. `name` is the name of a new one; `None` where too many wait already.
+pub(super) fn ask(
+    transaction: &Transaction<'_>,
+    question: &Question,
+    name: &str,
+    now: Timestamp,
+) -> Result<Option<String>, JournalError> {
+    let old = integer(now.secs().saturating_sub(ASKED_FOR_SECS));
+    transaction.execute("DELETE FROM approvals WHERE signature IS NULL AND asked_at <= ?1", [old])?;
+    let Question { origin, service, method, path, label, price, fee_worst, payee, rule, .. } = question;
+    let origin = origin.to_string();
+    let same = "SELECT id FROM approvals WHERE signature IS NULL AND denied_at IS NULL AND origin = ?1 AND method = ?2
+                AND path = ?3 AND label IS ?4 LIMIT 1";
+    let found: Option<String> = transaction
+        .prepare_cached(same)?
+        .query_row(params![origin, method, path, label], |row| row.get(0))
+        .optional()?;
+    let waiting = "SELECT count(*) FROM approvals WHERE signature IS NULL AND denied_at IS NULL";
+    let waiting: i64 = transaction.prepare_cached(waiting)?.query_row([], |row| row.get(0))?;
+    if found.is_none() && waiting >= WAITING_MAX {
+        return Ok(None);
+    }
+    let id = found.unwrap_or_else(|| name.to_owned());
+    transaction.execute(
+        "INSERT INTO approvals (id, origin, service, method, path, label, price_msat, fee_worst_msat, payee, rule, asked_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+         ON CONFLICT (id) DO UPDATE SET service = excluded.service, price_msat = excluded.price_msat,
+             fee_worst_msat = excluded.fee_worst_msat, payee = excluded.payee, rule = excluded.rule,
+             asked_at = excluded.asked_at",
+        params![
+            id,
+            origin,
+            service,
+            method,
+            path,
+            label,
+            integer(price.get()),
+            integer(fee_worst.get()),
+            payee,
+            rule,
+            integer(now.secs())
+        ],
+    )?;
+    Ok(Some(id))
+}
+
+/// The questions that wait, oldest first.
+pub(super) fn pending(connection: &Connection, now: Timestamp) -> Result<Vec<PendingApproval>, JournalError> {
+    let old = integer(now.secs().saturating_sub(ASKED_FOR_SECS));
+    let mut statement = connection.prepare(
+        "SELECT * FROM approvals WHERE signature IS NULL AND denied_at IS NULL AND asked_at > ?1 ORDER BY asked_at, id",
+    )?;
+    let rows = statement.query_map([old], read)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Writes an answer down. `false`: no such question waits.
+pub(super) fn answer(
+    connection: &Connection,
+    id: &str,
+    answer: Result<&Given, Timestamp>,
+) -> Result<bool, JournalError> {
+    let changed = match answer {
+        Ok(Given { consent, signature }) => connection.execute(
+            "UPDATE approvals SET price_max_msat = ?2, until = ?3, signature = ?4
+             WHERE id = ?1 AND signature IS NULL AND denied_at IS NULL",
+            params![id, integer(consent.price_max.get()), integer(consent.until.secs()), signature],
+        )?,
+        Err(now) => connection.execute(
+            "UPDATE approvals SET denied_at = ?2 WHERE id = ?1 AND signature IS NULL AND denied_at IS NULL",
+            params![id, integer(now.secs())],
+        )?,
+    };
+    Ok(changed == 1)
+}
+
+/// Answers that may fit a question, with their signatures, which nobody has looked at yet.
+pub(super) fn given(
+    connection: &Connection,
+    question: &Question,
+    now: Timestamp,
+) -> Result<Vec<Given>, JournalError> {
+    let query = format!(
+        "SELECT * FROM approvals a WHERE a.signature IS NOT NULL AND a.until > ?2 AND a.price_max_msat >= ?3
+         AND a.origin = ?4 AND a.method = ?5 AND a.path = ?6 AND a.label IS ?7 AND {IS_FREE} ORDER BY a.until"
+    );
+    let Question { origin, method, path, label, price, payment_hash, .. } = question;
+    let mut statement = connection.prepare_cached(&query)?;
+    let rows = statement.query_map(
+        params![
+            payment_hash.as_bytes(),
+            integer(now.secs()),
+            integer(price.get()),
+            origin.to_string(),
+            method,
+            path,
+            label
+        ],
+        |row| {
+            let PendingApproval { id, origin, method, path, label, .. } = read(row)?;
+            let (price_max, until) = (Msat::new(row.get("price_max_msat")?), row.get("until")?);
+            let until = Timestamp::from_secs(until);
+            let consent = Consent { id, origin, method, path, label, price_max, until };
+            Ok(Given { consent, signature: row.get("signature")? })
+        },
+    )?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Binds a consent to the payment that it is used for. `false`: it is used for another one.
+pub(super) fn bind(
+    transaction: &Transaction<'_>,
+    id: &str,
+    payment: &PaymentHash,
+) -> Result<bool, JournalError> {
+    let query = format!("UPDATE approvals AS a SET used_by = ?1 WHERE a.id = ?2 AND {IS_FREE}");
+    Ok(transaction.execute(&query, params![payment.as_bytes(), id])? == 1)
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<PendingApproval> {
+    Ok(PendingApproval {
+        id: row.get("id")?,
+        origin: row.get("origin")?,
+        service: row.get("service")?,
+        method: row.get("method")?,
+        path: row.get("path")?,
+        label: row.get("label")?,
+        price: Msat::new(row.get("price_msat")?),
+        fee_worst: Msat::new(row.get("fee_worst_msat")?),
+        payee: row.get("payee")?,
+        rule: row.get("rule")?,
+        asked_at: Timestamp::from_secs(row.get("asked_at")?),
+    })
+}
