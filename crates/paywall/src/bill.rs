@@ -80,6 +80,12 @@ impl Bill {
         self.usage().is_some()
     }
 
+    /// Whether the bytes of the request's own body have a price.
+    pub fn counts_request(&self) -> bool {
+        let cost = self.meter.as_ref().map(Metering::cost);
+        matches!(cost, Some(Cost::Metered { meter: Meter::Bytes { request, .. }, .. }) if request.0 > 0)
+    }
+
     fn usage(&self) -> Option<&Shape> {
         match self.meter.as_ref()?.cost() {
             Cost::Metered { meter: Meter::Usage { shape, .. }, .. } => Some(shape),
@@ -196,7 +202,9 @@ fn is_grpc_failure(headers: &HeaderMap) -> bool {
 
 impl Drop for Bill {
     fn drop(&mut self) {
-        let ending = if self.is_sent { Ending::Abandoned } else { Ending::Failed };
+        // A panic is no one's wish, least of all the buyer's.
+        let is_left = self.is_sent && !std::thread::panicking();
+        let ending = if is_left { Ending::Abandoned } else { Ending::Failed };
         self.settle(ending, None);
     }
 }
@@ -206,3 +214,6 @@ impl std::fmt::Debug for Bill {
         f.debug_struct("Bill").field("reservation", &self.reservation).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -75,6 +75,8 @@ pub enum Code {
     LedgerUnavailable,
     /// The request is paid from credit, and the seller doesn't say what it costs.
     CostUnknown,
+    /// The bytes of the request have a price, and it doesn't say how many there are.
+    LengthRequired,
     /// The same request is being answered under the same idempotency key.
     KeyInUse,
     /// The idempotency key stands for another request.
@@ -113,7 +115,7 @@ pub enum Code {
 
 impl Code {
     /// All of them, for documentation and for registering metrics.
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 51] = [
         Self::Pass,
         Self::Free,
         Self::Freebie,
@@ -147,6 +149,7 @@ impl Code {
         Self::UnitsInFlight,
         Self::LedgerUnavailable,
         Self::CostUnknown,
+        Self::LengthRequired,
         Self::KeyInUse,
         Self::KeyReused,
         Self::AnswerNotKept,
@@ -207,6 +210,7 @@ impl Code {
             Self::UnitsInFlight => "units_in_flight",
             Self::LedgerUnavailable => "ledger_unavailable",
             Self::CostUnknown => "cost_unknown",
+            Self::LengthRequired => "length_required",
             Self::KeyInUse => "key_in_use",
             Self::KeyReused => "key_reused",
             Self::AnswerNotKept => "answer_not_kept",
@@ -298,6 +302,9 @@ impl Code {
             }
             Self::CostUnknown => {
                 "the seller doesn't say what this request takes from credit; nothing was charged: tell the seller"
+            }
+            Self::LengthRequired => {
+                "the bytes of this request have a price; nothing was charged: say its `content-length`"
             }
             Self::KeyInUse => "the same request is being answered under this idempotency key: retry",
             Self::KeyReused => {

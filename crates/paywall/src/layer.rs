@@ -1,6 +1,9 @@
 //! The paywall as a tower layer, to put in front of an axum app or any other HTTP service.
 //!
-//! The layer translates and does nothing else: request to [`Request`], [`Admission`] to response. It can't route again,
+//! The layer translates and does nothing else: request to [`Request`], [`Admission`] to response, and what becomes of a
+//! response that is counted to its [`Bill`]: whole at the end of its body, broken where that fails, failed with a 5xx or
+//! where the inner service fails, abandoned where it is dropped. So put a time-out *behind* the layer: one before it drops
+//! what it cuts off, and looks like a buyer who left. It can't route again,
 //! so a path that isn't in normal form already is refused (400) rather than decided on in one form and served in
 //! another. The credential is taken off before the inner service sees the request.
 //!
@@ -14,18 +17,23 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{Method, Response, header, request::Parts};
+use http::{HeaderValue, Method, Response, header, request::Parts};
+use http_body::Body as HttpBody;
 use http_body_util::{Either, Full};
 use tower_layer::Layer;
 use tower_service::Service as TowerService;
 
 use crate::{
-    Admission, Answer, Pass, Paywall, Request, Service, forward, normalise, path::same_but_for_hex_case,
-    respond,
+    Admission, Answer, Bill, Code, Pass, Paywall, Request, Service, forward, normalise,
+    path::same_but_for_hex_case, price::Ending, respond,
 };
 
+mod billed;
+
+pub use billed::Billed;
+
 /// The body of what the layer answers: the inner service's, or the paywall's own.
-pub type Body<B> = Either<B, Full<Bytes>>;
+pub type Body<B> = Either<Billed<B>, Full<Bytes>>;
 
 /// Finds the client's address in a request. See [`PaywallLayer::client`].
 pub type FindClient = Arc<dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync>;
@@ -60,7 +68,8 @@ impl PaywallLayer {
         self
     }
 
-    async fn admit(&self, parts: &Parts) -> Result<Pass, Answer> {
+    /// `length` is that of the request's body, where it is known.
+    async fn admit(&self, parts: &Parts, length: Option<u64>) -> Result<(Pass, Option<Box<Bill>>), Answer> {
         let grpc = is_grpc(parts);
         let raw = parts.uri.path();
         let path = match normalise(raw) {
@@ -71,7 +80,7 @@ impl PaywallLayer {
             // Where nothing has to be paid, it is the inner service's to answer; no limit counts it.
             let is_free = self.service.is_free(&path);
             let pass = is_free.then(|| Pass::preflight(self.service.name.clone()));
-            return pass.ok_or_else(|| respond::preflight(&parts.headers));
+            return pass.map(|pass| (pass, None)).ok_or_else(|| respond::preflight(&parts.headers));
         }
         let client = (self.client)(parts).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let request = Request {
@@ -83,7 +92,15 @@ impl PaywallLayer {
             grpc,
         };
         match self.paywall.admit(&request).await {
-            Admission::Pass(pass, _) => Ok(pass),
+            Admission::Pass(_, Some(bill)) if length.is_none() && bill.counts_request() => {
+                Err(respond::refused(&request, Code::LengthRequired))
+            }
+            Admission::Pass(pass, mut bill) => {
+                if let (Some(bill), Some(length)) = (&mut bill, length) {
+                    bill.request(usize::try_from(length).unwrap_or(usize::MAX));
+                }
+                Ok((pass, bill))
+            }
             Admission::Answer(answer) => Err(answer),
         }
     }
@@ -101,7 +118,8 @@ impl<S, In, Out> TowerService<http::Request<In>> for Paid<S>
 where
     S: TowerService<http::Request<In>, Response = Response<Out>> + Clone + Send + 'static,
     S::Future: Send,
-    In: Send + 'static,
+    In: HttpBody + Send + 'static,
+    Out: HttpBody<Data = Bytes>,
 {
     type Response = Response<Body<Out>>;
     type Error = S::Error;
@@ -118,9 +136,17 @@ where
         let layer = self.layer.clone();
         Box::pin(async move {
             let (mut parts, body) = request.into_parts();
-            match layer.admit(&parts).await {
-                Ok(pass) => {
+            match layer.admit(&parts, body.size_hint().exact()).await {
+                Ok((pass, mut bill)) => {
                     forward::introduce(&mut parts.headers, &pass);
+                    let is_head = parts.method == Method::HEAD;
+                    if let Some(bill) = &mut bill {
+                        if bill.is_metered_by_usage() {
+                            let identity = HeaderValue::from_static("identity");
+                            parts.headers.insert(header::ACCEPT_ENCODING, identity);
+                        }
+                        bill.sent();
+                    }
                     let freebie = pass.freebie.clone();
                     // For handlers in the same process, which needn't parse headers.
                     parts.extensions.insert(pass);
@@ -133,7 +159,15 @@ where
                             Ok(_) | Err(_) => freebie.give_back(),
                         }
                     }
-                    Ok(answered?.map(Either::Left))
+                    match answered {
+                        Ok(response) => Ok(billed::begin(response, bill, is_head).map(Either::Left)),
+                        Err(error) => {
+                            if let Some(bill) = bill {
+                                bill.end(Ending::Failed);
+                            }
+                            Err(error)
+                        }
+                    }
                 }
                 Err(answer) => Ok(answer.into_response().map(|body| Either::Right(Full::new(body)))),
             }
@@ -142,7 +176,7 @@ where
 }
 
 fn is_grpc(parts: &Parts) -> bool {
-    let kind = parts.headers.get(header::CONTENT_TYPE).map(http::HeaderValue::as_bytes);
+    let kind = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     kind.is_some_and(|kind| {
         kind.get(..16).is_some_and(|start| start.eq_ignore_ascii_case(b"application/grpc"))
     })

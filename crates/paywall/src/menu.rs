@@ -163,11 +163,12 @@ impl Service {
         }
     }
 
-    /// What is put to the buyer of a request: the offer chosen by name, or else the default one, of the tier it needs.
+    /// What is put to the buyer of a request: the offer chosen by name, or else the first, of the tier it needs. Credit that
+    /// is less than the request sets aside is not put to anybody: whoever paid for it would be asked to pay again.
     ///
     /// # Errors
     ///
-    /// When no offer of that tier has that name.
+    /// When no offer of that tier has that name, or reaches.
     pub fn quote<'a>(
         &'a self,
         method: &Method,
@@ -176,7 +177,10 @@ impl Service {
     ) -> Result<Quote<'a>, UnknownOffer> {
         let unknown = || UnknownOffer(choice.unwrap_or_default().to_owned());
         let tier = self.tier_of(&self.taken(method, path)).map_err(|NobodyHas| unknown())?;
-        let mut offers = self.offers(tier);
+        let reserve = self.cost(method, path).map(|cost| cost.reserve());
+        let mut offers = self.offers(tier).filter(|quote| {
+            quote.offer != Offer::Credit || reserve.is_some_and(|reserve| reserve <= quote.price)
+        });
         match choice {
             None => offers.next(),
             Some(name) => offers.find(|quote| quote.name == name),

@@ -387,9 +387,12 @@ impl Paywall {
 
     async fn challenge(&self, request: &Request<'_>, why: Refusal<'_>, now: Timestamp) -> Admission {
         let refuse = |code, retry_after| refused(request, &Refusal { retry_after, ..refusal(request, code) });
-        let quote = choice(request.headers, None)
-            .and_then(|chosen| request.service.quote(request.method, request.path, chosen));
-        let Ok(quote) = quote else { return refuse(Code::OfferUnknown, None) };
+        let Ok(chosen) = choice(request.headers, None) else { return refuse(Code::OfferUnknown, None) };
+        let Ok(quote) = request.service.quote(request.method, request.path, chosen) else {
+            // Nothing that is sold today would do for this request.
+            let code = if chosen.is_some() { Code::OfferUnknown } else { Code::PriceInvalid };
+            return refuse(code, None);
+        };
         if let Err(over) = self.budget.take(request.client) {
             return refuse(over.code, Some(over.wait));
         }

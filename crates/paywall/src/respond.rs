@@ -89,6 +89,7 @@ pub(crate) fn status(code: Code) -> StatusCode {
         | Code::PaymentUnconfirmed => StatusCode::SERVICE_UNAVAILABLE,
         Code::PathRefused | Code::OfferUnknown => StatusCode::BAD_REQUEST,
         Code::KeyInUse | Code::AnswerNotKept => StatusCode::CONFLICT,
+        Code::LengthRequired => StatusCode::LENGTH_REQUIRED,
         Code::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         Code::Preflight => StatusCode::NO_CONTENT,
     }
@@ -99,7 +100,7 @@ fn grpc_status(status: StatusCode) -> &'static str {
     match status {
         StatusCode::TOO_MANY_REQUESTS => "8",
         StatusCode::SERVICE_UNAVAILABLE => "14",
-        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => "3",
+        StatusCode::BAD_REQUEST | StatusCode::LENGTH_REQUIRED | StatusCode::UNPROCESSABLE_ENTITY => "3",
         StatusCode::CONFLICT => "10",
         _ => "13",
     }
@@ -268,6 +269,12 @@ pub fn tell_freebie(headers: &mut HeaderMap) {
 /// The answer to a path without a normal form.
 pub(crate) fn path_refused(method: &Method, headers: &HeaderMap, grpc: bool) -> Answer {
     Refusal::of(Code::PathRefused).answer(Audience::of(method, headers, grpc))
+}
+
+/// A refusal of this request, for a front door's own reason.
+pub(crate) fn refused(request: &Request<'_>, code: Code) -> Answer {
+    let refusal = Refusal { service: Some(request.service), ..Refusal::of(code) };
+    refusal.answer(Audience::of_request(request))
 }
 
 /// At least one, so that nobody retries at once.

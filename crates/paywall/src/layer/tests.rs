@@ -1,9 +1,9 @@
-use std::num::NonZeroU32;
+use std::{convert::Infallible, num::NonZeroU32};
 
 use farebox_lightning::Receive;
 use farebox_protocol::Msat;
 use http::{HeaderMap, HeaderValue, Method, Request as HttpRequest, StatusCode, header};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Empty};
 use tower::{Layer, ServiceExt};
 
 use super::*;
@@ -11,6 +11,8 @@ use crate::{
     Auth, Code, LimitBy, Rate, RateLimit,
     testing::{Shop, credential},
 };
+
+mod counted_tests;
 
 /// An app that says what it was sent.
 fn app(shop: &Shop) -> axum::Router {
@@ -141,17 +143,15 @@ async fn a_grpc_call_is_refused_in_grpcs_own_way() {
 async fn a_handler_in_the_same_process_is_told_who_paid() {
     let shop = Shop::open().await;
     let (macaroon, preimage) = shop.buy().await;
-    let inner = tower::service_fn(|request: HttpRequest<()>| async move {
+    let inner = tower::service_fn(|request: HttpRequest<Empty<Bytes>>| async move {
         let pass = request.extensions().get::<Pass>().cloned().expect("who passed");
         assert_eq!(pass.code, Code::Pass);
         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello"))))
     });
     let paid = PaywallLayer::new(Arc::clone(&shop.paywall), shop.service.clone()).layer(inner);
-    let mut request = HttpRequest::builder().uri("/x").body(()).unwrap();
+    let mut request = HttpRequest::builder().uri("/x").body(Empty::new()).unwrap();
     *request.headers_mut() = credential(&macaroon, &preimage);
     let response = paid.oneshot(request).await.unwrap();
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
     assert_eq!(shop.node.facts().unwrap().granularity, Msat::new(1));
 }
-
-use std::convert::Infallible;

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use http::HeaderValue;
 
 use super::*;
@@ -180,4 +182,25 @@ fn a_menu_that_could_not_be_sold_from_is_refused_at_start_up() {
     let many = (0..33).map(|at| capability(&format!("c{at}"), "", "")).collect();
     let menu = Menu { capabilities: many, ..Menu::default() };
     assert_eq!(menu.validate(&weather()), Err(MenuError::TooMany(weather().name, 33)));
+}
+
+#[test]
+fn credit_that_would_not_pay_for_the_request_is_not_put_to_its_buyer() {
+    let mut service = weather();
+    let credit = |name: &str, sat| Plan { offer: Offer::Credit, ..plan(name, sat) };
+    (service.offer, service.price) = (Offer::Credit, Msat::new(10_000));
+    service.menu.more = vec![credit("large", 100), credit("huge", 1_000)];
+    let fixed = |sat| Arc::new(price::Cost::Fixed(Msat::from_sat(sat).unwrap()));
+    let routes = [("/dear", 50), ("/absurd", 5_000)].map(|(path, sat)| crate::RouteCost {
+        methods: Vec::new(),
+        paths: vec![path.parse().unwrap()],
+        cost: fixed(sat),
+    });
+    service.costs = crate::Costs { routes: routes.into(), otherwise: Some(fixed(1)) };
+    let quoted = |path, choice| service.quote(&Method::GET, path, choice).map(|quote| quote.name);
+    assert_eq!(quoted("/", None), Ok("default"));
+    assert_eq!(quoted("/dear", None), Ok("large"));
+    assert_eq!(quoted("/dear", Some("huge")), Ok("huge"));
+    assert!(quoted("/dear", Some("default")).is_err());
+    assert!(quoted("/absurd", None).is_err());
 }

@@ -239,9 +239,15 @@ fn every_code_has_its_status_in_both_worlds() {
         402 13 terms_missing
         402 13 secret_withdrawn
         402 13 units_spent
+        402 13 units_short
         402 13 limit_reached
         429 8 units_in_flight
         503 14 ledger_unavailable
+        503 14 cost_unknown
+        411 3 length_required
+        409 10 key_in_use
+        422 3 key_reused
+        409 10 answer_not_kept
         400 3 offer_unknown
         401 13 preimage_wrong
         401 13 payment_unsettled

@@ -116,11 +116,8 @@ async fn a_limit_by_the_month_that_nobody_counts_is_refused_and_never_ignored() 
     let mut shop = selling(2).await;
     let (macaroon, preimage) = shop.buy().await;
     let limited = macaroon.attenuate("read_monthly_requests=10").unwrap();
-    shop.service.menu.capabilities = vec![crate::Capability {
-        name: "read".parse().unwrap(),
-        methods: Vec::new(),
-        paths: Vec::new(),
-    }];
+    shop.service.menu.capabilities =
+        vec![crate::Capability { name: "read".parse().unwrap(), methods: Vec::new(), paths: Vec::new() }];
     let refused = shop.get(&credential(&limited, &preimage)).await;
     check(&refused, Code::LedgerUnavailable);
     let answer = answer(refused);
@@ -281,7 +278,9 @@ async fn a_pass_asks_neither_store_nor_ledger_and_an_account_at_work_no_store() 
     let (service, method) = (&shop.service, &Method::GET);
     let request = Request { service, method, path: "/", client, headers: &headers, grpc: false };
     for _ in 0..10 {
-        let Ok(admission) = shop.paywall.admit_at_once(&request, Keys::Ignored) else { panic!("it is decided at once") };
+        let Ok(admission) = shop.paywall.admit_at_once(&request, Keys::Ignored) else {
+            panic!("it is decided at once")
+        };
         bill(admission).end(Ending::Whole);
     }
     assert_eq!(asked(&shop), before);
@@ -354,7 +353,9 @@ async fn who_is_revoked_while_the_account_is_being_opened_does_not_pass() {
     let client = IpAddr::from([192, 0, 2, 1]);
     let (service, method) = (&shop.service, &Method::GET);
     let request = Request { service, method, path: "/", client, headers: &headers, grpc: false };
-    let Err(slowly) = shop.paywall.admit_at_once(&request, Keys::Ignored) else { panic!("the account must be opened") };
+    let Err(slowly) = shop.paywall.admit_at_once(&request, Keys::Ignored) else {
+        panic!("the account must be opened")
+    };
     shop.paywall.revoke(identifier.hash(), "test").await.unwrap();
     check(&slowly.await.unwrap(), Code::TokenRevoked);
     let balance = shop.paywall.ledger().balance(&identifier.payment_hash).unwrap();
@@ -387,8 +388,11 @@ async fn money_that_comes_late_or_twice_buys_what_was_sold_and_is_counted_once()
 
 #[tokio::test(start_paused = true)]
 async fn opening_an_account_counts_a_sale_that_was_paid_before_even_where_it_does_not_reach() {
-    let shop = on_credit(20_000).await;
+    let mut shop = on_credit(1_000).await;
     let (macaroon, preimage) = shop.buy().await;
+    shop.service.costs.otherwise = Some(fixed(20_000));
+    check(&shop.get(&HeaderMap::new()).await, Code::PriceInvalid);
+    shop.service.price = Msat::new(20_000);
     let hash = macaroon.identifier().unwrap().payment_hash;
     running(&shop.paywall, async {
         shop.node.settle(hash, 10_000);

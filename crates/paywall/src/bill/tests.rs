@@ -1,0 +1,175 @@
+use std::num::NonZeroU64;
+
+use farebox_protocol::Offer;
+
+use super::*;
+use crate::{
+    price::{PerMillion, Rates, TokenRates},
+    store::{Presentation, Sold, accounts::Allotment},
+    testing::{START, Shop},
+};
+
+/// A bill over 100 units of 1,000, and the shop in which it was made.
+async fn of(cost: Option<Cost>) -> (Shop, Box<Bill>) {
+    let shop = Shop::open().await;
+    let identifier = shop.buy().await.0.identifier().unwrap();
+    let hash = identifier.payment_hash;
+    let offer = if cost.is_some() { Offer::Credit } else { Offer::Requests(1_000.try_into().unwrap()) };
+    let terms = farebox_protocol::Terms { offer, price: Msat::new(1_000) };
+    let sold = Sold {
+        token_id: identifier.token_id,
+        identifier_hash: identifier.hash(),
+        service: shop.service.name.clone(),
+        tier: 0,
+        terms,
+        valid_until: None,
+    };
+    let units = NonZeroU64::new(cost.as_ref().map_or(1, |cost| cost.reserve().get())).unwrap();
+    let presentation = Presentation { hash, sold, at: START };
+    let reserved = shop.paywall.ledger().reserve(presentation, Allotment::of(&terms).unwrap(), units).await;
+    let reservation = reserved.unwrap().reservation;
+    let bill = match cost {
+        Some(cost) => Bill::of_credit(reservation, &Arc::new(cost)),
+        None => Bill::of_one(reservation),
+    };
+    (shop, Box::new(bill))
+}
+
+fn metered(meter: Meter) -> Cost {
+    Cost::Metered { reserve: Msat::new(100), base: Msat::ZERO, meter }
+}
+
+fn by_bytes() -> Cost {
+    metered(Meter::Bytes { request: PerMillion(1_000_000), response: PerMillion(1_000_000) })
+}
+
+fn by_usage() -> Cost {
+    let each = PerMillion(1_000_000);
+    let rates = Rates { otherwise: Some(TokenRates { input: each, output: each }), ..Rates::default() };
+    metered(Meter::Usage { shape: Arc::default(), rates })
+}
+
+fn by_header() -> Cost {
+    metered(Meter::Header(HeaderName::from_static("x-cost")))
+}
+
+fn head(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+    pairs
+        .iter()
+        .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+        .collect()
+}
+
+/// What is charged where the request brings 10 bytes, and the answer these headers and this body.
+async fn charged(
+    cost: Option<Cost>,
+    headers: &[(&'static str, &'static str)],
+    body: &str,
+    ending: Ending,
+) -> u64 {
+    let (shop, mut bill) = of(cost).await;
+    let hash = bill.hash();
+    bill.sent();
+    bill.request(10);
+    bill.answer(StatusCode::OK, &mut head(headers));
+    bill.chunk(body.as_bytes());
+    let charged = bill.end(ending);
+    let balance = shop.paywall.ledger().balance(&hash).unwrap();
+    assert_eq!((balance.spent(), balance.reserved()), (charged.spent, 0));
+    charged.spent
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_ending_is_charged_as_the_rule_of_the_house_says() {
+    use Ending::{Abandoned, Broken, Failed, Whole};
+    let usage = r#"{"usage":{"prompt_tokens":7,"completion_tokens":8}}"#;
+    for (cost, headers, body, want) in [
+        (None, &[][..], "hello", [1, 1, 0, 0]),
+        (Some(Cost::Fixed(Msat::new(9))), &[], "hello", [9, 9, 0, 0]),
+        (Some(by_bytes()), &[], "hello", [15, 15, 0, 0]),
+        (Some(by_header()), &[("x-cost", "42")], "", [42, 42, 0, 0]),
+        (Some(by_header()), &[("x-cost", "142")], "", [142, 142, 0, 0]),
+        (Some(by_header()), &[], "", [100, 0, 0, 0]),
+        (Some(by_usage()), &[("content-type", "application/json")], usage, [15, 15, 0, 0]),
+        (Some(by_usage()), &[("content-type", "application/json")], r#"{"usa"#, [100, 5, 0, 0]),
+    ] {
+        for (ending, want) in [Whole, Abandoned, Broken, Failed].into_iter().zip(want) {
+            assert_eq!(
+                charged(cost.clone(), headers, body, ending).await,
+                want,
+                "{cost:?} {body} {ending:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_dropped_is_abandoned_once_it_was_sent_and_costs_nothing_before() {
+    for (is_sent, want) in [(false, 0), (true, 1)] {
+        let (shop, mut bill) = of(None).await;
+        let hash = bill.hash();
+        if is_sent {
+            bill.sent();
+        }
+        drop(bill);
+        assert_eq!(shop.paywall.ledger().balance(&hash).unwrap().spent(), want);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_panics_serves_nobody_and_charges_nobody() {
+    let (shop, mut bill) = of(None).await;
+    let hash = bill.hash();
+    bill.sent();
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+        let _bill = bill;
+        std::panic::resume_unwind(Box::new(()));
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(shop.paywall.ledger().balance(&hash).unwrap().left(), 1_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_says_it_failed_is_not_paid_in_grpc_as_in_http() {
+    for (status, headers, trailers, want) in [
+        (200, &[][..], &[][..], 1),
+        (404, &[], &[], 1),
+        (500, &[], &[], 0),
+        (200, &[("grpc-status", "0")], &[], 1),
+        (200, &[("grpc-status", "5")], &[], 1),
+        (200, &[("grpc-status", "14")], &[], 0),
+        (200, &[], &[("grpc-status", "13")], 0),
+        // The deadline is the buyer's own.
+        (200, &[], &[("grpc-status", "4")], 1),
+    ] {
+        let (_shop, mut bill) = of(None).await;
+        bill.sent();
+        bill.answer(StatusCode::from_u16(status).unwrap(), &mut head(headers));
+        bill.trailers(&head(trailers));
+        assert_eq!(bill.end(Ending::Whole).spent, want, "{status} {headers:?} {trailers:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_answer_loses_what_is_for_us_alone_and_tells_what_is_left() {
+    let (_shop, mut bill) = of(Some(by_header())).await;
+    let mut headers = head(&[("x-cost", "42"), ("farebox-left", "1000000"), ("x-other", "1")]);
+    bill.answer(StatusCode::OK, &mut headers);
+    assert_eq!(headers, head(&[("farebox-left", "900"), ("x-other", "1")]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_is_metered_by_usage_is_read_and_only_an_api_that_can_be_asked_is_asked() {
+    let is = async |cost| {
+        let (_shop, bill) = of(cost).await;
+        (bill.is_metered_by_usage(), bill.asks_for_usage())
+    };
+    assert_eq!(is(None).await, (false, false));
+    assert_eq!(is(Some(by_bytes())).await, (false, false));
+    assert_eq!(is(Some(by_usage())).await, (true, true));
+    let mut other = by_usage();
+    if let Cost::Metered { meter: Meter::Usage { shape, .. }, .. } = &mut other {
+        *shape = Arc::new(Shape { input: vec!["input_tokens".to_owned()], ..Shape::default() });
+    }
+    assert_eq!(is(Some(other)).await, (true, false), "others refuse what they don't know");
+}
