@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use farebox_protocol::{
-    Identifier, Macaroon, Presented as Read, TOKENS_MAX, Timestamp,
+    Identifier, IdentifierHash, Macaroon, Presented as Read, TOKENS_MAX, Timestamp,
     caveat::{Asked, CaveatRefusal, Judged, judge},
     is_one_credential,
 };
@@ -50,6 +50,8 @@ struct Explained {
     identifier: Identifier,
     /// Its place in the keyring.
     secret: usize,
+    /// What it would be revoked by, where that is known already.
+    hash: Option<IdentifierHash>,
 }
 
 /// A token of ours.
@@ -89,7 +91,8 @@ impl Paywall {
         }
         let alone = alone(request.headers);
         if let Some(proven) = alone.and_then(|value| self.known.find(value.as_bytes())) {
-            let explained = Explained { identifier: proven.identifier, secret: proven.secret };
+            let Proven { identifier, secret, .. } = *proven;
+            let explained = Explained { identifier, secret, hash: Some(proven.identifier_hash) };
             let judge = |asked: &Asked<'_>| proven.judge(asked);
             examined.push(Some(self.weigh(judge, explained, true, request, &taken, now)));
             examined.proven = Some(proven);
@@ -132,14 +135,14 @@ impl Paywall {
         let secret = self.keyring.entries().iter().position(|entry| {
             macaroon.verify(&entry.secret.root_key(self.config.network, &identifier)).is_ok()
         })?;
-        Some(Explained { identifier, secret })
+        Some(Explained { identifier, secret, hash: None })
     }
 
     /// What can be different for each request: its caveats, the time, whether it was revoked.
     fn weigh(
         &self,
         judge: impl FnOnce(&Asked<'_>) -> Result<Judged, CaveatRefusal>,
-        Explained { identifier, secret }: Explained,
+        Explained { identifier, secret, hash }: Explained,
         preimage_holds: bool,
         request: &Request<'_>,
         taken: &[&str],
@@ -163,7 +166,7 @@ impl Paywall {
         let candidate = Candidate {
             key,
             preimage_holds,
-            revoked: self.revoked.contains(|| identifier.hash()),
+            revoked: self.revoked.contains(|| hash.unwrap_or_else(|| identifier.hash())),
             caveats: judged.as_ref().copied().map_err(Code::from),
             settled: self.settlements.known(&identifier.payment_hash),
             ledger: Ledger::Unasked,

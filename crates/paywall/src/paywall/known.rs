@@ -21,7 +21,7 @@ use std::{
 };
 
 use farebox_protocol::{
-    Identifier, Macaroon, Msat, ServiceName, Timestamp,
+    Identifier, IdentifierHash, Macaroon, Msat, ServiceName, Timestamp,
     caveat::{Asked, CaveatRefusal, Judged, judge},
 };
 use http::{HeaderMap, HeaderValue, Method, header::AUTHORIZATION};
@@ -67,6 +67,8 @@ struct Place {
 pub(super) struct Proven {
     pub(super) macaroon: Macaroon,
     pub(super) identifier: Identifier,
+    /// What it would be revoked by.
+    pub(super) identifier_hash: IdentifierHash,
     /// The place in the keyring of the secret that explains the signature.
     pub(super) secret: usize,
     /// What the upstream is told of it.
@@ -90,7 +92,8 @@ struct Verdict {
 impl Proven {
     pub(super) fn new(macaroon: Macaroon, identifier: Identifier, secret: usize) -> Self {
         let names = Arc::new(Names::of(&identifier));
-        Self { macaroon, identifier, secret, names, verdict: Mutex::default() }
+        let identifier_hash = identifier.hash();
+        Self { macaroon, identifier, identifier_hash, secret, names, verdict: Mutex::default() }
     }
 
     /// Whether its caveats allow a request, as [`judge`] says.

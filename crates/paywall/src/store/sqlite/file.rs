@@ -45,11 +45,18 @@ pub(super) fn connect(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
+/// How much of the file each connection keeps in memory, in KiB, once it has been read: the upper floors of every tree of ten
+/// million purchases, so that whatever is looked for is a leaf away.
+const CACHE: &str = "PRAGMA cache_size = -32768;";
+
 /// How SQLite is to write. The first of these is kept in the file, so be sure that it is ours.
 pub(super) fn tune(connection: &Connection) -> Result<(), StoreError> {
-    // FULL: what was acknowledged survives a power cut. Group commit makes that one sync for many rows.
+    connection.execute_batch(CACHE)?;
+    // FULL: what was acknowledged survives a power cut. Group commit makes that one sync for many rows. MEMORY: what undoes
+    // one job of a group is never longer than the group, and would go through a file otherwise.
     Ok(connection.execute_batch(
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF;",
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF;
+         PRAGMA temp_store = MEMORY;",
     )?)
 }
 
@@ -57,6 +64,7 @@ pub(super) fn connect_read_only(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(|error| named(path, error))?;
     connection.busy_timeout(BUSY)?;
+    connection.execute_batch(CACHE)?;
     Ok(connection)
 }
 
