@@ -20,7 +20,7 @@ use std::{
 };
 
 use farebox_lightning::clock::{Clock as _, SystemClock};
-use farebox_paywall::{NodeHealth, Paywall, Sales};
+use farebox_paywall::{NodeHealth, Paywall, Sales, ledger::law::Charged, store::accounts::Unit};
 use farebox_protocol::Timestamp;
 use http::StatusCode;
 use parking_lot::Mutex;
@@ -77,7 +77,20 @@ pub(crate) struct ServiceMetrics {
     /// One for each worker.
     shards: Box<[Shard]>,
     upstream_errors: [AtomicU64; Failure::CODES.len()],
+    /// By unit, in the order of [`UNITS`].
+    counted: [Counted; UNITS.len()],
 }
+
+/// What was charged in units of one kind. Workers share it: whoever counts has locked an account before.
+#[derive(Default)]
+struct Counted {
+    charged: Counter,
+    let_off: Counter,
+    units: Counter,
+    written_off: Counter,
+}
+
+const UNITS: [Unit; 2] = [Unit::Request, Unit::Msat];
 
 /// What one worker counts for one service. Aligned, so that no two workers write to the same cache line, or to neighbours
 /// that are fetched together.
@@ -120,6 +133,7 @@ impl Metrics {
     pub(crate) fn render(&self, services: &Services, paywall: &Paywall, format: Format) -> String {
         let mut page = Page::new(format);
         self.requests(&mut page);
+        self.counted(&mut page);
         upstreams(&mut page, services);
         self.connections(&mut page);
         sales(&mut page, paywall);
@@ -153,6 +167,24 @@ impl Metrics {
                 }
             }
         }
+    }
+
+    fn counted(&self, page: &mut Page) {
+        let known: Vec<_> = self.services.lock().values().filter_map(Weak::upgrade).collect();
+        let mut counter = |family, value: fn(&Counted) -> &Counter| {
+            let mut samples = page.family(family);
+            for service in &known {
+                // Most services are sold in units of one kind at most.
+                let used = UNITS.iter().zip(&service.counted).filter(|(_, counted)| !counted.is_zero());
+                for (unit, counted) in used {
+                    samples.labelled(&[&service.name, unit.as_str()], value(counted).get());
+                }
+            }
+        };
+        counter(&table::CHARGED, |counted| &counted.charged);
+        counter(&table::LET_OFF, |counted| &counted.let_off);
+        counter(&table::UNITS_CHARGED, |counted| &counted.units);
+        counter(&table::UNITS_WRITTEN_OFF, |counted| &counted.written_off);
     }
 
     fn connections(&self, page: &mut Page) {
@@ -219,6 +251,8 @@ fn sales(page: &mut Page, paywall: &Paywall) {
     page.family(&table::PRESENTED_DROPPED).value(health.presentations_dropped);
     page.family(&table::PRESENTED_QUEUED).value(health.presentations_queued);
     page.family(&table::REVOKED).value(health.revoked_tokens);
+    page.family(&table::UNWRITTEN).value(health.ledger.unwritten);
+    page.family(&table::ACCOUNTS).value(health.ledger.accounts);
     page.family(&table::FREEBIES_OVERFLOWED).value(health.freebies_overflowed);
     page.family(&table::RATE_OVERFLOWED).value(health.rate_limits_overflowed);
     let is_up = health.node == farebox_lightning::Health::Ready;
@@ -233,6 +267,7 @@ fn sales(page: &mut Page, paywall: &Paywall) {
         ("presenting", &health.presenting),
         ("revoking", &health.revoking),
         ("keeping", &health.keeping),
+        ("ledger", &health.ledger.writing),
     ] {
         trouble.labelled(&[task], u8::from(why.is_some()));
     }
@@ -268,7 +303,17 @@ impl ServiceMetrics {
             name: name.into(),
             shards: (0..workers).map(shard).collect(),
             upstream_errors: array::from_fn(|_| AtomicU64::new(0)),
+            counted: array::from_fn(|_| Counted::default()),
         }
+    }
+
+    /// A request that is counted has come to its end.
+    pub(crate) fn charged(&self, unit: Unit, charged: Charged) {
+        let counted = &self.counted[usize::from(unit == Unit::Msat)];
+        let is_charged = charged != Charged::default();
+        if is_charged { &counted.charged } else { &counted.let_off }.increment(1);
+        counted.units.increment(charged.spent);
+        counted.written_off.increment(charged.written_off);
     }
 
     /// A worker has answered a request, for this reason.
@@ -304,6 +349,12 @@ impl ServiceMetrics {
         let mut times = Times::default();
         self.shards.iter().for_each(|shard| of(shard).add_to(&mut times));
         times
+    }
+}
+
+impl Counted {
+    fn is_zero(&self) -> bool {
+        self.charged.get() == 0 && self.let_off.get() == 0
     }
 }
 

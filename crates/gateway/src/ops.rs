@@ -136,6 +136,7 @@ impl Desk {
             "ready": is_ready,
             "new_sales": is_ready,
             "paid_access": true,
+            "counted_access": health.ledger.writing.is_none(),
             "reasons": reasons,
             "degraded": degraded(&health),
         });
@@ -199,6 +200,7 @@ fn reasons(health: &farebox_paywall::Health) -> Vec<String> {
         ("first presentations aren't being booked", &health.presenting),
         ("revocations aren't being read", &health.revoking),
         ("counts of freebies aren't being written", &health.keeping),
+        ("charges can't be written, so nothing that is counted is served", &health.ledger.writing),
     ];
     let troubles =
         said.into_iter().filter_map(|(what, why)| why.as_ref().map(|why| format!("{what}: {why}")));

@@ -12,13 +12,15 @@
 //! its body if that is not there yet. It locks its worker's own pool and proofs, and its connection's last `Forwarded`:
 //! nothing that others contend for, and the counts of references it changes are its worker's own (`services.rs`). It
 //! awaits: the paywall (which for a pass has nothing to wait for), a connection where none is free, and the upstream.
-//! It makes four system calls, two reads and two writes, and its share of a wait.
+//! It makes four system calls, two reads and two writes, and its share of a wait. What is counted costs a little more, in
+//! `meter`; others only ask whether it is.
 
 mod access;
 mod body;
 pub(crate) mod failure;
 mod forwarded;
 mod headers;
+mod meter;
 mod patience;
 mod rewrite;
 mod target;
@@ -26,7 +28,9 @@ mod upgrade;
 
 use std::{convert::Infallible, mem, net::IpAddr, panic::AssertUnwindSafe, pin::pin, sync::Arc};
 
-use farebox_paywall::{Admission, Answer, Code, Pass, forward::label, tell_freebie};
+use farebox_paywall::{
+    Admission, Answer, Code, Pass, forward::label, store::accounts::StoredAnswer, tell_freebie,
+};
 use farebox_protocol::strip_credentials;
 use futures_util::{FutureExt, future::BoxFuture};
 use http::{
@@ -35,10 +39,11 @@ use http::{
     request::Parts,
 };
 use hyper::body::{Body as _, Incoming};
+use tokio::sync::oneshot;
 
 use self::{
-    access::Account, body::Streamed, failure::Failure, forwarded::Client, patience::Patience, rewrite::Way,
-    upgrade::Tunnel,
+    access::Account, body::Streamed, failure::Failure, forwarded::Client, meter::Arriving,
+    patience::Patience, rewrite::Way, upgrade::Tunnel,
 };
 pub(crate) use self::{
     body::{Body, RequestBody},
@@ -78,8 +83,26 @@ impl Peer {
 /// An answer that does not come from the upstream.
 enum Own {
     Paywall(Answer),
+    /// What was answered before.
+    Replay(Arc<StoredAnswer>),
     Preflight(Response<Body>),
     Failure(Failure),
+    /// None as yet: it is to be answered also if nobody waits for that.
+    Kept(Box<Admitted>),
+}
+
+/// How far a request has come.
+enum Stage {
+    Arrived(Incoming),
+    Admitted(Box<Admitted>),
+}
+
+/// A request that may pass, ready to be sent on.
+struct Admitted {
+    route: Arc<Route>,
+    patience: Patience,
+    outgoing: Outgoing,
+    way: Way,
 }
 
 impl From<Failure> for Own {
@@ -115,14 +138,29 @@ pub(crate) fn answer(
     let mut account = Account::open(&request, &peer, &worker);
     let (mut parts, body) = request.into_parts();
     Box::pin(async move {
-        let handled = handle(&mut parts, body, &manner, &peer, &mut account, &worker);
+        let stage = Stage::Arrived(body);
+        let handled = handle(&mut parts, stage, &manner, &peer, &mut account, &worker);
         let mut response = match AssertUnwindSafe(handled).catch_unwind().await {
             Ok(Ok(response)) => response,
-            Ok(Err(own)) => answer_ourselves(own, &manner, &mut account),
-            Err(_) => {
-                worker.shared.metrics.panics.increment(1);
-                answer_ourselves(Own::Failure(Failure::Defect), &manner, &mut account)
+            Ok(Err(Own::Kept(admitted))) => {
+                let (tell, told) = oneshot::channel();
+                let tasks = worker.clone();
+                tasks.tasks.spawn(async move {
+                    let stage = Stage::Admitted(admitted);
+                    let handled = handle(&mut parts, stage, &manner, &peer, &mut account, &worker);
+                    let response = match AssertUnwindSafe(handled).catch_unwind().await {
+                        Ok(Ok(response)) => response,
+                        Ok(Err(own)) => answer_ourselves(own, &manner, &mut account),
+                        Err(_) => defect(&manner, &mut account),
+                    };
+                    // Nobody may be there for it. Then its body is read all the same.
+                    let _ = tell.send(account.close(response, in_flight));
+                });
+                // It is only dropped together with this connection.
+                return Ok(told.await.unwrap_or_else(|_| Failure::Defect.response(false)));
             }
+            Ok(Err(own)) => answer_ourselves(own, &manner, &mut account),
+            Err(_) => defect(&manner, &mut account),
         };
         if let Some(tunnel) = response.body_mut().take_tunnel() {
             account.answered(response.status());
@@ -133,15 +171,28 @@ pub(crate) fn answer(
     })
 }
 
+fn defect(manner: &Manner, account: &mut Account) -> Response<Body> {
+    account.worker().shared.metrics.panics.increment(1);
+    answer_ourselves(Own::Failure(Failure::Defect), manner, account)
+}
+
 fn answer_ourselves(own: Own, manner: &Manner, account: &mut Account) -> Response<Body> {
     let mut response = match own {
         Own::Preflight(response) => return response,
         Own::Paywall(answer) => answer.into_response().map(Body::full),
+        Own::Replay(answer) => {
+            let mut response = meter::replay(&answer, manner.is_head);
+            if let Some(route) = account.route() {
+                route.config.cors.open_forwarded(manner.origin.as_ref(), response.headers_mut());
+            }
+            return response;
+        }
         Own::Failure(failure) => {
             account.failed(&failure);
             let response = failure.response(manner.is_grpc);
             if manner.is_head { response.map(|_| Body::empty()) } else { response }
         }
+        Own::Kept(_) => Failure::Defect.response(manner.is_grpc),
     };
     if manner.is_grpc_web {
         // The same answer under the name that its clients know.
@@ -155,13 +206,22 @@ fn answer_ourselves(own: Own, manner: &Manner, account: &mut Account) -> Respons
 
 async fn handle(
     parts: &mut Parts,
-    body: Incoming,
+    stage: Stage,
     manner: &Manner,
     peer: &Peer,
     account: &mut Account,
     worker: &Worker,
 ) -> Result<Response<Body>, Own> {
-    let (route, patience, outgoing, way) = admit(parts, body, manner, peer, account, worker).await?;
+    let Admitted { route, patience, outgoing, way } = match stage {
+        Stage::Arrived(body) => {
+            let admitted = admit(parts, body, manner, peer, account, worker).await?;
+            if account.is_kept() {
+                return Err(Own::Kept(Box::new(admitted)));
+            }
+            admitted
+        }
+        Stage::Admitted(admitted) => *admitted,
+    };
     let upgrade = outgoing.upgrade.clone();
     let sending = pin!(route.upstream.send(worker, outgoing));
     let (mut answer, lease) = patience.head(sending).await?;
@@ -177,12 +237,15 @@ async fn handle(
         return Err(Failure::Upstream(SendError::Switched).into());
     }
     headers::strip_hop_by_hop(&mut head.headers);
+    account.begins(head.status, &mut head.headers);
     if account.has_for_nothing(head.status) {
         tell_freebie(&mut head.headers);
     }
     rewrite::back(&way, &route.config.rewrite, route.upstream.config(), head.status, &mut head.headers);
+    account.keeps(head.status, &head.headers);
     route.config.cors.open_forwarded(manner.origin.as_ref(), &mut head.headers);
     if let (Some(upstream), Some(asked)) = (switched, upgrade) {
+        account.becomes_tunnel();
         return Ok(Tunnel::answer(&asked, head, upstream, lease, route.clone()));
     }
     let body = if account.is_preflight() {
@@ -207,7 +270,7 @@ async fn admit(
     peer: &Peer,
     account: &mut Account,
     worker: &Worker,
-) -> Result<(Arc<Route>, Patience, Outgoing, Way), Own> {
+) -> Result<Admitted, Own> {
     let shared = &worker.shared;
 
     refuse_header_flood(parts, shared.config.limits.header_count_max)?;
@@ -237,6 +300,7 @@ async fn admit(
     }
     refuse_what_cannot_be_served(parts, &body, &route)?;
     let upgrade = upgrade.map_or(Ok(None), |asked| asked.on(&route))?;
+    let mut body = Arriving::new(body);
 
     // Whether it may pass.
     let mut pass = if is_preflight(&parts.method, &parts.headers) && body.is_end_stream() {
@@ -252,13 +316,25 @@ async fn admit(
             method: &parts.method,
             path,
             client: client.ip,
+            query: target.query(),
             headers: &parts.headers,
             grpc: manner.is_grpc,
         };
-        let admission = shared.paywall.admit(&question).await;
+        let admission = match shared.paywall.admit_keyed(&question).await {
+            Ok(admission) => admission,
+            Err(hash) if upgrade.is_none() && !manner.is_grpc => {
+                let once = meter::Once { hash, target: &target, version: parts.version, route: &route };
+                Box::pin(once.admit(&question, &mut body, &shared.paywall)).await?
+            }
+            // Calls and tunnels have no end to wait for before they begin.
+            Err(_) => shared.paywall.admit(&question).await,
+        };
         account.decided(admission.code());
         match admission {
-            Admission::Pass(pass, _) => pass,
+            Admission::Pass(pass, bill) => {
+                account.owes(bill);
+                pass
+            }
             Admission::Answer(answer) => return Err(Own::Paywall(answer)),
         }
     };
@@ -266,19 +342,24 @@ async fn admit(
     account.uses(pass.freebie.take());
 
     // What the upstream gets.
+    if account.is_counted() {
+        account.prepare(&mut body, parts).await?;
+    }
     let patience = Patience::new(&route, &body, &parts.headers, manner.is_grpc, account.started());
     let preserved = match &route.upstream.config().host {
         UpstreamHost::Asked => Some(&host.value).filter(|host| !host.is_empty()).cloned(),
         UpstreamHost::Named(name) => HeaderValue::from_str(name.as_str()).ok(),
         UpstreamHost::Own => None,
     };
+    let target = without_choice(&target).unwrap_or(target);
     let (target, way) = rewrite::forth(&route.config.rewrite, target, &host.value)?;
     dress(&mut parts.headers, &route, &pass, &client, peer, host.value);
-    let mut request = Request::new(RequestBody::new(body, parts.version, &route, patience.upload()));
+    let body = RequestBody::new(body, parts.version, &route, patience.upload(), account.departure());
+    let mut request = Request::new(body);
     *request.method_mut() = mem::take(&mut parts.method);
     *request.uri_mut() = Uri::from(target);
     *request.headers_mut() = mem::take(&mut parts.headers);
-    Ok((route, patience, Outgoing { request, host: preserved, upgrade }, way))
+    Ok(Admitted { route, patience, outgoing: Outgoing { request, host: preserved, upgrade }, way })
 }
 
 /// Over HTTP/1.1 hyper counts while it reads; over HTTP/2 it only adds up their length. Cookies come there in crumbs, which

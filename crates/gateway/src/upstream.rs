@@ -199,7 +199,7 @@ impl Upstream {
                         return Ok((response, lease));
                     }
                     Err(mut failed) => {
-                        let unsent = failed.take_message();
+                        let unsent = failed.take_message().inspect(outgoing::came_back);
                         lease.give_up(unsent.is_none());
                         let request = unsent.or_else(|| spare.map(Spare::into_request));
                         match request.filter(|_| !is_answer(failed.error())) {
@@ -282,7 +282,7 @@ impl Upstream {
             Ok(response) => return Ok(response),
             Err(failed) => failed,
         };
-        let unsent = failed.take_message();
+        let unsent = failed.take_message().inspect(outgoing::came_back);
         lease.give_up(unsent.is_none());
         let again = unsent
             .or_else(|| spare.map(Spare::into_request))

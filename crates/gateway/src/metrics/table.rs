@@ -62,6 +62,14 @@ table! {
         "From the head of a request to the head of the upstream's answer";
     UPSTREAM_ERRORS = Counter "farebox_upstream_errors_total" ["service", "code"]
         "Requests that an upstream failed to answer, by service and reason";
+    CHARGED = Counter "farebox_charged_requests_total" ["service", "unit"]
+        "Requests that were charged to what their tokens have left, by what that is counted in: `request`, or `msat` of credit. Those that were refused for want of units are in farebox_requests_total by their code";
+    LET_OFF = Counter "farebox_uncharged_requests_total" ["service", "unit"]
+        "Requests of such tokens that were forwarded and cost nothing, since the upstream failed or the buyer left before";
+    UNITS_CHARGED = Counter "farebox_charged_units_total" ["service", "unit"]
+        "What was charged for them";
+    UNITS_WRITTEN_OFF = Counter "farebox_written_off_units_total" ["service", "unit"]
+        "What they have used beyond all that their buyers had left: nobody pays for it. Raise the reserve where this grows";
     UPSTREAM_CONNECTIONS = Gauge "farebox_upstream_connections" ["service", "upstream"]
         "Connections to an upstream's address that are open, in use or kept";
     UPSTREAM_IN_FLIGHT = Gauge "farebox_upstream_requests_in_flight" ["service", "upstream"]
@@ -106,6 +114,10 @@ table! {
         "First presentations waiting to be booked";
     REVOKED = Gauge "farebox_revoked_tokens" []
         "Revoked tokens that are known here";
+    UNWRITTEN = Gauge "farebox_ledger_unwritten" []
+        "Charges that are not on the disk yet: what a crash just now would lose, in the buyers' favour";
+    ACCOUNTS = Gauge "farebox_ledger_accounts" []
+        "Accounts of counted purchases that are kept in memory";
     FREEBIES_OVERFLOWED = Counter "farebox_freebies_overflowed_total" []
         "Requests that asked for a freebie of the allowance shared by all latecomers, since more networks had used some than there is room for";
     RATE_OVERFLOWED = Counter "farebox_rate_limits_overflowed_total" []

@@ -4,14 +4,22 @@
 //! The line holds the path but never the query, which may carry somebody's secret, and no header at all. With the log
 //! switched off (target `farebox::access`) nothing is copied or formatted for it.
 
-use std::{error::Error as _, fmt, net::IpAddr, sync::Arc};
+use std::{error::Error as _, fmt, net::IpAddr, sync::Arc, task::Poll, thread};
 
-use farebox_paywall::{Code, Freebie};
-use http::{Method, Request, Response, StatusCode};
+use bytes::Bytes;
+use farebox_paywall::{Bill, Code, Freebie, price::Ending};
+use http::{HeaderMap, Method, Request, Response, StatusCode, request::Parts};
+use http_body::Frame;
 use tokio::time::Instant;
 use tracing::Level;
 
-use super::{Body, Peer, failure::Failure};
+use super::{
+    Body, Peer,
+    body::BodyError,
+    failure::Failure,
+    meter::{Arriving, Departure, Tab},
+    upgrade::Passed,
+};
 use crate::{listen::InFlight, metrics::Reason, services::Route, worker::Worker};
 
 /// See the module. Dropped without an answer, the client has gone away first.
@@ -22,6 +30,8 @@ pub(super) struct Account {
     reason: Reason,
     /// What was counted for it, and is given back where the client gets nothing through no fault of its own.
     freebie: Option<Freebie>,
+    /// What it is charged, where it is counted.
+    tab: Option<Box<Tab>>,
     status: StatusCode,
     bytes: u64,
     is_complete: bool,
@@ -47,6 +57,7 @@ impl Account {
             started: Instant::now(),
             reason: Reason::ClientGone,
             freebie: None,
+            tab: None,
             // Nobody sees it; the number is the usual one for this in logs.
             status: StatusCode::from_u16(499).expect("499 is three digits"),
             bytes: 0,
@@ -92,6 +103,90 @@ impl Account {
         self.freebie = freebie;
     }
 
+    /// It is charged by this bill, if there is one.
+    pub(super) fn owes(&mut self, bill: Option<Box<Bill>>) {
+        if let Some(bill) = bill {
+            self.tab = Some(Box::new(Tab::open(bill)));
+        }
+    }
+
+    /// Makes a request that is counted ready to be sent on: asks for what has to be read of its answer.
+    pub(super) async fn prepare(&self, body: &mut Arriving, parts: &mut Parts) -> Result<(), Failure> {
+        match (&self.tab, &self.route) {
+            (Some(tab), Some(route)) => tab.prepare(body, parts, route).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it is counted.
+    pub(super) const fn is_counted(&self) -> bool {
+        self.tab.is_some()
+    }
+
+    /// Whether the answer is kept for its buyer, who needn't wait for it.
+    pub(super) fn is_kept(&self) -> bool {
+        self.tab.as_ref().is_some_and(|tab| tab.is_kept())
+    }
+
+    /// The answer has been read to its end, and its client is gone.
+    pub(super) fn read_out(&mut self) {
+        if let (Some(tab), Some(route)) = (&mut self.tab, &self.route) {
+            tab.end(Ending::Whole, &route.metrics);
+        }
+    }
+
+    /// Whether things come to an end here.
+    pub(super) fn is_ending(&self) -> bool {
+        thread::panicking() || self.worker.draining.is_cancelled()
+    }
+
+    /// Where to tell how the request is getting on, if it is counted.
+    pub(super) fn departure(&self) -> Option<Arc<Departure>> {
+        self.tab.as_ref().map(|tab| tab.departure())
+    }
+
+    /// The upstream's answer begins: what concerns nobody else is taken out of its head.
+    pub(super) fn begins(&mut self, status: StatusCode, headers: &mut HeaderMap) {
+        if let Some(tab) = &mut self.tab {
+            tab.answer(status, headers);
+        }
+    }
+
+    /// The head of the answer is as its client gets it, whoever that is.
+    pub(super) fn keeps(&mut self, status: StatusCode, headers: &HeaderMap) {
+        if let Some(tab) = &mut self.tab {
+            tab.keeps(status, headers);
+        }
+    }
+
+    /// The answer is counted as it passes.
+    pub(super) fn count(&mut self, frame: &Poll<Option<Result<Frame<Bytes>, BodyError>>>, is_lost: bool) {
+        let (Some(tab), Some(route)) = (&mut self.tab, &self.route) else { return };
+        if is_lost {
+            tab.end(Ending::Broken, &route.metrics);
+        } else if let Poll::Ready(Some(Ok(frame))) = frame {
+            tab.note(frame);
+            if frame.is_trailers() {
+                tab.end(Ending::Whole, &route.metrics);
+            }
+        }
+    }
+
+    /// It goes on as a tunnel.
+    pub(super) fn becomes_tunnel(&mut self) {
+        if let Some(tab) = &mut self.tab {
+            tab.becomes_tunnel();
+        }
+    }
+
+    /// So much has passed through its tunnel.
+    pub(super) fn passed(&mut self, passed: Passed) {
+        self.sent(passed.down);
+        if let Some(tab) = &mut self.tab {
+            tab.passed(passed);
+        }
+    }
+
     /// The upstream has answered with this status. Whether that was had for nothing.
     pub(super) fn has_for_nothing(&mut self, status: StatusCode) -> bool {
         let Some(freebie) = self.freebie.take() else { return false };
@@ -108,6 +203,9 @@ impl Account {
 
     pub(super) fn failed(&mut self, failure: &Failure) {
         self.reason = Reason::Failed(failure.code());
+        if let (Some(tab), Some(route)) = (&mut self.tab, &self.route) {
+            tab.failed(failure, &route.metrics);
+        }
         if let Some(freebie) = self.freebie.take().filter(|_| !failure.is_clients()) {
             freebie.give_back();
         }
@@ -126,8 +224,9 @@ impl Account {
         self.bytes = self.bytes.saturating_add(bytes as u64);
     }
 
-    pub(super) const fn complete(&mut self) {
+    pub(super) fn complete(&mut self) {
         self.is_complete = true;
+        self.read_out();
     }
 
     pub(super) const fn worker(&self) -> &Arc<Worker> {
@@ -152,6 +251,11 @@ impl Drop for Account {
         let route = self.route.as_ref();
         let metrics = route.map_or(&self.worker.shared.metrics.unmatched, |route| &route.metrics);
         metrics.answered(self.worker.index, self.reason, self.status, took);
+        let is_ours = self.tab.is_some() && self.is_ending();
+        if let Some(tab) = &mut self.tab {
+            // What we break off ourselves is not the buyer's doing, and when we are about to end nobody can tell.
+            tab.end(if is_ours { Ending::Failed } else { Ending::Abandoned }, metrics);
+        }
         let Some(line) = &self.line else { return };
         tracing::info!(
             target: "farebox::access",

@@ -1,9 +1,11 @@
 //! The bodies that pass through: streamed in both directions, one piece at a time, with their trailers.
 //!
-//! Nothing is ever collected. An answer's body also keeps what must last until its end: the upstream connection, the
-//! request's entry in the books of the connection, and the line in the access log.
+//! Nothing is collected here; what has to be read of a request before it is sent on is the business of `meter/ahead`. An
+//! answer's body also keeps what must last until its end: the upstream connection, the request's entry in the books of the
+//! connection, and the line in the access log.
 
 use std::{
+    future::poll_fn,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -19,6 +21,7 @@ use super::{
     access::Account,
     failure::grpc_trailers_for_a_lost_upstream,
     headers::clean_trailers,
+    meter::{Ahead, Arriving, Departure},
     patience::{Patience, Upload, UploadState},
     upgrade::Tunnel,
 };
@@ -44,15 +47,23 @@ pub(super) struct Streamed {
     lease: Option<Lease>,
     patience: Patience,
     is_grpc: bool,
+    /// The upstream has stopped in the middle of it.
+    is_lost: bool,
     /// Why it ends before its end, until that is told.
     broken: Option<BodyError>,
 }
 
 /// The body of a request.
-pub(crate) struct RequestBody(Option<Reading>);
+pub(crate) struct RequestBody {
+    reading: Option<Reading>,
+    /// Where to tell that it leaves, if somebody wants to know.
+    departure: Option<Arc<Departure>>,
+}
 
 struct Reading {
     body: Incoming,
+    /// What was read of it before, and comes first.
+    ahead: Option<Box<Ahead>>,
     is_http2: bool,
     /// How many more bytes are taken.
     left: u64,
@@ -122,6 +133,10 @@ impl Body {
         let is_end = matches!(frame, Poll::Ready(None)) || self.is_end_stream();
         let has_read_all = is_end && self.has_read_all();
         let Some((account, in_flight)) = &mut self.account else { return };
+        if account.is_counted() {
+            let is_lost = matches!(&self.content, Content::Streamed(streamed) if streamed.is_lost);
+            account.count(frame, is_lost);
+        }
         if let Poll::Ready(Some(Ok(frame))) = frame
             && let Some(data) = frame.data_ref()
         {
@@ -139,6 +154,40 @@ impl Body {
     /// Whether nothing is left of the request that this answers, as far as is known.
     fn has_read_all(&self) -> bool {
         matches!(&self.content, Content::Streamed(streamed) if streamed.patience.has_read_all())
+    }
+}
+
+impl Body {
+    /// Reads an answer to its end for a client that is gone, and keeps it.
+    fn read_on(&mut self) {
+        let content = std::mem::replace(&mut self.content, Content::Empty);
+        let (Some((mut account, _)), Content::Streamed(mut streamed)) = (self.account.take(), content) else {
+            return;
+        };
+        let worker = account.worker().clone();
+        worker.tasks.spawn(async move {
+            while account.is_kept() {
+                let next = poll_fn(|context| {
+                    let frame = streamed.poll_frame(context);
+                    account.count(&frame, streamed.is_lost);
+                    frame
+                });
+                if next.await.is_none() {
+                    account.read_out();
+                }
+            }
+        });
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some((account, _)) = &self.account
+            && account.is_kept()
+            && !account.is_ending()
+        {
+            self.read_on();
+        }
     }
 }
 
@@ -185,7 +234,7 @@ impl HttpBody for Body {
 
 impl Streamed {
     pub(super) fn new(body: Incoming, lease: Lease, patience: Patience, is_grpc: bool) -> Self {
-        let mut streamed = Self { body, lease: Some(lease), patience, is_grpc, broken: None };
+        let mut streamed = Self { body, lease: Some(lease), patience, is_grpc, is_lost: false, broken: None };
         streamed.give_back_if_done();
         streamed
     }
@@ -212,6 +261,7 @@ impl Streamed {
         };
         // The connection is of no more use, and what was left of the answer won't come.
         self.lease = None;
+        self.is_lost = true;
         if self.is_grpc {
             // A gRPC client can be told properly instead of being cut off.
             return Poll::Ready(Some(Ok(Frame::trailers(grpc_trailers_for_a_lost_upstream()))));
@@ -262,22 +312,34 @@ impl Drop for Reading {
 impl RequestBody {
     /// No body at all.
     pub(crate) const fn none() -> Self {
-        Self(None)
+        Self { reading: None, departure: None }
     }
 
     pub(super) fn new(
-        body: Incoming,
+        arriving: Arriving,
         version: Version,
         route: &Arc<Route>,
         upload: Option<Arc<Upload>>,
+        departure: Option<Arc<Departure>>,
     ) -> Self {
         let is_http2 = version == Version::HTTP_2;
-        let left = route.config.request_bytes_max.unwrap_or(u64::MAX);
-        Self(upload.map(|upload| Reading { body, is_http2, left, upload, route: route.clone(), timer: None }))
+        let Arriving { body, ahead } = arriving;
+        let taken = ahead.as_ref().map_or(0, |ahead| ahead.taken());
+        let left = route.config.request_bytes_max.unwrap_or(u64::MAX) - taken;
+        let reading =
+            |upload| Reading { body, ahead, is_http2, left, upload, route: route.clone(), timer: None };
+        Self { reading: upload.map(reading), departure }
     }
 
     pub(crate) const fn is_none(&self) -> bool {
-        self.0.is_none()
+        self.reading.is_none()
+    }
+
+    /// A connection takes the request that it belongs to; or it has come back, and was never sent.
+    pub(crate) fn leaves(&self, has_left: bool) {
+        if let Some(departure) = &self.departure {
+            departure.leaves(has_left);
+        }
     }
 }
 
@@ -289,7 +351,25 @@ impl HttpBody for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(reading) = &mut self.0 else { return Poll::Ready(None) };
+        let Self { reading: Some(reading), departure } = &mut *self else { return Poll::Ready(None) };
+        if let Some(ahead) = &mut reading.ahead {
+            let mut frame = ahead.next();
+            if frame.is_some() || ahead.is_whole() {
+                if let Some(trailers) = frame.as_mut().and_then(Frame::trailers_mut) {
+                    clean_trailers(trailers, &reading.route.config.headers);
+                }
+                if let (Some(departure), Some(data)) = (departure, frame.as_ref().and_then(Frame::data_ref)) {
+                    departure.add(data.len() as u64);
+                }
+                reading.upload.note(if ahead.is_end(&reading.body) {
+                    UploadState::Done
+                } else {
+                    UploadState::Flowing
+                });
+                return Poll::Ready(frame.map(Ok));
+            }
+            reading.ahead = None;
+        }
         let polled = Pin::new(&mut reading.body).poll_frame(context);
         let (state, frame) = match polled {
             Poll::Pending if reading.poll_silence(context).is_ready() => {
@@ -313,6 +393,9 @@ impl HttpBody for RequestBody {
                     None => (UploadState::TooLarge, Poll::Ready(Some(Err(BodyError::TooLarge)))),
                     Some(left) => {
                         reading.left = left;
+                        if let Some(departure) = departure {
+                            departure.add(length);
+                        }
                         let is_done = reading.body.is_end_stream();
                         let state = if is_done { UploadState::Done } else { UploadState::Flowing };
                         (state, Poll::Ready(Some(Ok(frame))))
@@ -325,10 +408,17 @@ impl HttpBody for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|reading| reading.body.is_end_stream())
+        self.reading.as_ref().is_none_or(|reading| match &reading.ahead {
+            Some(ahead) => ahead.is_end(&reading.body),
+            None => reading.body.is_end_stream(),
+        })
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |reading| reading.body.size_hint())
+        let Some(reading) = &self.reading else { return SizeHint::with_exact(0) };
+        match &reading.ahead {
+            Some(ahead) => ahead.size_hint(&reading.body),
+            None => reading.body.size_hint(),
+        }
     }
 }

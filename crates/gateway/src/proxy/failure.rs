@@ -36,6 +36,10 @@ pub(crate) enum Failure {
     NoService,
     #[error("the body is larger than the {max} bytes that are taken here")]
     BodyTooLarge { max: u64 },
+    #[error("there is not exactly one idempotency key of 1 to 255 bytes")]
+    Key,
+    #[error("the body is larger than the {max} bytes that are compared under an idempotency key")]
+    KeyedBodyTooLarge { max: u64 },
     #[error("the rest of the body did not come in time")]
     BodyStalled,
     #[error("the body ended early or cannot be read")]
@@ -67,7 +71,7 @@ const UNAVAILABLE: &str = "14";
 
 impl Failure {
     /// The codes of the table. Metrics count by them; one that is forgotten here is counted as the last.
-    pub(crate) const CODES: [&'static str; 19] = [
+    pub(crate) const CODES: [&'static str; 21] = [
         "client_refused",
         "too_many_headers",
         "host_refused",
@@ -77,6 +81,8 @@ impl Failure {
         "upgrade_malformed",
         "no_service",
         "body_too_large",
+        "key_malformed",
+        "key_body_too_large",
         "body_stalled",
         "body_lost",
         "upstream_connect_timeout",
@@ -142,6 +148,18 @@ impl Failure {
                 "8",
                 "body_too_large",
                 "the request body is too large for this service",
+            ),
+            Self::Key => (
+                StatusCode::BAD_REQUEST,
+                "3",
+                "key_malformed",
+                "the Idempotency-Key must be exactly one, of 1 to 255 bytes",
+            ),
+            Self::KeyedBodyTooLarge { .. } => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "8",
+                "key_body_too_large",
+                "a request with an Idempotency-Key may have a body of up to 1 MiB",
             ),
             Self::BodyStalled => (
                 StatusCode::REQUEST_TIMEOUT,

@@ -15,10 +15,9 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 use http::HeaderMap;
-use hyper::body::{Body as _, Incoming};
 use tokio::time::{Duration, Instant, Sleep, sleep_until};
 
-use super::failure::Failure;
+use super::{failure::Failure, meter::Arriving};
 use crate::{services::Route, upstream::SendError};
 
 /// The patience that one request has left.
@@ -124,7 +123,7 @@ impl Patience {
     /// `began` is when the request came: as good as now, and read from the clock already.
     pub(super) fn new(
         route: &Route,
-        body: &Incoming,
+        body: &Arriving,
         headers: &HeaderMap,
         is_grpc: bool,
         began: Instant,

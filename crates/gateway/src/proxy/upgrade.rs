@@ -27,6 +27,7 @@ use hyper::{
     upgrade::OnUpgrade,
 };
 
+pub(super) use self::tunnel::Passed;
 pub(crate) use self::tunnel::Tunnel;
 use super::{failure::Failure, headers::lists};
 use crate::{services::Route, upstream::SendError};

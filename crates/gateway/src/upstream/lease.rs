@@ -69,6 +69,7 @@ impl Lease {
     /// Sends a request at once, whether what is returned is polled or not. It is boxed since it has room for the whole
     /// request, and whoever awaits it would get as large.
     pub(super) fn send(&mut self, request: Request<RequestBody>) -> Exchange {
+        request.body().leaves(true);
         match self.taken.as_mut().expect("there is a connection before there is something to send") {
             Connection::Http1(http1) => Box::pin(http1.sender.try_send_request(request)),
             Connection::Http2(stream) => Box::pin(stream.0.sender.clone().try_send_request(request)),

@@ -98,6 +98,11 @@ pub(super) fn is_repeatable(request: &Request<RequestBody>) -> bool {
         )
 }
 
+/// A request has come back from the connection that had taken it, and was never sent.
+pub(super) fn came_back(request: &Request<RequestBody>) {
+    request.body().leaves(false);
+}
+
 /// The head of a request, kept to send it again. Nearly every request has one and hardly any needs it, so it is text in
 /// one piece of memory: a `HeaderMap` would be two, and would share each of its values.
 pub(super) struct Spare {

@@ -3,6 +3,7 @@
 //! workspace's own tests.
 #![allow(dead_code, unreachable_pub, reason = "each test file is a crate of its own and uses a part of this")]
 
+pub mod counted;
 pub mod frames;
 pub mod node;
 pub mod socket;
@@ -47,7 +48,9 @@ pub struct Rig {
     pub reload: Reload,
     pub stop: CancellationToken,
     run: Option<JoinHandle<Result<(), GatewayError>>>,
-    _books: TempDir,
+    /// The paywall's own work, where it is done.
+    beside: Option<(CancellationToken, JoinHandle<()>)>,
+    books: TempDir,
 }
 
 /// A service of this name at this upstream, with the rest by default.
@@ -82,8 +85,37 @@ impl Rig {
     }
 
     pub async fn with(config: GatewayConfig) -> Self {
+        Self::on(config, tempfile::tempdir().unwrap()).await
+    }
+
+    /// One whose books are written, too.
+    pub async fn counting(config: GatewayConfig) -> Self {
+        Self::with(config).await.and_count()
+    }
+
+    /// Stops it in order, and starts another one on the same books.
+    pub async fn again(mut self, config: GatewayConfig) -> Self {
+        self.stop.cancel();
+        within(self.run.take().unwrap()).await.unwrap().unwrap();
+        if let Some((stop, beside)) = self.beside.take() {
+            stop.cancel();
+            within(beside).await.unwrap();
+        }
+        // Whatever else it held is let go of first: books belong to one.
+        let books = { self }.books;
+        Self::on(config, books).await.and_count()
+    }
+
+    fn and_count(mut self) -> Self {
+        let (stop, paywall) = (CancellationToken::new(), self.paywall.clone());
+        let stopped = stop.clone();
+        let run = async move { paywall.run(stopped).await };
+        self.beside = Some((stop, tokio_util::task::TaskTracker::new().spawn(run)));
+        self
+    }
+
+    async fn on(config: GatewayConfig, books: TempDir) -> Self {
         let node = Arc::new(Node::default());
-        let books = tempfile::tempdir().unwrap();
         let store = Arc::new(SqliteStore::open(&books.path().join("books.sqlite")).unwrap());
         let many = std::num::NonZeroU32::new(1_000_000).unwrap();
         let settings = PaywallConfig {
@@ -98,7 +130,7 @@ impl Rig {
         let (addrs, ops, reload) = (gateway.addrs(), gateway.ops_addr().unwrap(), gateway.reload());
         let stop = CancellationToken::new();
         let run = Some(tokio_util::task::TaskTracker::new().spawn(gateway.run(stop.clone())));
-        Self { addr: addrs[0], addrs, ops, node, paywall, reload, stop, run, _books: books }
+        Self { addr: addrs[0], addrs, ops, node, paywall, reload, stop, run, beside: None, books }
     }
 
     /// Stops the gateway and says how that went.

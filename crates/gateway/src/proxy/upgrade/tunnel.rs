@@ -91,7 +91,8 @@ impl Tunnel {
         let mut flow = Flow::new(idle.unwrap_or(NEVER), stall);
         let mut timer = pin!(sleep_until(flow.limit()));
         let ended = poll_fn(|context| {
-            flow.poll(context, &mut client, &mut upstream, timer.as_mut(), &mut |bytes| account.sent(bytes))
+            let told = &mut |passed| account.passed(passed);
+            flow.poll(context, &mut client, &mut upstream, timer.as_mut(), told)
         })
         .await;
         match ended {
@@ -100,6 +101,15 @@ impl Tunnel {
         }
         drop(lease);
     }
+}
+
+/// How many bytes have been passed on.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::proxy) struct Passed {
+    /// To the client.
+    pub(in crate::proxy) down: usize,
+    /// To the upstream.
+    pub(in crate::proxy) up: usize,
 }
 
 /// Counts a tunnel as long as it is open, however it ends.
@@ -172,21 +182,23 @@ impl Flow {
         self.stalled.map_or(idle, |since| idle.min(since + self.stall))
     }
 
-    /// Passes on whatever there is. `sent` is told of each piece that the client gets.
+    /// Passes on whatever there is. `told` hears of what was.
     fn poll(
         &mut self,
         context: &mut Context<'_>,
         client: &mut Upgraded,
         upstream: &mut Upgraded,
         mut timer: Pin<&mut Sleep>,
-        sent: &mut dyn FnMut(usize),
+        told: &mut dyn FnMut(Passed),
     ) -> Poll<io::Result<()>> {
         // In this order: what an upstream says before it goes still arrives.
         let down = self.down.poll(context, upstream, client)?;
-        let up = self.up.poll(context, client, upstream)?;
-        if down.moved > 0 {
-            sent(down.moved);
+        let up = self.up.poll(context, client, upstream);
+        let passed = Passed { down: down.moved, up: up.as_ref().map_or(0, |up| up.moved) };
+        if passed.down > 0 || passed.up > 0 {
+            told(passed);
         }
+        let up = up?;
         if self.up.progress == Progress::Ended && self.down.progress == Progress::Ended {
             return Poll::Ready(Ok(()));
         }
