@@ -28,6 +28,7 @@ pub(crate) fn run(setting: &Setting) -> Result<Vec<Row>> {
         valid_until: Some(Timestamp::from_secs(2_000_000_000)),
         capabilities: None,
         bound: None,
+        replaces: None,
     };
     let caveats = sale.caveats()?;
     if caveats.len() != 3 {

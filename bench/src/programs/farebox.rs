@@ -89,6 +89,7 @@ pub(crate) fn credential() -> Result<String> {
 }
 
 /// Writes a file that only its owner can read.
+        replaces: None,
 fn private(path: &Path, text: &str) -> Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     Ok(file.write_all(text.as_bytes())?)

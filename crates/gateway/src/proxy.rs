@@ -316,7 +316,6 @@ async fn admit(
             method: &parts.method,
             path,
             client: client.ip,
-            query: target.query(),
             headers: &parts.headers,
             grpc: manner.is_grpc,
         };
@@ -351,7 +350,6 @@ async fn admit(
         UpstreamHost::Named(name) => HeaderValue::from_str(name.as_str()).ok(),
         UpstreamHost::Own => None,
     };
-    let target = without_choice(&target).unwrap_or(target);
     let (target, way) = rewrite::forth(&route.config.rewrite, target, &host.value)?;
     dress(&mut parts.headers, &route, &pass, &client, peer, host.value);
     let body = RequestBody::new(body, parts.version, &route, patience.upload(), account.departure());

@@ -165,6 +165,7 @@ impl Mint {
             valid_until,
             capabilities: quote.capabilities.map(<[_]>::to_vec),
             bound: None,
+            replaces: None,
         };
         let token_id = TokenId::from_bytes(random()?);
         let identifier = Identifier { payment_hash: invoice.payment_hash(), token_id };

@@ -11,7 +11,7 @@ mod rules;
 
 use std::net::IpAddr;
 
-use crate::{Macaroon, Msat, ServiceName, Terms, Timestamp};
+use crate::{IdentifierHash, Macaroon, Msat, ServiceName, Terms, Timestamp};
 
 pub(crate) use rules::{method::is_method, path::reads as is_path};
 
@@ -61,7 +61,7 @@ pub enum AddedBy {
 }
 
 /// Every condition that farebox knows. To add one: a row here, its three functions in `rules`, rows in the vectors.
-pub const TABLE: [Row; 13] = [
+pub const TABLE: [Row; 14] = [
     Row {
         condition: Condition::Exactly("services"),
         grammar: "name:tier[,name:tier…], tier 0 to 255, no name twice",
@@ -81,6 +81,16 @@ pub const TABLE: [Row; 13] = [
         reads: rules::terms::reads,
         narrows: None,
         holds: rules::terms::holds,
+    },
+    Row {
+        condition: Condition::Exactly("farebox_replaces"),
+        grammar: "64 lower-case hexadecimal digits: the hash of an older token's identifier; before `farebox_terms`",
+        narrowing: "once only",
+        added_by: AddedBy::Mint,
+        needs_store: false,
+        reads: rules::replaces::reads,
+        narrows: None,
+        holds: rules::replaces::holds,
     },
     Row {
         condition: Condition::Exactly("farebox_bound"),
@@ -231,6 +241,8 @@ pub struct Judged {
     pub tier: Option<u8>,
     /// The first moment at which it is no longer good.
     pub valid_until: Option<Timestamp>,
+    /// The older token in whose place it was sold, which is good no longer.
+    pub replaces: Option<IdentifierHash>,
     /// Whether it has limits that only the ledger can judge: then it allows nothing until [`limits`] have been asked there.
     pub is_limited: bool,
 }

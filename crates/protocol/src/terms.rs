@@ -6,7 +6,9 @@
 
 use std::{fmt, num::NonZeroU64, str::FromStr, time::Duration};
 
-use crate::{Bound, CapabilityName, Macaroon, Msat, ServiceName, Timestamp, caveat::LIST_MAX};
+use crate::{
+    Bound, CapabilityName, IdentifierHash, Macaroon, Msat, ServiceName, Timestamp, caveat::LIST_MAX,
+};
 
 /// What one payment buys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,6 +58,8 @@ pub struct Sale {
     pub capabilities: Option<Vec<CapabilityName>>,
     /// The one request it is for, where prices vary by request. Needed then, unless [`Offer::Credit`] is sold.
     pub bound: Option<Bound>,
+    /// The token in whose place it is sold, of a lower tier: good no longer once this one is used.
+    pub replaces: Option<IdentifierHash>,
 }
 
 /// A text that isn't the canonical spelling of any terms.
@@ -90,14 +94,14 @@ pub enum SaleError {
 
 impl Sale {
     /// The caveats of the new token: `services`, then where there are such `<service>_capabilities`,
-    /// `<service>_valid_until` and `farebox_bound`, and last `farebox_terms`.
+    /// `<service>_valid_until`, `farebox_bound` and `farebox_replaces`, and last `farebox_terms`.
     ///
     /// # Errors
     ///
     /// For a sale that no gateway would honour. It is the mint's error, and never a caveat silently left out.
     pub fn caveats(&self) -> Result<Vec<String>, SaleError> {
         self.check()?;
-        let Self { service, tier, terms, valid_until, capabilities, bound } = self;
+        let Self { service, tier, terms, valid_until, capabilities, bound, replaces } = self;
         let capabilities = capabilities.as_ref().map(|capabilities| {
             let names: Vec<&str> = capabilities.iter().map(CapabilityName::as_str).collect();
             format!("{service}_capabilities={}", names.join(","))
@@ -107,6 +111,7 @@ impl Sale {
             capabilities,
             valid_until.map(|end| format!("{service}_valid_until={end}")),
             bound.as_ref().map(|bound| format!("farebox_bound={bound}")),
+            replaces.map(|older| format!("farebox_replaces={older}")),
             Some(format!("farebox_terms={terms}")),
         ];
         Ok(caveats.into_iter().flatten().collect())
@@ -128,12 +133,14 @@ impl Sale {
         let (service, tier) = first.split_once(':')?;
         let service: ServiceName = service.parse().ok()?;
         let tier = u8::try_from(decimal(tier)?).ok()?;
-        let (mut terms, mut valid_until, mut capabilities, mut bound) = (None, None, None, None);
+        let (mut terms, mut valid_until, mut capabilities) = (None, None, None);
+        let (mut bound, mut replaces) = (None, None);
         for caveat in caveats {
             let (name, value) = caveat?;
             match name {
                 "farebox_terms" => terms = Some(value.parse().ok()?),
                 "farebox_bound" => bound = Some(value.parse().ok()?),
+                "farebox_replaces" => replaces = Some(value.parse().ok()?),
                 name => match name.strip_prefix(service.as_str())? {
                     "_valid_until" => valid_until = Some(Timestamp::from_secs(decimal(value)?)),
                     "_capabilities" if value.is_empty() => capabilities = Some(Vec::new()),
@@ -144,11 +151,11 @@ impl Sale {
                 },
             }
         }
-        Some(Self { service, tier, terms: terms?, valid_until, capabilities, bound })
+        Some(Self { service, tier, terms: terms?, valid_until, capabilities, bound, replaces })
     }
 
     fn check(&self) -> Result<(), SaleError> {
-        let Self { service, tier: _, terms, valid_until, capabilities, bound: _ } = self;
+        let Self { service, tier: _, terms, valid_until, capabilities, bound: _, replaces: _ } = self;
         let Terms { offer, price } = *terms;
         if price == Msat::ZERO || price > Msat::MAX {
             return Err(SaleError::Price(price));

@@ -65,6 +65,7 @@ struct Sold {
     valid_until: Option<u64>,
     capabilities: Option<Vec<String>>,
     bound: Option<String>,
+    replaces: Option<String>,
     caveats: Option<Vec<String>>,
 }
 
@@ -185,6 +186,7 @@ fn a_sale_is_written_whole_or_not_at_all() {
             valid_until: row.valid_until.map(Timestamp::from_secs),
             capabilities,
             bound: row.bound.map(|bound| bound.parse().unwrap()),
+            replaces: row.replaces.map(|older| older.parse().unwrap()),
         };
         assert_eq!(sale.caveats().ok(), row.caveats, "{}", row.why);
     }
@@ -199,6 +201,7 @@ fn a_part_of_a_second_is_not_sold() {
         valid_until: Some(Timestamp::from_secs(1)),
         capabilities: None,
         bound: None,
+        replaces: None,
     };
     assert!(sale.caveats().is_err());
 }
@@ -308,7 +311,7 @@ fn what_needs_the_store_sets_a_token_aside_and_nothing_else_does() {
 
 #[test]
 fn a_condition_of_the_mint_stands_once() {
-    // Nothing in a token tells the mint's caveats from a holder's: what a holder could repeat, a holder could replace.
+    // What a holder could repeat, a holder could replace. Only the place before the terms is out of a holder's reach.
     for row in TABLE.iter().filter(|row| row.added_by == AddedBy::Mint) {
         assert_eq!(row.narrowing, "once only", "{:?}", row.condition);
     }

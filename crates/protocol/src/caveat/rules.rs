@@ -213,6 +213,29 @@ pub(super) mod terms {
     }
 }
 
+/// What stands before the terms was written by the mint: a holder can only add behind them.
+pub(super) mod replaces {
+    use super::{Asked, CaveatRefusal, Judged};
+    use crate::IdentifierHash;
+
+    pub(in super::super) fn reads(value: &str) -> bool {
+        value.parse::<IdentifierHash>().is_ok() && !value.bytes().any(|b| b.is_ascii_uppercase())
+    }
+
+    /// A holder who could say this could end anybody's token.
+    pub(in super::super) fn holds(
+        value: &str,
+        _: &Asked<'_>,
+        judged: &mut Judged,
+    ) -> Result<(), CaveatRefusal> {
+        if judged.terms.is_some() {
+            return Err(CaveatRefusal::Widened { condition: "farebox_replaces".to_owned() });
+        }
+        judged.replaces = value.parse().ok();
+        Ok(())
+    }
+}
+
 pub(super) mod method {
     use super::{Asked, CaveatRefusal, Judged, is_list, is_subset};
 

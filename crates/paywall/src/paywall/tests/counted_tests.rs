@@ -424,6 +424,7 @@ async fn a_leaked_secret_gives_no_units_that_nobody_paid_for() {
             valid_until: None,
             capabilities: None,
             bound: None,
+            replaces: None,
         };
         let key = secret().root_key(Network::Regtest, &identifier);
         Macaroon::mint(&key, &identifier, &sale.caveats().unwrap())
