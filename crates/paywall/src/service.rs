@@ -159,13 +159,18 @@ pub enum ServiceError {
     /// It sells credit and doesn't say what everything costs.
     #[error("service `{0}` sells credit, but does not say what a request costs; write `cost`")]
     NoCost(ServiceName),
-    /// It sells what has to be counted, and nobody counts yet.
-    #[error("service `{service}` sells {offer}, which this version reads but can't sell yet; sell a pass")]
-    NotCounted {
+    /// Something of it costs more than the largest credit that is sold, so nobody could ever have it.
+    #[error(
+        "service `{service}` sells credit of up to {credit}, and has requests that set {reserve} aside; sell a larger \
+         credit, or lower their price or `reserve`"
+    )]
+    OutOfReach {
         /// Which service.
         service: ServiceName,
-        /// What it sells.
-        offer: Offer,
+        /// The largest credit.
+        credit: Msat,
+        /// What a request sets aside.
+        reserve: Msat,
     },
 }
 
@@ -207,15 +212,29 @@ impl Service {
         for cost in self.costs.routes.iter().map(|route| &route.cost).chain(&self.costs.otherwise) {
             cost.validate().map_err(|error| ServiceError::Cost(service(), error))?;
         }
-        let sells_credit =
-            self.menu.plans().map(|plan| plan.offer).chain([self.offer]).any(|offer| offer == Offer::Credit);
-        if sells_credit && self.auth == Auth::On && self.costs.otherwise.is_none() {
+        if self.auth == Auth::Off { Ok(()) } else { self.check_credit() }
+    }
+
+    /// Whether whoever buys credit can use it.
+    fn check_credit(&self) -> Result<(), ServiceError> {
+        let service = || self.name.clone();
+        let sold =
+            || self.menu.plans().map(|plan| (plan.offer, plan.price)).chain([(self.offer, self.price)]);
+        let credits = || sold().filter(|(offer, _)| *offer == Offer::Credit).map(|(_, price)| price);
+        let Some(credit) = credits().max() else { return Ok(()) };
+        if self.costs.otherwise.is_none() {
             return Err(ServiceError::NoCost(service()));
         }
-        let mut offers = self.menu.plans().map(|plan| plan.offer).chain([self.offer]);
-        match offers.find(|offer| offer.is_counted() && self.auth == Auth::On) {
-            Some(offer) => Err(ServiceError::NotCounted { service: service(), offer }),
-            None => Ok(()),
+        // What credit doesn't reach, another offer may open.
+        if sold().count() > credits().count() {
+            return Ok(());
+        }
+        let costs = self.costs.routes.iter().map(|route| &route.cost).chain(&self.costs.otherwise);
+        match costs.map(|cost| cost.reserve()).max() {
+            Some(reserve) if reserve > credit => {
+                Err(ServiceError::OutOfReach { service: service(), credit, reserve })
+            }
+            _ => Ok(()),
         }
     }
 
@@ -327,5 +346,43 @@ mod tests {
         assert!(service.validate().is_err());
         service.auth = Auth::Off;
         assert!(service.validate().is_ok());
+    }
+
+    #[test]
+    fn credit_is_sold_only_where_it_can_be_used() {
+        let mut service = Service::new("weather".parse().unwrap(), Msat::new(10_000), Offer::Credit);
+        let error = |service: &Service| service.validate().unwrap_err().to_string();
+        assert_eq!(
+            error(&service),
+            "service `weather` sells credit, but does not say what a request costs; write `cost`"
+        );
+        service.costs.otherwise = Some(Arc::new(Cost::Fixed(Msat::new(10_000))));
+        assert_eq!(service.validate(), Ok(()));
+        let cost = Arc::new(Cost::Fixed(Msat::new(10_001)));
+        service.costs.routes = vec![RouteCost { methods: Vec::new(), paths: Vec::new(), cost }];
+        assert_eq!(
+            error(&service),
+            "service `weather` sells credit of up to 10 sat, and has requests that set 10001 msat aside; sell a larger \
+             credit, or lower their price or `reserve`"
+        );
+        let plan = |offer, price| crate::Plan {
+            name: "large".into(),
+            price: Msat::new(price),
+            offer,
+            good_for: None,
+        };
+        for larger in [plan(Offer::Credit, 20_000), plan(Offer::Forever, 1)] {
+            service.menu.more = vec![larger];
+            assert_eq!(service.validate(), Ok(()));
+        }
+        service.auth = Auth::Off;
+        service.costs = Costs::default();
+        assert_eq!(service.validate(), Ok(()), "nothing of it is sold");
+    }
+
+    #[test]
+    fn so_many_requests_can_be_sold_without_a_word_on_costs() {
+        let offer = Offer::Requests(100.try_into().unwrap());
+        assert_eq!(Service::new("weather".parse().unwrap(), Msat::new(1), offer).validate(), Ok(()));
     }
 }
