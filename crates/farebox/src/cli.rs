@@ -9,6 +9,8 @@ use tokio::time::Instant;
 
 use crate::output::{OutputFlags, Reader};
 
+mod approve;
+mod budget;
 mod check;
 mod completions;
 #[cfg(feature = "embedded")]
@@ -58,6 +60,8 @@ enum Command {
     Token(token::Command),
     #[command(subcommand)]
     Policy(policy::Command),
+    Approve(approve::Args),
+    Budget(budget::Args),
     Node(Box<node::Args>),
     #[command(subcommand)]
     Lnd(lnd::Command),
@@ -85,6 +89,8 @@ impl Cli {
             Command::Check(args) => check::run(&args, reader),
             Command::Token(command) => token::run(command, reader),
             Command::Policy(command) => policy::run(&command, reader),
+            Command::Approve(args) => approve::run(&args, reader),
+            Command::Budget(args) => budget::run(&args, reader),
             Command::Node(args) => node::run(*args, reader),
             // A command for a shell, which is what stands behind the pipe.
             Command::Lnd(command) if self.output.is_json() => lnd::run(&command, Reader::Program),

@@ -273,6 +273,43 @@ rules:
 }
 
 #[tokio::test]
+async fn a_person_agrees_with_a_secret_apart_from_the_program_that_buys() {
+    let buyer = Buyer::new().await;
+    let shop = Shop::with(&buyer.world.net, sells("goods")).await;
+    let (secret, other) = (buyer.path("secret"), buyer.path("other"));
+    std::fs::write(&secret, "correct horse\n").unwrap();
+    std::fs::write(&other, "a wrong horse\n").unwrap();
+    let file = secret.to_str().unwrap();
+    assert_eq!(exit(&buyer.farebox(&["policy", "init", "--secret-file", file], &[], b"").await), 0);
+    assert!(!std::fs::read_to_string(buyer.path(".config/farebox/policy.yaml")).unwrap().contains("horse"));
+
+    let output = buyer.get(&[&shop.url("/now")]).await;
+    let refused = error(&output);
+    let id = refused["approval"].as_str().unwrap();
+    assert_eq!((exit(&output), &refused["code"]), (9, &"approval_needed".into()));
+    assert!(
+        refused["message"].as_str().unwrap().ends_with(&format!("`farebox approve {id}`, then ask again"))
+    );
+    let waiting = json(&buyer.farebox(&["approve"], &[], b"").await);
+    assert_eq!(waiting["waiting"][0]["id"], id);
+
+    let wrong = ["approve", id, "--secret-file", other.to_str().unwrap()];
+    assert_eq!(exit(&buyer.farebox(&wrong, &[], b"").await), 1);
+    assert_eq!(exit(&buyer.farebox(&["approve", id], &[], b"correct horse\n").await), 1, "a pipe is nobody");
+    assert_eq!(exit(&buyer.get(&[&shop.url("/now")]).await), 9);
+    let agreed = json(&buyer.farebox(&["approve", id, "--secret-file", file], &[], b"").await);
+    assert_eq!((&agreed["approved"], &agreed["price_max_msat"]), (&true.into(), &100_000.into()));
+    assert_eq!(buyer.get(&[&shop.url("/now")]).await.stdout, b"goods");
+    assert_eq!(buyer.payments(), 1);
+
+    let budget = json(&buyer.farebox(&["budget"], &[], b"").await);
+    assert_eq!(budget["budgets"][0]["spent_msat"], 101_000);
+    assert_eq!(budget["overruns"], serde_json::json!([]));
+    let unknown = "00".repeat(32);
+    assert_eq!(exit(&buyer.farebox(&["budget", "--acknowledge", &unknown], &[], b"").await), 1);
+}
+
+#[tokio::test]
 async fn a_dry_run_tells_the_price_and_buys_nothing() {
     let buyer = Buyer::new().await;
     let shop = Shop::with(&buyer.world.net, sells("goods")).await;

@@ -1,14 +1,23 @@
 //! `farebox policy`: the rules for what may be paid, as the person who owns the money has written them.
 
-use std::{fmt, fs, io::Write as _, process::ExitCode};
+use std::{
+    fmt, fs,
+    io::{IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
-use farebox_client::{Engine, EngineConfig, Explained};
+use farebox_client::{Engine, EngineConfig, Explained, policy::ConsentKey};
 use serde::Serialize;
 
+use super::{
+    approve::secret,
+    budget::{self, BudgetRow},
+};
 use crate::{
     buyer::{self, Files},
-    output::Reader,
+    output::{self, Reader},
 };
 
 /// What `init` writes.
@@ -19,19 +28,32 @@ const TEMPLATE: &str = include_str!("policy/template.yaml");
 #[command(after_help = "\
 Examples:
   farebox policy init
+  farebox policy secret >> ~/.config/farebox/policy.yaml
   farebox policy check https://api.example.com/v1/weather
   farebox policy check -X POST --label reader https://api.example.com/ask")]
 pub(crate) enum Command {
     /// Write a policy to begin with, for you alone to change
     Init(Init),
+    /// Set a secret for `farebox approve`: prints the line that belongs into the policy
+    Secret(Secret),
     /// Explain what the policy says of a request, and what is left of each budget; sends nothing
     Check(Check),
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Init {
+    /// A file with the secret for `farebox approve`; at a terminal it is asked for
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
     #[command(flatten)]
     files: Files,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Secret {
+    /// A file with the secret; at a terminal it is asked for
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -68,22 +90,14 @@ struct Verdict {
     text: String,
 }
 
-#[derive(Debug, Serialize)]
-struct BudgetRow {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rule: Option<String>,
-    /// In seconds; none for what is capped in all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    window_secs: Option<u64>,
-    max_msat: u64,
-    spent_msat: u64,
-    reserved_msat: u64,
-    left_msat: u64,
-}
-
 pub(crate) fn run(command: &Command, reader: Reader) -> anyhow::Result<ExitCode> {
     match command {
         Command::Init(args) => init(args),
+        Command::Secret(args) => {
+            let key = chosen(args.secret_file.as_deref())?.context("no secret, no line")?;
+            output::line(&consents(&key))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Check(args) => {
             let verdict = crate::runtime::block_on(check(args))?;
             reader.print(&verdict)?;
@@ -94,6 +108,8 @@ pub(crate) fn run(command: &Command, reader: Reader) -> anyhow::Result<ExitCode>
 
 fn init(args: &Init) -> anyhow::Result<ExitCode> {
     let path = args.files.policy_path()?;
+    let is_asked = args.secret_file.is_some() || std::io::stdin().is_terminal();
+    let key = if is_asked && !path.exists() { chosen(args.secret_file.as_deref())? } else { None };
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).with_context(|| format!("cannot make `{}`", directory.display()))?;
     }
@@ -104,10 +120,34 @@ fn init(args: &Init) -> anyhow::Result<ExitCode> {
     let mut file = options.open(&path).with_context(|| {
         format!("cannot write `{}`; a policy that is there already is never overwritten", path.display())
     })?;
-    file.write_all(TEMPLATE.as_bytes())?;
+    let approvals = match &key {
+        Some(key) => consents(key),
+        None => "# consents: what `farebox policy secret` prints".to_owned(),
+    };
+    write!(
+        file,
+        "{TEMPLATE}\n# What you agree to with `farebox approve` is known by this. It is made from your secret.\n{approvals}\n"
+    )?;
     file.sync_all()?;
     eprintln!("wrote {}; change it with an editor, then try `farebox policy check URL`", path.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// The key of a secret that is typed twice or comes from a file; `None` where nothing is typed.
+fn chosen(file: Option<&Path>) -> anyhow::Result<Option<ConsentKey>> {
+    let first = secret(file, "A secret to agree to payments with, apart from programs (empty for none): ")?;
+    if file.is_none() {
+        if first.is_empty() {
+            return Ok(None);
+        }
+        anyhow::ensure!(*secret(None, "The same once more: ")? == *first, "the two differ");
+    }
+    Ok(Some(ConsentKey::new(&first)?))
+}
+
+/// The line of the policy.
+fn consents(key: &ConsentKey) -> String {
+    format!("consents: \"{key}\"")
 }
 
 async fn check(args: &Check) -> anyhow::Result<Verdict> {
@@ -133,14 +173,6 @@ async fn check(args: &Check) -> anyhow::Result<Verdict> {
 impl Verdict {
     fn of(explained: &Explained, no_file: bool) -> Self {
         let judgement = &explained.judgement;
-        let budgets = explained.budgets.iter().map(|used| BudgetRow {
-            rule: used.budget.rule.clone(),
-            window_secs: used.budget.window.secs(),
-            max_msat: used.budget.most.get(),
-            spent_msat: used.spent.get(),
-            reserved_msat: used.reserved.get(),
-            left_msat: used.left().get(),
-        });
         Self {
             origin: explained.origin.to_string(),
             verdict: judgement.verdict.to_string(),
@@ -149,7 +181,7 @@ impl Verdict {
             no_file,
             payment_max_msat: judgement.payment.as_ref().map(|cap| cap.most.get()),
             fee_max_msat: judgement.fee.as_ref().map(|cap| cap.most.get()),
-            budgets: budgets.collect(),
+            budgets: explained.budgets.iter().map(BudgetRow::of).collect(),
             text: text(explained, no_file),
         }
     }
@@ -173,10 +205,7 @@ fn text(explained: &Explained, no_file: bool) -> String {
             lines.push(format!("  {what} of one payment at most {} ({whose})", cap.most));
         }
     }
-    for used in &explained.budgets {
-        let (spent, reserved, left) = (used.spent, used.reserved, used.left());
-        lines.push(format!("  {}; {spent} spent, {reserved} reserved, {left} left", used.budget));
-    }
+    lines.extend(explained.budgets.iter().map(|used| format!("  {}", budget::line(used))));
     lines.join("\n")
 }
 

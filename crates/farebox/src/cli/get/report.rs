@@ -57,6 +57,8 @@ pub(super) struct Failure {
     message: String,
     retryable: bool,
     money: MoneyReport,
+    /// The name under which the question waits for a person.
+    approval: Option<String>,
 }
 
 /// What became of the money.
@@ -93,12 +95,21 @@ impl MoneyReport {
 
 impl Failure {
     pub(super) fn of(error: &FetchError) -> Self {
+        let mut message = chain(error);
+        let approval = match error.fault() {
+            Fault::Purchase(Stop::Refused(Refusal::ApprovalNeeded { waits, .. })) => waits.clone(),
+            _ => None,
+        };
+        if let Some(id) = &approval {
+            _ = write!(message, "; agree with `farebox approve {id}`, then ask again");
+        }
         Self {
             exit: Exit::of(error),
             code: error.code(),
-            message: chain(error),
+            message,
             retryable: error.retryable(),
             money: MoneyReport::of(error.money()),
+            approval,
         }
     }
 
@@ -109,6 +120,7 @@ impl Failure {
             message: message.to_owned(),
             retryable: false,
             money: MoneyReport::of(&Money::None),
+            approval: None,
         }
     }
 
@@ -131,6 +143,7 @@ impl Failure {
             message: format!("the server answered {}", report.status),
             retryable: limited || report.status >= 500,
             money: report.money.clone(),
+            approval: None,
         }
     }
 
@@ -157,7 +170,7 @@ impl Failure {
     /// Says it on standard error.
     pub(super) fn tell(&self, output: OutputFlags) {
         if output.is_json() || (!output.is_human() && !std::io::stderr().is_terminal()) {
-            let error = serde_json::json!({
+            let mut error = serde_json::json!({
                 "error": true,
                 "code": self.code,
                 "message": self.message,
@@ -165,6 +178,9 @@ impl Failure {
                 "retryable": self.retryable,
                 "money": self.money,
             });
+            if let Some(id) = &self.approval {
+                error["approval"] = id.as_str().into();
+            }
             eprintln!("{error}");
         } else {
             eprintln!("error: {}", self.message);
@@ -264,6 +280,7 @@ impl Report {
             message: format!("{error:#}"),
             retryable: from_network,
             money: self.money.clone(),
+            approval: None,
         }
     }
 
