@@ -133,6 +133,11 @@ impl Rig {
         Self { addr: addrs[0], addrs, ops, node, paywall, reload, stop, run, beside: None, books }
     }
 
+    /// Where its books are.
+    pub fn books(&self) -> std::path::PathBuf {
+        self.books.path().join("books.sqlite")
+    }
+
     /// Stops the gateway and says how that went.
     pub async fn stop(mut self) -> Result<(), GatewayError> {
         self.stop.cancel();

@@ -4,19 +4,18 @@
 //! Each story is a process of its own, because what it does to itself would happen to the tests beside it too.
 
 use std::{
-    fs::{self, File},
-    io::{Read, Write},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     sync::atomic::{AtomicBool, AtomicU64},
 };
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 use super::*;
 
-/// Names the books to the child, and what becomes of its disk.
-const BOOKS: &str = "FAREBOX_TEST_BOOKS";
+mod broken;
+
+use broken::{BOOKS, Broken};
+
+/// Tells the child what becomes of its disk.
 const FAULT: &str = "FAREBOX_TEST_FAULT";
 const TOKENS: u8 = 5;
 const SOLD: u64 = 1 << 40;
@@ -64,81 +63,6 @@ fn run_in(dir: &Path, fault: &str, mut with: Command) {
     let told = String::from_utf8_lossy(&done.stdout);
     assert!(done.status.success(), "{told}{}", String::from_utf8_lossy(&done.stderr));
     println!("{}", told.lines().find(|line| line.starts_with(fault)).expect("the child has run"));
-}
-
-/// What becomes of the disk, until it is dropped.
-enum Broken {
-    TooLarge(Rlimit),
-    Held(Child),
-    Full(PathBuf),
-    Unchangeable(Vec<PathBuf>),
-}
-
-impl Broken {
-    fn begin(fault: &str, books: &Path) -> Self {
-        match fault {
-            "too large" => {
-                let before = getrlimit(Resource::Fsize);
-                // Less than the log is long already.
-                setrlimit(Resource::Fsize, Rlimit { current: Some(4_096), ..before }).unwrap();
-                Self::TooLarge(before)
-            }
-            "held" => {
-                let mut child = Command::new(std::env::current_exe().unwrap())
-                    .args(["--exact", "ledger::tests::faults::the_holder", "--ignored", "--nocapture"])
-                    .stdin(Stdio::piped())
-                    .stdout(Stdio::piped())
-                    .spawn()
-                    .unwrap();
-                let told = child.stdout.take().unwrap();
-                let mut lines = std::io::BufRead::lines(std::io::BufReader::new(told));
-                assert!(lines.any(|line| line.unwrap() == "held"));
-                Self::Held(child)
-            }
-            "full" => {
-                let filler = books.with_file_name("filler");
-                let mut file = File::create(&filler).unwrap();
-                for size in [4_096, 1] {
-                    while file.write(&[7; 4_096][..size]).is_ok_and(|written| written > 0) {}
-                }
-                Self::Full(filler)
-            }
-            "unchangeable" => {
-                let files = ["", "-wal"].map(|end| PathBuf::from(format!("{}{end}", books.display())));
-                change(&files, "+i");
-                Self::Unchangeable(files.into())
-            }
-            other => panic!("{other}"),
-        }
-    }
-}
-
-impl Drop for Broken {
-    fn drop(&mut self) {
-        match self {
-            Self::TooLarge(before) => setrlimit(Resource::Fsize, *before).unwrap(),
-            Self::Held(child) => {
-                drop(child.stdin.take());
-                child.wait().unwrap();
-            }
-            Self::Full(filler) => fs::remove_file(filler).unwrap(),
-            Self::Unchangeable(files) => change(files, "-i"),
-        }
-    }
-}
-
-fn change(files: &[PathBuf], how: &str) {
-    assert!(Command::new("chattr").arg(how).args(files).status().unwrap().success());
-}
-
-#[test]
-#[ignore = "the process that holds the books in the test above, until nobody tells it anything any more"]
-fn the_holder() {
-    let books = rusqlite::Connection::open(std::env::var_os(BOOKS).expect("started by its test")).unwrap();
-    books.busy_timeout(Duration::from_secs(60)).unwrap();
-    books.execute_batch("BEGIN EXCLUSIVE").unwrap();
-    println!("\nheld");
-    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
 }
 
 /// What buyers have had, and what they were refused.
@@ -189,7 +113,7 @@ async fn the_child() {
         for _ in 0..2 {
             let before = served.all();
             until(|| served.all() >= before + 300).await;
-            let broken = Broken::begin(&fault, &path);
+            let broken = Broken::begin(&fault, &path, "ledger::tests::faults::broken::the_holder");
             until(|| ledger.health().writing.is_some()).await;
             let trouble = ledger.health().writing.unwrap();
             // What was under way is served and charged; nothing new is.

@@ -132,7 +132,7 @@ impl<J> Drop for Thread<J> {
 }
 
 /// Runs jobs in one transaction, each undone alone when it fails, and tells all of them what became of it.
-fn commit(connection: &mut Connection, jobs: impl Iterator<Item = Write>) {
+fn commit(connection: &mut Connection, jobs: impl ExactSizeIterator<Item = Write>) {
     let mut written = Vec::with_capacity(GROUP_MAX);
     let uncommitted = group(connection, jobs, &mut written).err();
     for job in written {
@@ -142,9 +142,11 @@ fn commit(connection: &mut Connection, jobs: impl Iterator<Item = Write>) {
 
 fn group(
     connection: &mut Connection,
-    mut jobs: impl Iterator<Item = Write>,
+    mut jobs: impl ExactSizeIterator<Item = Write>,
     written: &mut Vec<Written>,
 ) -> Result<(), StoreError> {
+    // One without company needs no ground to go back to, which would keep a copy of every page that it changes.
+    let step = if jobs.len() == 1 { lone_step } else { step };
     let mut run = || {
         let books = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for job in jobs.by_ref() {
@@ -158,6 +160,14 @@ fn group(
         written.extend(jobs.map(|job| job(Err(error.clone()))));
     }
     done
+}
+
+fn lone_step(books: &Connection, job: Write, written: &mut Vec<Written>) -> Result<(), StoreError> {
+    let done = job(Ok(books));
+    let failed = done.failed.clone();
+    written.push(done);
+    // The whole transaction is undone.
+    failed.map_or(Ok(()), Err)
 }
 
 fn step(books: &Connection, job: Write, written: &mut Vec<Written>) -> Result<(), StoreError> {
