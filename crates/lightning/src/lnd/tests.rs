@@ -11,13 +11,14 @@ use tonic::{Code, Status};
 
 use self::double::{Double, Flaw, MACAROON};
 use super::{
-    Credential, DESCRIPTION_MAX, Lnd, LndConfig, Trust,
+    Credential, DESCRIPTION_MAX, Lnd, LndConfig, LndWallet, Trust,
     client::CallError,
     rpc::lnrpc::{WalletState, invoice::InvoiceState},
     shorten,
 };
 use crate::{
-    Ask, Cursor, Health, Incoming, Receive as _, ReceiveError, clock::SystemClock, phoenixd::Secret,
+    Ask, Cursor, Health, Incoming, Pay as _, PayError, Receive as _, ReceiveError, clock::SystemClock,
+    phoenixd::Secret,
 };
 
 fn ask() -> Ask {
@@ -132,6 +133,34 @@ async fn a_refused_macaroon_is_named_and_a_new_one_counts_without_a_restart() {
     assert!(matches!(lnd.invoice(ask()).await, Err(ReceiveError::Unavailable(_))));
     down(&lnd, "lnd refuses the macaroon: verification failed").await;
     std::fs::write(double.file("macaroon"), "0201ff").unwrap();
+    ready(&lnd).await;
+}
+
+#[tokio::test]
+async fn a_wallet_pays_with_the_new_macaroon_too() {
+    let double = Double::start().await;
+    let lnd = double.ready().await;
+    let wallet = LndWallet::open(lnd.client()).await.unwrap();
+    wallet.balance().await.unwrap();
+    double.manner.lock().macaroon = "0201ff";
+    assert!(matches!(wallet.balance().await, Err(PayError::Unavailable(why)) if why.contains("macaroon")));
+    std::fs::write(double.file("macaroon"), "0201ff").unwrap();
+    // Nobody tells the wallet: the node's own watch finds that the old one is refused, and reads the file again.
+    let waited = tokio::time::timeout(Duration::from_secs(60), async {
+        while wallet.balance().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(waited.await.is_ok(), "the wallet never shows the new macaroon");
+}
+
+#[tokio::test]
+async fn a_port_that_speaks_no_grpc_is_called_that() {
+    let double = Double::start().await;
+    double.speak(&[]);
+    let lnd = double.connect();
+    down(&lnd, "speaks no gRPC").await;
+    double.speak(&[b"h2"]);
     ready(&lnd).await;
 }
 

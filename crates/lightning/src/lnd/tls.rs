@@ -48,6 +48,10 @@ pub(crate) enum LinkError {
         "`{address}` shows another certificate than the one in `{path}`; is this file that lnd's `tls.cert`?"
     )]
     Another { address: String, path: String },
+    #[error(
+        "`{address}` speaks no gRPC; lnd's port for that is 10009, unless its `rpclisten` says otherwise"
+    )]
+    NoGrpc { address: String },
     #[error("no TLS with `{address}`: {why}")]
     Tls { address: String, why: String },
 }
@@ -75,13 +79,18 @@ impl Link {
             let name =
                 ServerName::try_from(host(&address).to_owned()).map_err(|error| tls(error.to_string()))?;
             let connected = TlsConnector::from(Arc::new(config)).connect(name, tcp).await;
-            connected.map_err(|error| match (&*trust, inner(&error)) {
+            let connected = connected.map_err(|error| match (&*trust, inner(&error)) {
                 (
                     Trust::Pinned(path),
                     Some(TlsError::InvalidCertificate(CertificateError::ApplicationVerificationFailure)),
                 ) => LinkError::Another { address: address.to_string(), path: path.display().to_string() },
                 _ => tls(error.to_string()),
-            })
+            })?;
+            // Its REST interface has the same certificate.
+            match connected.get_ref().1.alpn_protocol() {
+                Some(b"h2") => Ok(connected),
+                _ => Err(LinkError::NoGrpc { address: address.to_string() }),
+            }
         };
         let late = || LinkError::TimedOut { address: address.to_string(), limit: timeout };
         time::timeout(timeout, opened).await.unwrap_or_else(|_| Err(late()))
