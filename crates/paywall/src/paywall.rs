@@ -35,6 +35,7 @@ use crate::{
 mod confirm;
 mod count;
 mod examine;
+mod holder;
 mod keyed;
 mod known;
 mod revoked;
@@ -43,6 +44,7 @@ use confirm::Settlements;
 use count::IN_FLIGHT_RETRY;
 pub(crate) use count::Short;
 use examine::{Examined, Token};
+pub(crate) use holder::{Bought, Holder, NoHolder, NotBought};
 use keyed::Keys;
 pub use keyed::{KEY_HEADER, Once};
 use known::Known;

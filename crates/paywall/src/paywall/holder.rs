@@ -1,0 +1,165 @@
+//! Who holds the whole of what was sold: the token as the mint made it, with its preimage.
+//!
+//! For what only its buyer may do, such as having money back. A token that was narrowed is made to be handed on, and
+//! whoever got it was promised some use of the service and no money. Nothing here depends on a request's service, path or
+//! method, and it isn't asked whether the token's time is over: what was not used is the buyer's also after it.
+
+use std::time::Duration;
+
+use farebox_protocol::{Identifier, Network, Presented, Sale, Timestamp};
+use http::HeaderMap;
+use tokio::time;
+
+use super::Paywall;
+use crate::{
+    keyring::KeyState,
+    ledger::Refused,
+    store::{
+        Presentation, Purchase, Sold, StoreError,
+        accounts::{Allotment, Unit},
+    },
+};
+
+/// Somebody who has paid, and the sale as it was signed.
+#[derive(Clone, Debug)]
+pub(crate) struct Holder {
+    pub(crate) identifier: Identifier,
+    pub(crate) sold: Sold,
+}
+
+/// Why somebody isn't taken for the one who has paid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoHolder {
+    /// No credential.
+    Nothing,
+    /// One that can't be read, or several.
+    Malformed,
+    /// A token that no secret of ours explains.
+    Unknown,
+    /// A preimage that isn't the token's.
+    PreimageWrong,
+    /// Revoked: what it was worth may live on in another token.
+    Revoked,
+    /// Signed with a secret that has leaked: anybody could have written it.
+    Withdrawn,
+    /// Narrowed by a holder.
+    Narrowed,
+}
+
+/// What is left of what was bought.
+#[derive(Clone, Debug)]
+pub(crate) struct Bought {
+    pub(crate) purchase: Purchase,
+    /// Credit that is neither used nor in use, in msat.
+    pub(crate) credit: u64,
+}
+
+/// Why that can't be said.
+#[derive(Clone, Debug)]
+pub(crate) enum NotBought {
+    /// No money is on the books for it, or not all.
+    Unsettled,
+    /// The books have another sale for this payment.
+    OtherSale,
+    /// The books can't be asked.
+    Unavailable(String),
+}
+
+impl Paywall {
+    /// Who presents these headers, if that is the holder of a whole token.
+    pub(crate) fn holder(&self, headers: &HeaderMap) -> Result<Holder, NoHolder> {
+        let credentials = match Presented::read(headers) {
+            Presented::Nothing => return Err(NoHolder::Nothing),
+            Presented::Malformed(_) => return Err(NoHolder::Malformed),
+            Presented::Credentials(credentials) => credentials,
+        };
+        let [credential] = credentials.as_slice() else { return Err(NoHolder::Malformed) };
+        let [token] = credential.tokens.as_slice() else { return Err(NoHolder::Malformed) };
+        let identifier = token.identifier().map_err(|_| NoHolder::Unknown)?;
+        let explains = |secret: &farebox_protocol::MintSecret| {
+            token.verify(&secret.root_key(self.config.network, &identifier)).is_ok()
+        };
+        let entry = self.keyring.entries().iter().find(|entry| explains(&entry.secret));
+        let entry = entry.ok_or(NoHolder::Unknown)?;
+        if !credential.preimage.pays(&identifier.payment_hash) {
+            return Err(NoHolder::PreimageWrong);
+        }
+        if entry.state != KeyState::Live {
+            return Err(NoHolder::Withdrawn);
+        }
+        if self.revoked.contains(|| identifier.hash()) {
+            return Err(NoHolder::Revoked);
+        }
+        let Sale { service, tier, terms, valid_until, .. } = Sale::of(token).ok_or(NoHolder::Narrowed)?;
+        let (token_id, identifier_hash) = (identifier.token_id, identifier.hash());
+        Ok(Holder { identifier, sold: Sold { token_id, identifier_hash, service, tier, terms, valid_until } })
+    }
+
+    /// What is left of it. Its money must have arrived: a preimage alone gets no money back. Books its presentation, and
+    /// opens its account, if nobody has used it yet.
+    pub(crate) async fn bought(&self, holder: &Holder, now: Timestamp) -> Result<Bought, NotBought> {
+        let hash = holder.identifier.payment_hash;
+        let found = self.in_time(self.store.purchase(hash)).await?;
+        let is_settled = |purchase: &Purchase| purchase.is_settled() && purchase.shortfall.get() == 0;
+        let purchase = found.filter(is_settled).ok_or(NotBought::Unsettled)?;
+        let is_same = |sold: &Sold| {
+            Sold { valid_until: None, ..sold.clone() } == Sold { valid_until: None, ..holder.sold.clone() }
+        };
+        if purchase.sold.as_ref().is_some_and(|sold| !is_same(sold)) {
+            return Err(NotBought::OtherSale);
+        }
+        let presentation = Presentation { hash, sold: holder.sold.clone(), at: now };
+        let credit = match Allotment::of(&holder.sold.terms) {
+            Some(allotment) if allotment.unit == Unit::Msat => self.credit(presentation, allotment).await?,
+            _ => {
+                let sales = self.in_time(self.store.present(vec![presentation])).await?;
+                self.books.sold(&sales);
+                0
+            }
+        };
+        // What was missing to the terms is known only now.
+        let found = self.in_time(self.store.purchase(hash)).await?;
+        let purchase = found.filter(is_settled).ok_or(NotBought::Unsettled)?;
+        Ok(Bought { purchase, credit })
+    }
+
+    async fn credit(&self, presentation: Presentation, allotment: Allotment) -> Result<u64, NotBought> {
+        let hash = presentation.hash;
+        let one = std::num::NonZeroU64::MIN;
+        match self.ledger.reserve(presentation, allotment, one).await {
+            Ok(reserved) => {
+                self.books.sold(&reserved.sales);
+                let left = self.ledger.balance(&hash).map_or(0, |balance| balance.left());
+                reserved.reservation.release();
+                Ok(left.saturating_add(one.get()))
+            }
+            Err(Refused::UsedUp { left }) => Ok(left),
+            Err(Refused::InFlight) => Ok(0),
+            Err(Refused::OtherSale) => Err(NotBought::OtherSale),
+            Err(Refused::Unavailable(error)) => Err(NotBought::Unavailable(error.to_string())),
+        }
+    }
+
+    /// Whether a payment hash is one of ours: on the books.
+    pub(crate) async fn is_ours(&self, hash: farebox_protocol::PaymentHash) -> Result<bool, NotBought> {
+        Ok(self.in_time(self.store.purchase(hash)).await?.is_some())
+    }
+
+    /// Whether this is one of the nodes that we are paid through.
+    pub(crate) fn is_our_node(&self, node: &str) -> bool {
+        self.nodes.iter().any(|ours| ours.facts().is_ok_and(|facts| facts.node.eq_ignore_ascii_case(node)))
+    }
+
+    /// The network that is sold on.
+    pub(crate) const fn network(&self) -> Network {
+        self.config.network
+    }
+
+    async fn in_time<T>(&self, asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, NotBought> {
+        let patience: Duration = self.config.store_timeout;
+        match time::timeout(patience, asked).await {
+            Ok(done) => done.map_err(|error| NotBought::Unavailable(error.to_string())),
+            Err(_) => Err(NotBought::Unavailable("the store doesn't answer".to_owned())),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! How often a purchase may be asked about: each question costs the books a look, and may make us call somebody's server.
+//!
+//! Only who holds a token that was sold here gets this far, so the number of purchases in memory is small; when there are
+//! more than there is room for, newcomers wait.
+
+use std::{collections::HashMap, time::Duration};
+
+use farebox_protocol::PaymentHash;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// So many at once ...
+const BURST: u32 = 10;
+/// ... and then one each.
+const EACH: Duration = Duration::from_secs(30);
+/// Purchases that are remembered.
+const ROOM: usize = 4_096;
+
+/// When each purchase's budget is full again.
+#[derive(Default)]
+pub(super) struct Attempts(Mutex<HashMap<PaymentHash, Instant>>);
+
+impl Attempts {
+    /// Counts one, or says how long to wait.
+    pub(super) fn take(&self, purchase: PaymentHash) -> Result<(), Duration> {
+        let now = Instant::now();
+        let mut full_at = self.0.lock();
+        if full_at.len() >= ROOM && !full_at.contains_key(&purchase) {
+            full_at.retain(|_, at| *at > now);
+            if full_at.len() >= ROOM {
+                return Err(EACH);
+            }
+        }
+        let at = full_at.get(&purchase).copied().unwrap_or(now).max(now);
+        let next = at + EACH;
+        match next.checked_duration_since(now + EACH * BURST) {
+            Some(wait) if !wait.is_zero() => Err(wait),
+            _ => {
+                full_at.insert(purchase, next);
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn after_some_at_once_each_has_to_wait() {
+        let attempts = Attempts::default();
+        let purchase = PaymentHash::from_bytes([1; 32]);
+        for _ in 0..BURST {
+            attempts.take(purchase).unwrap();
+        }
+        assert_eq!(attempts.take(purchase), Err(EACH));
+        attempts.take(PaymentHash::from_bytes([2; 32])).unwrap();
+        tokio::time::advance(EACH).await;
+        attempts.take(purchase).unwrap();
+        assert_eq!(attempts.take(purchase), Err(EACH));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_is_bounded_and_comes_back() {
+        let attempts = Attempts::default();
+        let numbered = |number: usize| {
+            let mut bytes = [0; 32];
+            bytes[..8].copy_from_slice(&number.to_le_bytes());
+            PaymentHash::from_bytes(bytes)
+        };
+        for number in 0..ROOM {
+            attempts.take(numbered(number)).unwrap();
+        }
+        assert!(attempts.take(numbered(ROOM)).is_err());
+        assert!(attempts.take(numbered(0)).is_ok(), "who is known goes on");
+        tokio::time::advance(EACH + EACH).await;
+        attempts.take(numbered(ROOM)).unwrap();
+    }
+}
