@@ -21,7 +21,11 @@ use std::sync::{
 
 use bytes::Bytes;
 use farebox_paywall::{Bill, price::Ending};
-use http::{HeaderMap, HeaderValue, StatusCode, header::ACCEPT_ENCODING, request::Parts};
+use http::{
+    HeaderMap, HeaderValue, StatusCode,
+    header::{ACCEPT_ENCODING, CONTENT_LENGTH},
+    request::Parts,
+};
 use http_body::Frame;
 
 use self::keyed::Kept;
@@ -39,6 +43,8 @@ pub(super) struct Tab {
     departure: Arc<Departure>,
     /// What the buyer gets again who repeats the request.
     kept: Option<Kept>,
+    /// How many bytes of the answer are still to come, where that was said: who has got them all doesn't ask for more.
+    remaining: Option<u64>,
     is_tunnel: bool,
 }
 
@@ -64,7 +70,7 @@ impl Departure {
 
 impl Tab {
     pub(super) fn open(bill: Box<Bill>) -> Self {
-        Self { bill: Some(bill), departure: Arc::default(), kept: None, is_tunnel: false }
+        Self { bill: Some(bill), departure: Arc::default(), kept: None, remaining: None, is_tunnel: false }
     }
 
     /// Where to tell how the request is getting on.
@@ -94,6 +100,8 @@ impl Tab {
         if let Some(bill) = &mut self.bill {
             bill.answer(status, headers);
         }
+        let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+        self.remaining = length.and_then(|length| length.parse().ok());
     }
 
     /// Whether the answer is to be kept, as far as is known.
@@ -126,6 +134,7 @@ impl Tab {
         let Some(bill) = &mut self.bill else { return };
         if let Some(data) = frame.data_ref() {
             bill.chunk(data);
+            self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(data.len() as u64));
             if let Some(kept) = &mut self.kept {
                 kept.add(data);
             }
@@ -151,6 +160,7 @@ impl Tab {
         let ending = match ending {
             _ if self.is_tunnel => Ending::Whole,
             Ending::Abandoned if !has_left => Ending::Failed,
+            Ending::Abandoned if self.remaining == Some(0) => Ending::Whole,
             ending => ending,
         };
         let unit = bill.unit();
