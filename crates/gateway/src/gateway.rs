@@ -1,9 +1,15 @@
 //! The whole: sockets, workers, services and paywall put together, started and stopped.
 
-use std::{io, net::SocketAddr, num::NonZero, sync::Arc, thread};
+use std::{
+    io,
+    net::SocketAddr,
+    num::NonZero,
+    sync::{Arc, OnceLock},
+    thread,
+};
 
 use arc_swap::ArcSwap;
-use farebox_paywall::Paywall;
+use farebox_paywall::{Paywall, refund::Refunds};
 use ipnet::IpNet;
 use tokio::{
     sync::Notify,
@@ -44,6 +50,8 @@ pub(crate) struct Shared {
     /// Told after each change of them.
     pub(crate) services_changed: Notify,
     pub(crate) paywall: Arc<Paywall>,
+    /// Where buyers ask for money back, if that is offered.
+    pub(crate) refunds: OnceLock<Arc<Refunds>>,
     pub(crate) metrics: Metrics,
     pub(crate) guests: Arc<Guests>,
     pub(crate) config: Settings,
@@ -123,6 +131,7 @@ impl Gateway {
             services: ArcSwap::from_pointee(services),
             services_changed: Notify::new(),
             paywall,
+            refunds: OnceLock::new(),
             metrics,
             guests,
             config: settings,
@@ -152,6 +161,12 @@ impl Gateway {
     /// The address of the operations listener, if there is one.
     pub fn ops_addr(&self) -> Option<SocketAddr> {
         self.ops.as_ref().map(Ops::addr)
+    }
+
+    /// Answers requests for money back, at [`refund::PATH`](farebox_paywall::refund::PATH) of every host, from now on.
+    pub fn pay_back(&self, refunds: Arc<Refunds>) {
+        // Whoever was named first stays.
+        _ = self.shared.refunds.set(refunds);
     }
 
     /// For changing the services while the gateway runs.

@@ -22,6 +22,7 @@ mod forwarded;
 mod headers;
 mod meter;
 mod patience;
+mod pay_back;
 mod rewrite;
 mod target;
 mod upgrade;
@@ -30,6 +31,7 @@ use std::{convert::Infallible, mem, net::IpAddr, panic::AssertUnwindSafe, pin::p
 
 use farebox_paywall::{
     Admission, Answer, Code, Pass, forward::label, store::accounts::StoredAnswer, tell_freebie,
+    without_choice,
 };
 use farebox_protocol::strip_credentials;
 use futures_util::{FutureExt, future::BoxFuture};
@@ -86,6 +88,8 @@ enum Own {
     /// What was answered before.
     Replay(Arc<StoredAnswer>),
     Preflight(Response<Body>),
+    /// To somebody who wants money back.
+    PaidBack(Response<Body>),
     Failure(Failure),
     /// None as yet: it is to be answered also if nobody waits for that.
     Kept(Box<Admitted>),
@@ -179,6 +183,7 @@ fn defect(manner: &Manner, account: &mut Account) -> Response<Body> {
 fn answer_ourselves(own: Own, manner: &Manner, account: &mut Account) -> Response<Body> {
     let mut response = match own {
         Own::Preflight(response) => return response,
+        Own::PaidBack(response) => response,
         Own::Paywall(answer) => answer.into_response().map(Body::full),
         Own::Replay(answer) => {
             let mut response = meter::replay(&answer, manner.is_head);
@@ -285,6 +290,13 @@ async fn admit(
         return Err(Failure::Client.into());
     }
 
+    // Whose money it is doesn't depend on a service.
+    if let Some(refunds) = shared.refunds.get()
+        && path == farebox_paywall::refund::PATH
+    {
+        return Err(Own::PaidBack(pay_back::answer(refunds, parts, target.query(), body).await));
+    }
+
     let upgrade = upgrade::asked(parts, &body)?;
 
     // Whose it is. The request keeps this route to its end, whatever is configured meanwhile.
@@ -316,6 +328,7 @@ async fn admit(
             method: &parts.method,
             path,
             client: client.ip,
+            query: target.query(),
             headers: &parts.headers,
             grpc: manner.is_grpc,
         };
@@ -350,6 +363,7 @@ async fn admit(
         UpstreamHost::Named(name) => HeaderValue::from_str(name.as_str()).ok(),
         UpstreamHost::Own => None,
     };
+    let target = without_choice(&target).unwrap_or(target);
     let (target, way) = rewrite::forth(&route.config.rewrite, target, &host.value)?;
     dress(&mut parts.headers, &route, &pass, &client, peer, host.value);
     let body = RequestBody::new(body, parts.version, &route, patience.upload(), account.departure());
