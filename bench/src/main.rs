@@ -18,7 +18,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Result, bail};
 
 use crate::{
-    parts::{attack, bodies, grpc, idle, latency, proxy, proxy_h2, verify, websocket},
+    parts::{attack, bodies, grpc, idle, latency, metered, proxy, proxy_h2, verify, websocket},
     table::Row,
 };
 
@@ -41,6 +41,11 @@ const BENCHES: &[Bench] = &[
         name: "proxy-h2",
         shows: "a small request through each proxy, HTTP/2 in clear text, 8 connections of 8 streams",
         run: proxy_h2::run,
+    },
+    Bench {
+        name: "metered",
+        shows: "a small request with a token that is good for so many, beside one with a pass, HTTP/1.1",
+        run: metered::run,
     },
     #[cfg(feature = "challenge")]
     Bench {

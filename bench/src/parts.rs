@@ -7,6 +7,7 @@ pub(crate) mod challenge;
 pub(crate) mod grpc;
 pub(crate) mod idle;
 pub(crate) mod latency;
+pub(crate) mod metered;
 pub(crate) mod proxy;
 pub(crate) mod proxy_h2;
 pub(crate) mod verify;

@@ -1,10 +1,11 @@
 //! farebox before one service. Its Lightning node is unreachable on purpose: paid access needs none.
 
 use std::{
-    fs, io::Write as _, net::SocketAddr, os::unix::fs::OpenOptionsExt as _, path::Path, process::Command,
+    fs, io::Write as _, net::SocketAddr, num::NonZeroU64, os::unix::fs::OpenOptionsExt as _, path::Path,
+    process::Command,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use farebox_protocol::{
     Credential, Identifier, Macaroon, MintSecret, Msat, Network, Offer, Preimage, Sale, Scheme, Terms,
     TokenId,
@@ -50,9 +51,7 @@ ops: \"off\"
 state-dir: {dir}
 mint-secrets: [{{ from: {{ file: {dir}/mint-secret }} }}]
 lightning:
-  embedded:
-    dir: {dir}/node
-    chain: {{ esplora: \"http://{nowhere}\" }}
+  phoenixd: {{ url: \"http://{nowhere}\", password: {{ text: none }} }}
 {trusted}
 services:
   - name: bench
@@ -69,18 +68,28 @@ services:
     Ok(command)
 }
 
-/// A credential as if bought: the benchmark knows the mint secret, so it needs no payment.
+/// A pass as if bought: the benchmark knows the mint secret, so it needs no payment.
 pub(crate) fn credential() -> Result<String> {
-    let preimage = Preimage::from_bytes([3; 32]);
+    sold([3; 32], Offer::Forever)
+}
+
+/// The same for more requests than anybody makes.
+pub(crate) fn counted_credential() -> Result<String> {
+    sold([4; 32], Offer::Requests(NonZeroU64::new(1 << 40).context("above zero")?))
+}
+
+fn sold(preimage: [u8; 32], offer: Offer) -> Result<String> {
+    let preimage = Preimage::from_bytes(preimage);
     let identifier =
         Identifier { payment_hash: preimage.payment_hash(), token_id: TokenId::from_bytes([9; 32]) };
     let sale = Sale {
         service: "bench".parse()?,
         tier: 0,
-        terms: Terms { offer: Offer::Forever, price: Msat::new(10_000) },
+        terms: Terms { offer, price: Msat::new(10_000) },
         valid_until: None,
         capabilities: None,
         bound: None,
+        replaces: None,
     };
     let root = MintSecret::from_bytes(SECRET).root_key(Network::Regtest, &identifier);
     // A third caveat, as a careful buyer would add it.
@@ -89,7 +98,6 @@ pub(crate) fn credential() -> Result<String> {
 }
 
 /// Writes a file that only its owner can read.
-        replaces: None,
 fn private(path: &Path, text: &str) -> Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     Ok(file.write_all(text.as_bytes())?)
