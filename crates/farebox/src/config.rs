@@ -14,13 +14,17 @@ use farebox_gateway::GatewayConfig;
 use farebox_lightning::config::LightningConfig;
 use farebox_paywall::PaywallConfig;
 
+mod cost;
 mod expand;
 pub(crate) mod file;
 mod judge;
 mod lightning;
 mod listen;
+mod menu;
 pub(crate) mod problem;
+pub(crate) mod rate;
 mod read;
+mod refunds;
 mod service;
 mod source;
 mod upstream;
@@ -30,7 +34,10 @@ use expand::{Mention, Variables};
 use file::{File, MintSecretEntry};
 use judge::{Judged, Rigour};
 use problem::{Problem, Problems};
+pub(crate) use refunds::RefundSettings;
 use source::Source;
+
+use crate::sold::Sold;
 
 /// A configuration that makes sense as a whole.
 #[derive(Debug)]
@@ -47,6 +54,8 @@ pub(crate) struct Config {
     pub(crate) paywall: PaywallConfig,
     /// Listeners and services.
     pub(crate) gateway: GatewayConfig,
+    /// What is needed to pay money back, where that is offered.
+    pub(crate) refunds: Option<RefundSettings>,
     /// What is worth knowing although it stops nothing.
     pub(crate) notes: Vec<Problem>,
 }
@@ -58,14 +67,14 @@ pub(crate) struct Checked {
     pub(crate) problems: Vec<Problem>,
     /// What is missing here, or worth knowing.
     pub(crate) notes: Vec<Problem>,
-    /// The names of the services, if it came to that.
-    pub(crate) services: Vec<String>,
+    /// What is sold of each service, if it came to that.
+    pub(crate) sold: Vec<Sold>,
     /// The state directory, if it came to that.
     pub(crate) state_dir: Option<PathBuf>,
 }
 
 /// Values that stand in for unset variables while checking: the first that fits where the variable is mentioned.
-const STAND_INS: [&str; 17] = [
+const STAND_INS: [&str; 20] = [
     "unset",
     "http://unset.invalid",
     "127.0.0.1:1",
@@ -83,6 +92,9 @@ const STAND_INS: [&str; 17] = [
     "forever",
     "skip",
     "web-roots",
+    "1sat/1M",
+    "1sat/MB",
+    "x-unset",
 ];
 
 /// Reads and judges the file for a start, with the variables of this process.
@@ -112,7 +124,7 @@ pub(crate) fn from_flags(document: &serde_json::Value) -> Result<Config, Vec<Pro
 
 /// Judges the file without what belongs to the machine it will run on.
 pub(crate) fn check(path: &Path) -> Checked {
-    let stopped = |problems, notes| Checked { problems, notes, services: Vec::new(), state_dir: None };
+    let stopped = |problems, notes| Checked { problems, notes, sold: Vec::new(), state_dir: None };
     let (text, source) = match open(path) {
         Ok(opened) => opened,
         Err(problem) => return stopped(vec![problem], Vec::new()),
@@ -137,7 +149,7 @@ pub(crate) fn check(path: &Path) -> Checked {
     Checked {
         problems: placed(problems.into_iter().filter(is_meant).collect(), &source),
         notes,
-        services: config.gateway.services.iter().map(|route| route.service.name.to_string()).collect(),
+        sold: config.gateway.services.iter().map(|route| Sold::of(&route.service)).collect(),
         state_dir: Some(config.state_dir),
     }
 }

@@ -12,6 +12,7 @@ use crate::{
         problem::{Problem, located},
     },
     output::Reader,
+    sold::Sold,
 };
 
 /// Check a configuration file, without its secrets, its node or the network unless asked to
@@ -40,7 +41,10 @@ pub(crate) struct Args {
 struct Report {
     file: PathBuf,
     valid: bool,
+    /// Their names.
     services: Vec<String>,
+    /// What is sold of each; empty where there are errors.
+    sold: Vec<Sold>,
     errors: Vec<Problem>,
     notes: Vec<Problem>,
     /// What answered, with `--live` and no errors.
@@ -64,7 +68,13 @@ impl fmt::Display for Report {
         }
         let file = self.file.display();
         match self.errors.len() {
-            0 => write!(f, "{file} is good: {}", self.services.join(", ")),
+            0 => {
+                let all_answer = self.live.iter().flatten().all(|finding| finding.ok);
+                let but = if all_answer { "" } else { ", but not all that it needs answers" };
+                write!(f, "{file} is good{but}: {}", self.services.join(", "))?;
+                let lines: Vec<String> = self.sold.iter().map(ToString::to_string).collect();
+                lines.iter().flat_map(|sold| sold.lines()).try_for_each(|line| write!(f, "\n  {line}"))
+            }
             1 => write!(f, "{file}: 1 error"),
             count => write!(f, "{file}: {count} errors"),
         }
@@ -76,10 +86,12 @@ pub(crate) fn run(args: &Args, reader: Reader) -> anyhow::Result<ExitCode> {
     let mut valid = checked.problems.is_empty();
     let live = if args.live && valid { Some(try_live(args)?) } else { None };
     valid &= live.iter().flatten().all(|finding| finding.ok);
+    let is_judged = checked.problems.is_empty();
     reader.print(&Report {
         file: args.file.clone(),
         valid,
-        services: checked.services,
+        services: checked.sold.iter().map(|sold| sold.service.clone()).collect(),
+        sold: if is_judged { checked.sold } else { Vec::new() },
         errors: checked.problems,
         notes: checked.notes,
         live,

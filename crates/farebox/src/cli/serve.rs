@@ -13,7 +13,6 @@ use farebox_paywall::{
     Continuity, OpenError, Paywall,
     store::{StoreError, sqlite::SqliteStore},
 };
-use farebox_protocol::Offer;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
@@ -26,8 +25,10 @@ use crate::{
     },
     late::LateNodes,
     logging,
-    output::{Reader, roughly},
-    runtime, state,
+    output::Reader,
+    runtime,
+    sold::buys,
+    state,
 };
 
 /// Run the gateway: from a configuration file, or for one service from flags
@@ -43,7 +44,9 @@ Examples:
   farebox serve --upstream http://127.0.0.1:3000 --price 10sat --network signet \\
       --phoenixd http://127.0.0.1:9740 --phoenixd-password-file ~/.phoenix/http-password
   farebox serve --upstream http://127.0.0.1:3000 --price 50sat --duration 1h --network signet \\
-      --esplora https://mempool.space/signet/api")]
+      --esplora https://mempool.space/signet/api
+  farebox serve --upstream http://127.0.0.1:3000 --price 100sat --requests 1000
+  farebox serve --upstream http://127.0.0.1:3000 --price 100sat --credit --cost 500msat")]
 pub(crate) struct Args {
     /// The configuration file
     #[arg(long, value_name = "FILE", conflicts_with = "upstream")]
@@ -66,8 +69,17 @@ struct Quick {
     #[arg(long, value_name = "AMOUNT", requires = "upstream")]
     price: Option<String>,
     /// For how long one payment opens it, like 1h or 30d [default: for ever]
-    #[arg(long, value_name = "DURATION", requires = "upstream")]
+    #[arg(long, value_name = "DURATION", requires = "upstream", conflicts_with_all = ["requests", "credit"])]
     duration: Option<String>,
+    /// How many requests one payment buys
+    #[arg(long, value_name = "NUMBER", requires = "upstream", conflicts_with = "credit")]
+    requests: Option<u64>,
+    /// One payment buys as much credit, to be drawn down by use
+    #[arg(long, requires_all = ["upstream", "cost"])]
+    credit: bool,
+    /// What a request takes from credit, like 500msat
+    #[arg(long, value_name = "AMOUNT", requires = "credit")]
+    cost: Option<String>,
     /// The name of the service [default: api]
     #[arg(long, value_name = "NAME", requires = "upstream")]
     name: Option<String>,
@@ -174,7 +186,12 @@ impl Quick {
         insert(&mut service, "price", self.price.as_ref());
         if let Some(duration) = &self.duration {
             service.insert("offer".into(), json!({ "duration": duration }));
+        } else if let Some(count) = self.requests {
+            service.insert("offer".into(), json!({ "requests": count }));
+        } else if self.credit {
+            service.insert("offer".into(), json!("credit"));
         }
+        insert(&mut service, "cost", self.cost.as_ref());
         let mut document = Map::new();
         document.insert("network".into(), json!(network));
         document.insert("lightning".into(), self.lightning()?);
@@ -220,7 +237,9 @@ fn flag(key: &str) -> &'static str {
         ("services[0].name", "--name"),
         ("services[0].upstream", "--upstream"),
         ("services[0].price", "--price"),
-        ("services[0].offer", "--duration"),
+        ("services[0].offer.duration", "--duration"),
+        ("services[0].offer", "--requests"),
+        ("services[0].cost", "--cost"),
         ("services[0]", "--price"),
         ("lightning.embedded", "--esplora"),
         ("lightning.phoenixd.url", "--phoenixd"),
@@ -299,16 +318,6 @@ fn taken(error: GatewayError) -> anyhow::Error {
     }
 }
 
-/// What a payment buys, in words.
-fn buys(offer: &Offer) -> String {
-    match offer {
-        Offer::Forever => "for ever".to_owned(),
-        Offer::Duration(span) => format!("for {}", roughly(*span)),
-        Offer::Requests(count) => format!("for {count} requests"),
-        Offer::Credit => "of credit".to_owned(),
-    }
-}
-
 fn offered(route: &farebox_gateway::ServiceRoute) -> Offered {
     let service = &route.service;
     let is_free = service.auth == farebox_paywall::Auth::Off;
@@ -320,7 +329,7 @@ fn offered(route: &farebox_gateway::ServiceRoute) -> Offered {
         price: if is_free {
             "free".to_owned()
         } else {
-            format!("{} {}", service.price, buys(&service.offer))
+            format!("{} buys {}", service.price, buys(&service.offer, service.menu.good_for))
         },
     }
 }

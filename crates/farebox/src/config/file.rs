@@ -4,7 +4,10 @@
 //! `judge.rs`. Rules: no key that does nothing, every key with a default or a reason not to have one, alternatives as
 //! an enum, and no `Option` where an empty value would quietly mean "leave it open".
 
+mod cost;
 mod listen;
+mod offer;
+mod refunds;
 mod service;
 mod upstream;
 
@@ -15,8 +18,11 @@ use farebox_protocol::Network;
 use serde::{Deserialize, Deserializer};
 
 pub(crate) use self::{
+    cost::{Cost, Meter, RouteCost, UsageCost},
     listen::{Clients, Listen, Tls, TlsVersion},
-    service::{Auth, Cors, ForwardCredential, HeaderText, LimitBy, Offer, Rewrite, Service},
+    offer::{Capability, NamedOffer, Offer, Tier},
+    refunds::Refunds,
+    service::{Auth, Cors, ForwardCredential, HeaderText, LimitBy, Rewrite, Service},
     upstream::{Health, Host, Upstream, UpstreamMap, UpstreamTls},
 };
 use super::value::{Address, Addresses, PerTime, Size, Span, Written, present, secs, text_or_map};
@@ -50,6 +56,9 @@ pub(crate) struct File {
     /// How challenges are made, and how many.
     #[serde(default)]
     pub(crate) minting: Minting,
+    /// Money back to buyers who ask for it. Default: nothing is paid back.
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) refunds: Option<Refunds>,
     /// The proxies in front of farebox, as addresses or networks (`192.0.2.1`, `10.0.0.0/8`). From these alone are
     /// `Forwarded`, `X-Forwarded-*` and the PROXY protocol believed. Default: none.
     #[serde(default)]

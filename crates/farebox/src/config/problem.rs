@@ -85,6 +85,15 @@ pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
         .map(|(_, candidate)| candidate)
 }
 
+/// "; did you mean `price`? It can be …".
+pub(crate) fn advice(word: &str, known: &[&str]) -> String {
+    match nearest(word, known) {
+        Some(nearest) if known.len() > 4 => format!("; did you mean `{nearest}`?"),
+        Some(nearest) => format!("; did you mean `{nearest}`? It can be {}", listed(known)),
+        None => format!("; it can be {}", listed(known)),
+    }
+}
+
 /// How many letters must be put in, taken out, changed or swapped with their neighbour to get from `a` to `b`.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());

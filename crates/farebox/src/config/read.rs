@@ -9,7 +9,7 @@ use super::{
     expand::{Variables, expand},
     file::File,
     lightning,
-    problem::{Place, Problem, listed, nearest},
+    problem::{Place, Problem, advice, listed},
     source::Source,
 };
 
@@ -80,7 +80,8 @@ fn explain(error: &Error, expanded: &str, source: &Source, variables: &Variables
                 if expected.starts_with("a nonzero") { "a whole number above zero" } else { expected };
             problem(format!("{found}write {expected}"))
         }
-        Error::InvalidScalar { ty, .. } => problem(format!("not a whole number in the range of {ty}")),
+        Error::InvalidScalar { ty: "u8", .. } => problem("write a whole number from 0 to 255".to_owned()),
+        Error::InvalidScalar { .. } => problem("write a whole number".to_owned()),
         Error::InvalidBooleanStrict { .. } => problem("write `true` or `false`".to_owned()),
         Error::NullIntoString { .. } => problem("there is no value; write one, or remove the key".to_owned()),
         Error::Unexpected { expected, .. } => {
@@ -102,15 +103,6 @@ fn explain(error: &Error, expanded: &str, source: &Source, variables: &Variables
             Problem { place, ..Problem::new("", format!("not YAML: {msg}")) }
         }
         other => problem(without_values(&without_place(other), written(), variables)),
-    }
-}
-
-/// "; did you mean `price`? It can be …".
-fn advice(word: &str, known: &[&str]) -> String {
-    match nearest(word, known) {
-        Some(nearest) if known.len() > 4 => format!("; did you mean `{nearest}`?"),
-        Some(nearest) => format!("; did you mean `{nearest}`? It can be {}", listed(known)),
-        None => format!("; it can be {}", listed(known)),
     }
 }
 

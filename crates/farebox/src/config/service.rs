@@ -3,18 +3,20 @@
 use std::collections::BTreeSet;
 
 use farebox_gateway::{Cors, ForwardCredential, Matcher, Note, Rewrite, ServiceRoute};
-use farebox_paywall::{Auth, Freebies, LimitBy, RateLimit, Service};
-use farebox_protocol::{Msat, Offer};
-use http::{HeaderName, HeaderValue, header};
+use farebox_paywall::{Auth, Freebies, LimitBy, MenuError, RateLimit, Service, ServiceError};
+use farebox_protocol::Msat;
+use http::{HeaderName, HeaderValue, Method, header};
 
 use super::{
+    cost,
     file::{self, HeaderText},
     judge::{Findings, is_sellable, rate},
-    listen, upstream,
+    listen, menu, upstream,
+    value::Written,
 };
 
 /// Headers that belong to a connection or to the message's form; one set by hand would contradict the message.
-const NOT_SETTABLE: [HeaderName; 9] = [
+pub(super) const NOT_SETTABLE: [HeaderName; 9] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
     header::EXPECT,
@@ -60,17 +62,8 @@ pub(super) fn route(key: &str, service: file::Service, findings: &mut Findings<'
 }
 
 fn sold(key: &str, service: &file::Service, findings: &mut Findings<'_>) -> Service {
-    let offer = match service.offer {
-        file::Offer::Forever => Offer::Forever,
-        file::Offer::Duration(span) => {
-            if !is_sellable(span.0.0) {
-                let message =
-                    format!("`{}` cannot be sold; write whole seconds, at least one, or `forever`", span.0);
-                findings.problem(format!("{key}.offer.duration"), message);
-            }
-            Offer::Duration(span.0.0)
-        }
-    };
+    let found_before = findings.problems.len();
+    let offer = menu::offer(key, service.offer, findings);
     let price = service.price.map_or(Msat::ZERO, |price| price.0);
     let auth = match service.auth {
         file::Auth::On => Auth::On,
@@ -82,6 +75,9 @@ fn sold(key: &str, service: &file::Service, findings: &mut Findings<'_>) -> Serv
         no_challenge_paths: no_challenge_paths(key, service, findings),
         freebies: freebies(key, service, findings),
         rate_limits: rate_limits(key, service, findings),
+        tier: service.tier,
+        menu: menu::menu(key, service, findings),
+        costs: cost::costs(key, service, findings),
         ..Service::new(service.name.0.clone(), price, offer)
     };
     match (auth, service.price) {
@@ -92,15 +88,49 @@ fn sold(key: &str, service: &file::Service, findings: &mut Findings<'_>) -> Serv
             );
         }
         (Auth::On, Some(_)) => {
-            if let Err(error) = sold.validate() {
-                findings.problem(format!("{key}.price"), error.to_string());
+            // Most of it has been told above, with its place. What is left is the price itself, and what only the paywall knows.
+            let is_new = |error: &ServiceError| {
+                matches!(error, ServiceError::Price { .. }) || findings.problems.len() == found_before
+            };
+            if let Err(error) = sold.validate()
+                && is_new(&error)
+            {
+                findings.problem(format!("{key}.{}", at_fault(&error)), error.to_string());
             }
         }
         (Auth::Off, _) => {
+            sold_to_nobody(key, service, findings);
             findings.note(format!("{key}.auth"), format!("everybody uses `{}` for nothing", service.name.0));
         }
     }
     sold
+}
+
+/// The key that a service can't be sold for.
+const fn at_fault(error: &ServiceError) -> &'static str {
+    match error {
+        ServiceError::Menu(MenuError::TooMany(..)) => "capabilities",
+        ServiceError::Menu(_) => "offers",
+        ServiceError::Cost(..) | ServiceError::NoCost(_) => "cost",
+        _ => "price",
+    }
+}
+
+/// Where everything is free, nothing of what is sold is ever asked for.
+fn sold_to_nobody(key: &str, service: &file::Service, findings: &mut Findings<'_>) {
+    let written = [
+        ("offers", !service.offers.is_empty()),
+        ("good-for", service.good_for.is_some()),
+        ("cost", service.cost.is_some()),
+        ("costs", !service.costs.is_empty()),
+        ("capabilities", !service.capabilities.is_empty()),
+        ("tiers", !service.tiers.is_empty()),
+        ("tier", service.tier > 0),
+    ];
+    for (name, _) in written.into_iter().filter(|(_, is_written)| *is_written) {
+        findings
+            .problem(format!("{key}.{name}"), "`auth` is off, so that everything is free; remove this key");
+    }
 }
 
 fn freebies(key: &str, service: &file::Service, findings: &mut Findings<'_>) -> Option<Freebies> {
@@ -146,7 +176,7 @@ fn no_challenge_paths(
 }
 
 /// What is said of a path that the service never sees.
-fn outside(path: &str, prefixes: &[String]) -> String {
+pub(super) fn outside(path: &str, prefixes: &[String]) -> String {
     let own = prefixes.join(", ");
     format!("`{path}` lies outside the service's own paths ({own}) and would never match")
 }
@@ -215,7 +245,17 @@ fn matcher(key: &str, service: &file::Service, findings: &mut Findings<'_>) -> M
             }
         }
     }
-    for (at, method) in service.methods.iter().enumerate() {
+    check_methods(key, &service.methods, findings);
+    Matcher {
+        hosts: service.hosts.iter().map(|host| host.0.clone()).collect(),
+        path_prefixes: service.paths.iter().map(|path| path.0.clone()).collect(),
+        methods: service.methods.iter().map(|method| method.0.clone()).collect(),
+    }
+}
+
+/// Whether these, below `key`, are methods that anybody is served.
+pub(super) fn check_methods(key: &str, methods: &[Written<Method>], findings: &mut Findings<'_>) {
+    for (at, method) in methods.iter().enumerate() {
         // CONNECT and TRACE are served to nobody.
         let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
         if method.0.as_str() != method.0.as_str().to_ascii_uppercase() || !known.contains(&method.0.as_str())
@@ -226,15 +266,10 @@ fn matcher(key: &str, service: &file::Service, findings: &mut Findings<'_>) -> M
             );
         }
     }
-    Matcher {
-        hosts: service.hosts.iter().map(|host| host.0.clone()).collect(),
-        path_prefixes: service.paths.iter().map(|path| path.0.clone()).collect(),
-        methods: service.methods.iter().map(|method| method.0.clone()).collect(),
-    }
 }
 
 /// Whether a free path and a path prefix have paths in common.
-fn touches(prefix: &str, free: &str) -> bool {
+pub(super) fn touches(prefix: &str, free: &str) -> bool {
     let below = |path: &str, prefix: &str| {
         let prefix = prefix.trim_end_matches('/');
         path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

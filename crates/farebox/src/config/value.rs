@@ -94,6 +94,55 @@ where
     deserializer.deserialize_any(Either { expecting, of_text, of_map, reads: PhantomData })
 }
 
+/// Reads a choice that is written as a mapping with one key. `expecting` says what there is to choose from.
+///
+/// Serde takes the first key, and leaves it to whoever holds the mapping whether there is one and whether more follow.
+pub(crate) fn one_key<'de, A: de::MapAccess<'de>, T: Deserialize<'de>>(
+    map: A,
+    expecting: &dyn de::Expected,
+) -> Result<T, A::Error> {
+    /// The mapping, and whether anything stood in it.
+    struct Keys<A> {
+        map: A,
+        is_empty: bool,
+    }
+
+    impl<'de, A: de::MapAccess<'de>> de::MapAccess<'de> for &mut Keys<A> {
+        type Error = A::Error;
+
+        fn next_key_seed<K: de::DeserializeSeed<'de>>(
+            &mut self,
+            seed: K,
+        ) -> Result<Option<K::Value>, A::Error> {
+            let key = self.map.next_key_seed(seed);
+            self.is_empty = matches!(key, Ok(None));
+            key
+        }
+
+        fn next_value_seed<V: de::DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
+            self.map.next_value_seed(seed)
+        }
+    }
+
+    /// A key that should not be there. It is refused where it is read, so that the error names its place.
+    struct Another;
+
+    impl<'de> Deserialize<'de> for Another {
+        fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+            Err(de::Error::custom("only one of these may be chosen; remove the others"))
+        }
+    }
+
+    let mut keys = Keys { map, is_empty: false };
+    let chosen = T::deserialize(de::value::MapAccessDeserializer::new(&mut keys));
+    if keys.is_empty {
+        return Err(de::Error::custom(format!("write {expecting}")));
+    }
+    let chosen = chosen?;
+    keys.map.next_key::<Another>()?;
+    Ok(chosen)
+}
+
 /// Reads what is usually written as a number above zero and, to say more, as a mapping.
 pub(crate) fn count_or_map<'de, D, T, M>(
     deserializer: D,

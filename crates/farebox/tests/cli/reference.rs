@@ -23,7 +23,7 @@ struct Mapping {
 }
 
 /// Which struct reads the mapping at which key, by source file.
-const SECTIONS: [(&str, &str, &str); 26] = [
+const SECTIONS: [(&str, &str, &str); 35] = [
     ("", FILE, "File"),
     ("lightning", LIGHTNING, "LightningConfig"),
     ("lightning.lnd", LIGHTNING, "LndSettings"),
@@ -43,6 +43,15 @@ const SECTIONS: [(&str, &str, &str); 26] = [
     ("minting", FILE, "Minting"),
     ("limits", FILE, "Limits"),
     ("services[]", SERVICE, "Service"),
+    ("services[].offers[]", OFFER, "NamedOffer"),
+    ("services[].cost", COST, "Meter"),
+    ("services[].cost.bytes", COST, "ByteCost"),
+    ("services[].cost.usage", COST, "UsageCost"),
+    ("services[].cost.usage.models.NAME", COST, "ModelRates"),
+    ("services[].cost.header", COST, "HeaderCost"),
+    ("services[].costs[]", COST, "RouteCost"),
+    ("services[].capabilities[]", OFFER, "Capability"),
+    ("services[].tiers[]", OFFER, "Tier"),
     ("services[].upstream", UPSTREAM, "UpstreamMap"),
     ("services[].upstream.health", UPSTREAM, "Health"),
     ("services[].freebie", SERVICE, "FreebieMap"),
@@ -55,6 +64,8 @@ const SECTIONS: [(&str, &str, &str); 26] = [
 const FILE: &str = "crates/farebox/src/config/file.rs";
 const LISTEN: &str = "crates/farebox/src/config/file/listen.rs";
 const SERVICE: &str = "crates/farebox/src/config/file/service.rs";
+const OFFER: &str = "crates/farebox/src/config/file/offer.rs";
+const COST: &str = "crates/farebox/src/config/file/cost.rs";
 const UPSTREAM: &str = "crates/farebox/src/config/file/upstream.rs";
 const LIGHTNING: &str = "crates/lightning/src/config.rs";
 
@@ -67,7 +78,8 @@ start from is [`farebox.example.yaml`](../farebox.example.yaml).
 
 In values, `${NAME}` is the environment variable `NAME`, `${NAME:-text}` the same with a default, and `$$` a dollar sign; a \
 variable that isn't set and has no default stops the start. Times are written `500ms`, `10s`, `5m`, `1h`, `30d`; sizes `512B`, \
-`64KiB`, `10MiB`; rates `100/s`, `10/min`; amounts `10sat`, `1500msat`. Paths are relative to the file.
+`64KiB`, `10MiB`; rates `100/s`, `10/min`; amounts `10sat`, `1500msat`, and for many small things `300sat/1M`, `500msat/MB`. Paths are relative to \
+the file.
 
 <!-- Made from the doc comments in the code: `UPDATE_EXPECT=1 cargo test -p farebox --test cli`. -->
 ";
@@ -169,7 +181,7 @@ fn every_key_is_explained_and_those_with_a_default_name_it() {
 
 #[test]
 fn every_struct_that_reads_the_file_has_its_section() {
-    for file in [FILE, LISTEN, SERVICE, UPSTREAM, LIGHTNING] {
+    for file in [FILE, LISTEN, SERVICE, OFFER, COST, UPSTREAM, LIGHTNING] {
         let described: BTreeSet<&str> =
             SECTIONS.iter().filter(|(_, in_file, _)| *in_file == file).map(|(_, _, name)| *name).collect();
         for mapping in mappings(&fs::read_to_string(workspace().join(file)).unwrap()) {

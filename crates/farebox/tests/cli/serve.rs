@@ -404,7 +404,7 @@ fn the_phoenixd_of_this_machine_is_found_by_its_own_configuration() {
     let args =
         ["--upstream", "http://127.0.0.1:1", "--price", "10sat", "--listen", "127.0.0.1:0", "--ops", "off"];
     let running = Running::start(home.path(), &[&["serve"], &args[..]].concat());
-    assert_eq!(running.listening["services"][0]["price"], "10 sat for ever");
+    assert_eq!(running.listening["services"][0]["price"], "10 sat buys a pass for ever");
     assert_eq!(get(running.addr(), "/", &[]).status, 503);
     assert_eq!(running.stop("TERM"), 0);
 }

@@ -8,7 +8,7 @@ use farebox_protocol::{Msat, ServiceName};
 use http::Method;
 use serde::{Deserialize, Deserializer};
 
-use super::{Clients, Upstream};
+use super::{Capability, Clients, Cost, NamedOffer, Offer, RouteCost, Tier, Upstream};
 use crate::config::value::{PerTime, Size, Span, Written, count_or_map, present, some, text_or_map};
 
 /// One service: what it matches, where it leads, what it costs.
@@ -35,10 +35,38 @@ pub(crate) struct Service {
     /// What one payment costs: `10sat`, `1500msat`. Needed unless `auth` is `off`.
     #[serde(default, deserialize_with = "present")]
     pub(crate) price: Option<Written<Msat>>,
-    /// What one payment buys: `forever`, or `duration: 1h`, counted from when its invoice can no longer be paid.
-    /// Default: `forever`.
+    /// What one payment buys: `forever`; `duration: 1h`, counted from when its invoice can no longer be paid; `requests: 100`;
+    /// or `credit`, which is the price paid, drawn down by what requests cost. Default: `forever`.
     #[serde(default)]
     pub(crate) offer: Offer,
+    /// How long requests or credit are good for: `30d`, counted like a duration. What is left then is gone. Default: until they
+    /// are used up.
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) good_for: Option<Written<Span>>,
+    /// More offers to choose from, beside `price` and `offer`, which make the one called `default`. A buyer names one in the
+    /// header `farebox-offer` or in the query, `?farebox-offer=large`. Default: none.
+    #[serde(default, deserialize_with = "some")]
+    pub(crate) offers: Vec<NamedOffer>,
+    /// What a request takes from credit: `5sat`, or a mapping where it is known only afterwards. Needed unless no credit is
+    /// sold.
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) cost: Option<Cost>,
+    /// What requests to some of its paths, or with some methods, take from credit instead: the first entry that is for a
+    /// request counts. Default: everything takes `cost`.
+    #[serde(default, deserialize_with = "some")]
+    pub(crate) costs: Vec<RouteCost>,
+    /// Names for parts of the service, for tiers to be told apart by and for buyers to narrow their tokens to. A request takes
+    /// every capability that it falls under. Default: none.
+    #[serde(default, deserialize_with = "some")]
+    pub(crate) capabilities: Vec<Capability>,
+    /// More of the service for other prices. Who has a tier has all the tiers below it; `price` and `offer` sell the lowest, and
+    /// the tier that a request needs is the one that its buyer is asked to pay for. Default: none.
+    #[serde(default, deserialize_with = "some")]
+    pub(crate) tiers: Vec<Tier>,
+    /// The number of the lowest tier. Raise it when the service has outgrown what was sold: tokens of a lower number then have
+    /// to be bought anew. Default: `0`.
+    #[serde(default)]
+    pub(crate) tier: u8,
     /// `on`: only who has paid comes in. `off`: everybody does, for nothing. Default: `on`.
     #[serde(default)]
     pub(crate) auth: Auth,
@@ -82,15 +110,6 @@ pub(crate) struct Service {
     /// The largest request body. Default: any, since bodies are streamed and never held.
     #[serde(default, deserialize_with = "present")]
     pub(crate) body_limit: Option<Written<Size>>,
-}
-
-/// What one payment buys.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Offer {
-    #[default]
-    Forever,
-    Duration(Written<Span>),
 }
 
 /// What each network of clients may have before it must pay.
