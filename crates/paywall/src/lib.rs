@@ -40,7 +40,7 @@ pub use menu::{
 };
 pub use nodes::{Backend, Backends, NoBackend, NodeHealth};
 pub use path::{PathError, normalise};
-pub use paywall::{Health, KEY_HEADER, Once, OpenError, Paywall};
+pub use paywall::{Health, KEY_HEADER, Once, OpenError, Paywall, UPGRADE_HEADER};
 pub use respond::{CODE_HEADER, tell_freebie};
 pub use sales::Sales;
 pub use service::{

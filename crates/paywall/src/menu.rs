@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use farebox_protocol::{CapabilityName, Msat, Offer, ServiceName, caveat::LIST_MAX};
+use farebox_protocol::{CapabilityName, Identifier, Msat, Offer, ServiceName, caveat::LIST_MAX};
 use http::{HeaderMap, HeaderName, Method};
 use smallvec::SmallVec;
 
@@ -91,6 +91,8 @@ pub struct Quote<'a> {
     pub offer: Offer,
     /// How long that is good for, where it is counted.
     pub good_for: Option<Duration>,
+    /// The token of a lower tier in whose place it is sold, where its holder asked for that.
+    pub replaces: Option<Identifier>,
 }
 
 /// The capabilities that a request takes.
@@ -214,6 +216,7 @@ impl Service {
             price: self.price,
             offer: self.offer,
             good_for: self.menu.good_for,
+            replaces: None,
         };
         let (first, number, capabilities, plans) = match tier {
             None => (Some(own), own.tier, own.capabilities, &self.menu.more),
@@ -227,6 +230,7 @@ impl Service {
             price: plan.price,
             offer: plan.offer,
             good_for: plan.good_for,
+            replaces: None,
         };
         first.into_iter().chain(plans.iter().map(of_plan))
     }

@@ -46,6 +46,8 @@ pub(crate) struct Minted {
     pub(crate) terms: Terms,
     pub(crate) tier: u8,
     pub(crate) valid_until: Option<Timestamp>,
+    /// The id of the token in whose place it is, which is also its own.
+    pub(crate) replaces: Option<TokenId>,
 }
 
 /// Why no challenge could be made. The text is for the log, the code for the asker.
@@ -165,13 +167,18 @@ impl Mint {
             valid_until,
             capabilities: quote.capabilities.map(<[_]>::to_vec),
             bound: None,
-            replaces: None,
+            replaces: quote.replaces.map(|older| older.hash()),
         };
-        let token_id = TokenId::from_bytes(random()?);
+        // It names the holder, who stays the same.
+        let token_id = match quote.replaces {
+            Some(older) => older.token_id,
+            None => TokenId::from_bytes(random()?),
+        };
         let identifier = Identifier { payment_hash: invoice.payment_hash(), token_id };
         let root_key = keyring.mint().root_key(config.network, &identifier);
         let macaroon = Macaroon::mint(&root_key, &identifier, &sale.caveats()?);
-        Ok(Minted { challenge: Challenge { macaroon, invoice }, terms, tier, valid_until })
+        let replaces = quote.replaces.map(|older| older.token_id);
+        Ok(Minted { challenge: Challenge { macaroon, invoice }, terms, tier, valid_until, replaces })
     }
 
     /// Keeps invoices ready at one node, until told to stop.

@@ -11,13 +11,13 @@ use std::{
 };
 
 use farebox_lightning::clock::Clock;
-use farebox_protocol::{IdentifierHash, Msat, PaymentHash, ServiceName, Timestamp};
+use farebox_protocol::{Identifier, IdentifierHash, Msat, PaymentHash, ServiceName, Timestamp};
 use futures_util::future::{BoxFuture, join_all};
 use tokio::{sync::Semaphore, task::spawn_blocking, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Admission, Backends, Code, Keyring, NodeHealth, Pass, PaywallConfig, Request, Sales,
+    Admission, Backends, Code, Keyring, NodeHealth, Pass, PaywallConfig, Quote, Request, Sales,
     books::Books,
     decide::{self, Decision, Grant, Key, Vouched, Voucher, decide},
     ledger::{Ledger, LedgerHealth},
@@ -39,6 +39,7 @@ mod holder;
 mod keyed;
 mod known;
 mod revoked;
+mod upgrade;
 
 use confirm::Settlements;
 use count::IN_FLIGHT_RETRY;
@@ -49,6 +50,7 @@ use keyed::Keys;
 pub use keyed::{KEY_HEADER, Once};
 use known::Known;
 use revoked::Revocations;
+pub use upgrade::UPGRADE_HEADER;
 
 /// How late a payment may have come to a node that has not been spoken to yet: the longest grace of any backend.
 const GRACE_UNKNOWN: Duration = Duration::from_secs(86_400);
@@ -223,7 +225,9 @@ impl Paywall {
             decision = decide(&examined.facts(now));
         }
         match decision {
-            Decision::Forward(grant) => Ok(self.forward(request, examined, grant, None, now)),
+            Decision::Forward(grant) if self.retires(&examined, grant).is_none() => {
+                Ok(self.forward(request, examined, grant, None, now))
+            }
             decision => Err(Box::pin(self.admit_slowly(request, examined, decision, keys, now))),
         }
     }
@@ -271,14 +275,20 @@ impl Paywall {
         let short = examined.short;
         let refusal = |code, retry_after| Refusal { retry_after, short, ..refusal(request, code) };
         let decision = match decision {
-            Decision::Forward(grant) => return Ok(self.forward(request, examined, grant, freebie, now)),
+            Decision::Forward(grant) => {
+                if let Some(older) = self.retires(&examined, grant) {
+                    self.retire(older).await;
+                }
+                return Ok(self.forward(request, examined, grant, freebie, now));
+            }
             decision => decision,
         };
+        let replaces = self.replaceable(request, &examined, now);
         // What was set aside for a token that may not pass after all is not kept from others while an invoice is made.
         drop(examined);
         let refusal = match decision {
             Decision::Challenge(code) if may_mint(request.method) => {
-                return Ok(self.challenge(request, refusal(code, None), now).await);
+                return Ok(self.challenge(request, refusal(code, None), replaces, now).await);
             }
             Decision::Challenge(code) | Decision::Refuse(code) => refusal(code, None),
             // Nothing is sold here.
@@ -387,7 +397,13 @@ impl Paywall {
         }
     }
 
-    async fn challenge(&self, request: &Request<'_>, why: Refusal<'_>, now: Timestamp) -> Admission {
+    async fn challenge(
+        &self,
+        request: &Request<'_>,
+        why: Refusal<'_>,
+        replaces: Option<Identifier>,
+        now: Timestamp,
+    ) -> Admission {
         let refuse = |code, retry_after| refused(request, &Refusal { retry_after, ..refusal(request, code) });
         let Ok(chosen) = choice(request.headers, None) else { return refuse(Code::OfferUnknown, None) };
         let Ok(quote) = request.service.quote(request.method, request.path, chosen) else {
@@ -395,6 +411,7 @@ impl Paywall {
             let code = if chosen.is_some() { Code::OfferUnknown } else { Code::PriceInvalid };
             return refuse(code, None);
         };
+        let quote = Quote { replaces, ..quote };
         if let Err(over) = self.budget.take(request.client) {
             return refuse(over.code, Some(over.wait));
         }

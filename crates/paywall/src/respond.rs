@@ -210,6 +210,9 @@ impl Refusal<'_> {
             set("invoice", json!(invoice.as_str()));
             set("payment_hash", json!(invoice.payment_hash().to_string()));
             set("expires_at", json!(invoice.expires_at().secs()));
+            if let Some(older) = minted.replaces {
+                set("replaces", json!(older.to_string()));
+            }
             if let Some(end) = minted.valid_until {
                 set("valid_until", json!(end.secs()));
             }

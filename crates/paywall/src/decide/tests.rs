@@ -25,6 +25,7 @@ fn good() -> Candidate {
         preimage_holds: true,
         revoked: false,
         caveats: Ok(Judged {
+            replaces: None,
             terms: Some(terms(Offer::Forever)),
             tier: Some(0),
             valid_until: None,
@@ -85,7 +86,7 @@ fn every_candidate() -> Vec<Candidate> {
         for tier in [None, Some(0), Some(3)] {
             for end in [None, Some(999), Some(1_000), Some(1_001)] {
                 let valid_until = end.map(Timestamp::from_secs);
-                let judged = Judged { terms, tier, valid_until, is_limited };
+                let judged = Judged { terms, tier, valid_until, is_limited, replaces: None };
                 caveats.push((Ok(judged), if counted { &LEDGER } else { &LEDGER[..1] }));
             }
         }

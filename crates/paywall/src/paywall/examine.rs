@@ -31,13 +31,13 @@ pub(super) struct Examined {
     gate: Gate,
     pub(super) freebie: Freebie,
     /// The tier that the request needs.
-    tier: u8,
+    pub(super) tier: u8,
     malformed: Option<Code>,
     candidates: [Candidate; TOKENS_MAX],
     tokens: [Option<Token>; TOKENS_MAX],
     len: usize,
     /// The proof of the only token there is, when it held.
-    proven: Option<Arc<Proven>>,
+    pub(super) proven: Option<Arc<Proven>>,
     /// What was set aside for the request, and of which token. Dropped with this, it is given back.
     pub(super) bill: Option<(usize, Box<Bill>)>,
     /// What was missing of the first token of which too little is left.

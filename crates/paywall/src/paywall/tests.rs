@@ -24,6 +24,7 @@ mod ready_tests;
 mod sales_tests;
 mod secret_tests;
 mod tier_tests;
+mod upgrade_tests;
 
 #[track_caller]
 fn check(admission: &Admission, want: Code) {

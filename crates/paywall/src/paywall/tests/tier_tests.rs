@@ -3,7 +3,7 @@
 use super::*;
 
 /// Reading is cheap, writing dear.
-fn with_tiers(service: &mut crate::Service) {
+pub(super) fn with_tiers(service: &mut crate::Service) {
     let capability = |name: &str, method| crate::Capability {
         name: name.parse().unwrap(),
         methods: vec![method],
