@@ -21,7 +21,7 @@ pub(crate) struct Files {
 impl Files {
     /// The journal.
     pub(crate) fn journal(&self) -> anyhow::Result<PathBuf> {
-        let usual = || Some(base("XDG_DATA_HOME", ".local/share")?.join("farebox/journal.sqlite"));
+        let usual = || Some(data_dir()?.join("journal.sqlite"));
         self.journal
             .clone()
             .or_else(usual)
@@ -30,7 +30,7 @@ impl Files {
 
     /// Where the policy is, whether or not there is one.
     pub(crate) fn policy_path(&self) -> anyhow::Result<PathBuf> {
-        let usual = || Some(base("XDG_CONFIG_HOME", ".config")?.join("farebox/policy.yaml"));
+        let usual = || config_file("policy.yaml");
         self.policy
             .clone()
             .or_else(usual)
@@ -74,8 +74,18 @@ pub(crate) fn binding(written: Option<Policy>, asked: Asked) -> (Policy, Limits)
     (policy, limits)
 }
 
+/// The directory for what must be kept.
+pub(crate) fn data_dir() -> Option<PathBuf> {
+    Some(base("XDG_DATA_HOME", ".local/share")?.join("farebox"))
+}
+
+/// Where a file of the buyer's configuration is looked for.
+pub(crate) fn config_file(name: &str) -> Option<PathBuf> {
+    Some(base("XDG_CONFIG_HOME", ".config")?.join("farebox").join(name))
+}
+
 /// Whether nothing at all has this name, as far as can be told.
-fn is_missing(path: &Path) -> bool {
+pub(crate) fn is_missing(path: &Path) -> bool {
     path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 

@@ -22,6 +22,7 @@ mod policy;
 mod serve;
 mod token;
 mod version;
+mod wallet;
 
 /// Put a price on any HTTP or gRPC API and collect it over the Lightning Network.
 #[derive(Debug, Parser)]
@@ -62,6 +63,8 @@ enum Command {
     Policy(policy::Command),
     Approve(approve::Args),
     Budget(budget::Args),
+    #[command(subcommand)]
+    Wallet(wallet::Command),
     Node(Box<node::Args>),
     #[command(subcommand)]
     Lnd(lnd::Command),
@@ -91,6 +94,7 @@ impl Cli {
             Command::Policy(command) => policy::run(&command, reader),
             Command::Approve(args) => approve::run(&args, reader),
             Command::Budget(args) => budget::run(&args, reader),
+            Command::Wallet(command) => wallet::run(&command, reader),
             Command::Node(args) => node::run(*args, reader),
             // A command for a shell, which is what stands behind the pipe.
             Command::Lnd(command) if self.output.is_json() => lnd::run(&command, Reader::Program),

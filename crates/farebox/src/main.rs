@@ -19,6 +19,7 @@ mod runtime;
 mod sample;
 mod sold;
 mod state;
+mod wallet;
 
 fn main() -> ExitCode {
     let started = Instant::now();

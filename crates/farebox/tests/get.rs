@@ -310,6 +310,38 @@ async fn a_person_agrees_with_a_secret_apart_from_the_program_that_buys() {
 }
 
 #[tokio::test]
+async fn a_wallet_is_named_in_a_file_and_tells_what_it_can_do() {
+    let buyer = Buyer::new().await;
+    let shop = Shop::with(&buyer.world.net, sells("goods")).await;
+    let wallet = buyer.path(".config/farebox/wallet.yaml");
+    std::fs::create_dir_all(wallet.parent().unwrap()).unwrap();
+    std::fs::write(buyer.path("word"), "password\n").unwrap();
+    let settings = format!(
+        "phoenixd: {{ url: '{}', password: {{ file: {} }} }}\n",
+        buyer.wallet_url,
+        buyer.path("word").display()
+    );
+    std::fs::write(&wallet, settings).unwrap();
+    let mut checked = json(&buyer.farebox(&["wallet", "check"], &[], b"").await);
+    assert_eq!((&checked["kind"], &checked["network"]), (&"phoenixd".into(), &"regtest".into()));
+    assert_eq!(checked["returns_preimages"], "unknown");
+    let output = buyer.farebox(&["get", &shop.url("/now")], &[], b"").await;
+    assert_eq!((exit(&output), buyer.payments()), (0, 1), "{output:?}");
+    checked = json(&buyer.farebox(&["wallet", "check"], &[], b"").await);
+    assert_eq!(checked["returns_preimages"], "yes");
+
+    std::fs::write(&wallet, "phoenix: { url: x }").unwrap();
+    let output = buyer.farebox(&["wallet", "check"], &[], b"").await;
+    assert_eq!(exit(&output), 1);
+    // What was bought needs no wallet; what is to be bought says what is wrong with it.
+    assert_eq!(buyer.farebox(&["get", &shop.url("/now")], &[], b"").await.stdout, b"goods");
+    let both = ["get", "--wallet", "x", "--wallet-url", "http://127.0.0.1:1", "http://127.0.0.1:1"];
+    assert_eq!(exit(&buyer.farebox(&both, &[], b"").await), 2);
+    std::fs::remove_file(&wallet).unwrap();
+    assert_eq!(exit(&buyer.farebox(&["wallet", "check"], &[], b"").await), 1);
+}
+
+#[tokio::test]
 async fn a_dry_run_tells_the_price_and_buys_nothing() {
     let buyer = Buyer::new().await;
     let shop = Shop::with(&buyer.world.net, sells("goods")).await;
@@ -345,7 +377,7 @@ async fn a_wrong_address_of_the_wallet_is_told_with_where_it_came_from() {
     for (arguments, variables, named) in [
         (&[url.as_str()][..], &variable("nonsense")[..], "in FAREBOX_WALLET_URL: "),
         (&["--wallet-url", "nonsense", &url], &variable("http://127.0.0.1:1"), "in --wallet-url: "),
-        (&[url.as_str()], &variable(""), "; name one with --wallet-url"),
+        (&[url.as_str()], &variable(""), "; name one with --wallet or --wallet-url"),
     ] {
         let output = buyer.run(arguments, variables, b"").await;
         assert_eq!(exit(&output), 7);

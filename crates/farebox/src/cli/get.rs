@@ -8,17 +8,14 @@ use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode, sync::Arc, time
 
 use anyhow::Context as _;
 use farebox_client::{Approve, Engine, EngineConfig, FetchError, HttpConfig, Proxy};
-use farebox_lightning::{
-    Pay,
-    clock::SystemClock,
-    phoenixd::{ConnectError, Phoenixd, PhoenixdConfig, Secret},
-};
+use farebox_lightning::Pay;
 use farebox_protocol::{Msat, PaymentHash};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
 use crate::{
     buyer::{self, Files},
     output::{OutputFlags, line},
+    wallet::WalletFlags,
 };
 
 mod body;
@@ -30,8 +27,6 @@ use report::{Exit, Failure, Report};
 
 /// How long to wait at the end for payments under way; what has not ended is in the journal.
 const CLOSE: Duration = Duration::from_secs(5);
-/// The variable that names the wallet where no flag does.
-const WALLET_URL: &str = "FAREBOX_WALLET_URL";
 
 /// Fetch a URL, and pay for it over Lightning if it asks for money
 #[derive(Debug, clap::Args)]
@@ -77,7 +72,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     money: Money,
     #[command(flatten)]
-    wallet: Wallet,
+    wallet: WalletFlags,
     #[command(flatten)]
     network: Network,
 
@@ -119,18 +114,6 @@ struct Money {
     pay_timeout: u64,
 }
 
-/// What to pay with.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Wallet")]
-struct Wallet {
-    /// A phoenixd, or the wallet door of `farebox node`
-    #[arg(long, value_name = "URL", env = WALLET_URL)]
-    wallet_url: Option<String>,
-    /// The file with its password; or put the password into FAREBOX_WALLET_PASSWORD
-    #[arg(long, value_name = "FILE", env = "FAREBOX_WALLET_PASSWORD_FILE")]
-    wallet_password_file: Option<PathBuf>,
-}
-
 /// How to get there.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Network")]
@@ -152,19 +135,6 @@ struct Network {
     idle_timeout: u64,
 }
 
-impl Wallet {
-    /// Where the wallet is, if there is one: an empty variable is as good as none, an empty flag is a mistake.
-    fn url(&self) -> Option<&str> {
-        self.wallet_url.as_deref().filter(|url| !url.is_empty() || self.origin() == "--wallet-url")
-    }
-
-    /// What named the address. Where flag and variable agree, either answer is right.
-    fn origin(&self) -> &'static str {
-        let variable = std::env::var(WALLET_URL).ok();
-        if variable.is_some() && variable == self.wallet_url { WALLET_URL } else { "--wallet-url" }
-    }
-}
-
 /// Carries the command out. Its failures have exit codes of their own, so they are told here.
 pub(crate) fn run(args: Args, output: OutputFlags) -> anyhow::Result<ExitCode> {
     let told = crate::runtime::block_on(async {
@@ -184,18 +154,27 @@ pub(crate) fn run(args: Args, output: OutputFlags) -> anyhow::Result<ExitCode> {
 }
 
 async fn work(args: &Args, output: OutputFlags) -> Result<Exit, Failure> {
-    let wallet = match (args.money.dry_run || args.money.no_pay, args.wallet.url()) {
-        (false, Some(url)) => Some(connect(url, &args.wallet).await),
-        _ => None,
+    let wallet = match args.money.dry_run || args.money.no_pay {
+        true => Ok(None),
+        false => args.wallet.connect().await,
     };
-    let (wallet, no_wallet) = match wallet.transpose() {
+    let (wallet, no_wallet) = match wallet {
         Ok(wallet) => (wallet, None),
         // What has been bought already needs no wallet: its trouble is told only if there is something to pay.
         Err(error) => (None, Some(error)),
     };
-    let engine = open(args, wallet).map_err(Failure::usage)?;
-    let exit = told(args, output, &engine).await;
-    engine.close(CLOSE).await;
+    let pay = wallet.as_ref().map(|wallet| Arc::clone(&wallet.pay));
+    let exit = match open(args, pay).map_err(Failure::usage) {
+        Ok(engine) => {
+            let exit = told(args, output, &engine).await;
+            engine.close(CLOSE).await;
+            exit
+        }
+        Err(failure) => Err(failure),
+    };
+    if let Some(wallet) = wallet {
+        wallet.stop().await;
+    }
     exit.map_err(|failure| if args.money.no_pay { failure } else { failure.because(no_wallet) })
 }
 
@@ -284,24 +263,6 @@ fn open(args: &Args, wallet: Option<Arc<dyn Pay>>) -> anyhow::Result<Engine> {
         ..EngineConfig::new(args.files.journal()?)
     };
     Ok(Engine::open(config)?)
-}
-
-async fn connect(url: &str, wallet: &Wallet) -> anyhow::Result<Arc<dyn Pay>> {
-    let password = match &wallet.wallet_password_file {
-        Some(path) => std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the wallet's password in `{}`", path.display()))?,
-        None => std::env::var("FAREBOX_WALLET_PASSWORD")
-            .context("the wallet needs a password: --wallet-password-file or FAREBOX_WALLET_PASSWORD")?,
-    };
-    let config = PhoenixdConfig::new(url, Secret::new(password.trim()));
-    match Phoenixd::connect(config, Arc::new(SystemClock)).await {
-        Ok(wallet) => Ok(Arc::new(wallet)),
-        // Someone who has set no flag would look for it there.
-        Err(error @ ConnectError::Address { .. }) => {
-            Err(anyhow::Error::from(error).context(format!("in {}", wallet.origin())))
-        }
-        Err(error) => Err(error.into()),
-    }
 }
 
 fn certificates(path: &std::path::Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {

@@ -161,7 +161,7 @@ impl Failure {
         if self.code == "no_wallet" {
             match no_wallet {
                 Some(error) => _ = write!(self.message, ": {error:#}"),
-                None => self.message.push_str("; name one with --wallet-url"),
+                None => self.message.push_str("; name one with --wallet or --wallet-url"),
             }
         }
         self

@@ -1,0 +1,180 @@
+//! What a buyer pays with: a node named in `wallet.yaml` by the same keys as a seller's `lightning:`, or a phoenixd by address.
+//!
+//! Whoever can read that file may be able to spend, and whoever can write it chooses where payments go, so one that others
+//! than its owner can write is refused.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use farebox_lightning::{
+    Pay,
+    clock::SystemClock,
+    config::{Connected, LightningConfig, Places},
+    phoenixd::{ConnectError, Phoenixd, PhoenixdConfig, Secret},
+};
+
+use crate::buyer;
+
+/// The variable that names the wallet where no flag does.
+const WALLET_URL: &str = "FAREBOX_WALLET_URL";
+
+/// What to pay with.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Wallet")]
+pub(crate) struct WalletFlags {
+    /// The file that says what to pay with: `lnd:`, `phoenixd:` or `embedded:`, with the keys that a seller's `lightning:` has
+    /// [default: farebox/wallet.yaml in $XDG_CONFIG_HOME or ~/.config, if it is there]
+    #[arg(long, value_name = "FILE", env = "FAREBOX_WALLET", conflicts_with = "wallet_url")]
+    wallet: Option<PathBuf>,
+    /// A phoenixd, or the wallet door of `farebox node`
+    #[arg(long, value_name = "URL", env = WALLET_URL)]
+    wallet_url: Option<String>,
+    /// The file with its password; or put the password into FAREBOX_WALLET_PASSWORD
+    #[arg(long, value_name = "FILE", env = "FAREBOX_WALLET_PASSWORD_FILE")]
+    wallet_password_file: Option<PathBuf>,
+}
+
+/// A wallet that can be asked.
+pub(crate) struct Wallet {
+    pub(crate) pay: Arc<dyn Pay>,
+    /// The key it is named by in the file.
+    pub(crate) kind: &'static str,
+    node: Option<Connected>,
+}
+
+impl Wallet {
+    /// Ends what runs in this process.
+    pub(crate) async fn stop(self) {
+        if let Some(node) = self.node {
+            node.stop().await;
+        }
+    }
+}
+
+impl WalletFlags {
+    /// Connects to the wallet; `None` where none is named and no file is there.
+    pub(crate) async fn connect(&self) -> anyhow::Result<Option<Wallet>> {
+        if let Some(url) = self.url() {
+            let pay = self.phoenixd(url).await?;
+            return Ok(Some(Wallet { pay, kind: "phoenixd", node: None }));
+        }
+        let usual = || buyer::config_file("wallet.yaml").filter(|path| !buyer::is_missing(path));
+        let Some(path) = self.wallet.clone().or_else(usual) else { return Ok(None) };
+        let settings = read(&path)?;
+        let kind = settings.kind();
+        let state = buyer::data_dir().context("there is no home directory for the wallet's state")?;
+        let config = path.parent().unwrap_or(Path::new("."));
+        let node = settings.connect(Places { config, state: &state }).await?;
+        match node.pay().await {
+            Ok(pay) => Ok(Some(Wallet { pay, kind, node: Some(node) })),
+            Err(error) => {
+                node.stop().await;
+                Err(error).with_context(|| format!("`{}`", path.display()))
+            }
+        }
+    }
+
+    async fn phoenixd(&self, url: &str) -> anyhow::Result<Arc<dyn Pay>> {
+        let password = match &self.wallet_password_file {
+            Some(path) => fs::read_to_string(path)
+                .with_context(|| format!("cannot read the wallet's password in `{}`", path.display()))?,
+            None => std::env::var("FAREBOX_WALLET_PASSWORD")
+                .context("the wallet needs a password: --wallet-password-file or FAREBOX_WALLET_PASSWORD")?,
+        };
+        let config = PhoenixdConfig::new(url, Secret::new(password.trim()));
+        match Phoenixd::connect(config, Arc::new(SystemClock)).await {
+            Ok(wallet) => Ok(Arc::new(wallet)),
+            // Someone who has set no flag would look for it there.
+            Err(error @ ConnectError::Address { .. }) => {
+                Err(anyhow::Error::from(error).context(format!("in {}", self.origin())))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Where the wallet is, if it is named so: an empty variable is as good as none, an empty flag is a mistake.
+    fn url(&self) -> Option<&str> {
+        self.wallet_url.as_deref().filter(|url| !url.is_empty() || self.origin() == "--wallet-url")
+    }
+
+    /// What named the address. Where flag and variable agree, either answer is right.
+    fn origin(&self) -> &'static str {
+        let variable = std::env::var(WALLET_URL).ok();
+        if variable.is_some() && variable == self.wallet_url { WALLET_URL } else { "--wallet-url" }
+    }
+}
+
+/// Reads the file.
+fn read(path: &Path) -> anyhow::Result<LightningConfig> {
+    let unreadable = || format!("the wallet in `{}` can't be read", path.display());
+    let file = fs::File::open(path).with_context(unreadable)?;
+    #[cfg(unix)]
+    {
+        let mode = std::os::unix::fs::MetadataExt::mode(&file.metadata().with_context(unreadable)?) & 0o7777;
+        anyhow::ensure!(
+            mode & 0o022 == 0,
+            "`{}` can be written by others (mode {mode:o}), who could have your payments go elsewhere; run `chmod go-w` on it",
+            path.display()
+        );
+    }
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut std::io::Read::take(file, 1 << 20), &mut text)
+        .with_context(unreadable)?;
+    parse(&text).with_context(unreadable)
+}
+
+fn parse(text: &str) -> anyhow::Result<LightningConfig> {
+    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
+    let settings: LightningConfig = serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| anyhow::anyhow!("{}", error.without_snippet()))?;
+    anyhow::ensure!(
+        !matches!(settings, LightningConfig::Backends(_)),
+        "a buyer pays with one node; name one of `lnd`, `phoenixd`, `embedded`"
+    );
+    settings.check()?;
+    Ok(settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wallet_is_named_by_the_keys_of_a_sellers_node() {
+        let lnd = parse(
+            "lnd: { address: '127.0.0.1:10009', network: regtest, macaroon: { file: admin.macaroon } }",
+        );
+        assert_eq!(lnd.unwrap().kind(), "lnd");
+        assert_eq!(parse("phoenixd: { password: { env: SECRET } }").unwrap().kind(), "phoenixd");
+    }
+
+    #[test]
+    fn what_is_no_single_wallet_is_refused() {
+        for (text, why) in [
+            ("backends: [{ phoenixd: { password: { env: S } } }]", "a buyer pays with one node"),
+            ("lnd: { adress: x }", "adress"),
+            ("lnd: { address: 'nowhere' }", "nowhere"),
+            ("{}", ""),
+        ] {
+            let error = format!("{:#}", parse(text).unwrap_err());
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_others_can_write_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("wallet.yaml");
+        fs::write(&path, "phoenixd: { password: { env: S } }").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o664)).unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("chmod go-w"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(read(&path).is_ok());
+    }
+}
