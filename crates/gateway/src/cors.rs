@@ -36,8 +36,9 @@ pub enum Cors {
 }
 
 /// What a page may read of an answer besides the few headers it always may.
-const EXPOSED: HeaderValue =
-    HeaderValue::from_static("WWW-Authenticate, Retry-After, Farebox-Code, Grpc-Status, Grpc-Message");
+const EXPOSED: HeaderValue = HeaderValue::from_static(
+    "WWW-Authenticate, Retry-After, Farebox-Code, Farebox-Left, Idempotent-Replayed, Grpc-Status, Grpc-Message",
+);
 const ANYONE: HeaderValue = HeaderValue::from_static("*");
 const PREFLIGHT_SECS: HeaderValue = HeaderValue::from_static("600");
 const TRUE: HeaderValue = HeaderValue::from_static("true");
@@ -122,6 +123,16 @@ impl Cors {
         }
     }
 
+    /// The same for an answer that says nothing about it, as most do.
+    pub(crate) fn open_silent(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
+        if *self == Self::Any {
+            headers.append(ACCESS_CONTROL_ALLOW_ORIGIN, ANYONE);
+            headers.append(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+        } else {
+            self.open_forwarded(origin, headers);
+        }
+    }
+
     /// Whether preflights are the upstream's business.
     pub(crate) fn is_upstreams(&self) -> bool {
         *self == Self::Upstream
@@ -176,6 +187,17 @@ mod tests {
         assert_eq!(origins, ["*"]);
         let exposed = answer[ACCESS_CONTROL_EXPOSE_HEADERS].to_str().unwrap();
         assert!(exposed.starts_with("X-Total, WWW-Authenticate"), "{exposed}");
+    }
+
+    #[test]
+    fn an_answer_that_says_nothing_about_it_is_opened_like_any_other() {
+        let friend = HeaderValue::from_static("https://app.example.com");
+        for cors in [Cors::Any, Cors::Reflect, listed(), Cors::Off, Cors::Upstream] {
+            let (mut one, mut other) = (headers(&[("x-total", "1")]), headers(&[("x-total", "1")]));
+            cors.open_forwarded(Some(&friend), &mut one);
+            cors.open_silent(Some(&friend), &mut other);
+            assert_eq!(one, other, "{cors:?}");
+        }
     }
 
     #[test]

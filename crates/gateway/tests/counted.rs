@@ -187,6 +187,9 @@ async fn a_call_is_charged_by_its_own_status() {
     let kind = [("content-type", "application/grpc"), ("te", "trailers")];
     check(&["/call/well", "/call/not-found", "/call/too-late"], &kind, 1).await;
     check(&["/call/unavailable", "/call/internal", "/call/lost"], &kind, 0).await;
+    // The buyer's own deadline passes, before the upstream has been silent for too long.
+    let [kind, te] = kind;
+    check(&["/never"], &[kind, te, ("grpc-timeout", "50m")], 1).await;
 }
 
 #[tokio::test]
