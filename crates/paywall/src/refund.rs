@@ -292,7 +292,7 @@ impl Refunds {
     /// When there is no holder, no money, or it can't be told.
     pub async fn refundable(&self, headers: &HeaderMap) -> Result<Refundable, RefundRefusal> {
         let holder = self.holder(headers)?;
-        self.attempts.take(holder.identifier.payment_hash).map_err(RefundRefusal::TooOften)?;
+        let _permit = self.at_once.try_acquire().map_err(|_| RefundRefusal::Unavailable)?;
         let bought = self.bought(&holder).await?;
         let purchase = holder.identifier.payment_hash;
         let refunds = self.journal(move |journal| journal.of(purchase)).await?;
@@ -339,12 +339,13 @@ impl Refunds {
         {
             return Ok(entry.into());
         }
-        self.attempts.take(purchase).map_err(RefundRefusal::TooOften)?;
         let earlier = self.journal(move |journal| journal.of(purchase)).await?;
         if earlier.iter().any(|entry| entry.state == State::Open) {
             return Err(RefundRefusal::UnderWay);
         }
         let bought = self.bought(holder).await?;
+        // From here on somebody's server may be called, and the wallet asked.
+        self.attempts.take(purchase).map_err(RefundRefusal::TooOften)?;
         let (of, total) = match wish.of {
             Some(RefundOf::Credit) => (RefundOf::Credit, Msat::new(bought.credit)),
             None if bought.credit > 0 => (RefundOf::Credit, Msat::new(bought.credit)),

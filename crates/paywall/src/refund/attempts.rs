@@ -1,7 +1,7 @@
-//! How often a purchase may be asked about: each question costs the books a look, and may make us call somebody's server.
+//! How often a purchase may be tried to be paid back: each try may make us call somebody's server, and ask the wallet.
 //!
-//! Only who holds a token that was sold here gets this far, so the number of purchases in memory is small; when there are
-//! more than there is room for, newcomers wait.
+//! Only who holds a token that was sold and paid here gets this far, so the number of purchases in memory is small; when there
+//! are more than there is room for, newcomers wait.
 
 use std::{collections::HashMap, time::Duration};
 
