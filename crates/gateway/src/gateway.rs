@@ -10,6 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use farebox_paywall::{Paywall, refund::Refunds};
+use farebox_protocol::Timestamp;
 use ipnet::IpNet;
 use tokio::{
     sync::Notify,
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     addresses::canonical,
     config::{GatewayConfig, Limits, Listen, ServiceRoute, Timeouts},
-    listen::{Guests, Hands, ListenError, Listener},
+    listen::{Guests, Hands, ListenError, Listener, untimely},
     metrics::Metrics,
     ops::Ops,
     services::{Services, ServicesError},
@@ -151,6 +152,12 @@ impl Gateway {
         }
         listen.iter().try_for_each(|listen| Listener::check(listen, trusted_proxies).map(drop))?;
         Ok(())
+    }
+
+    /// What the owner of a listener's certificates should know of their time: expired, or soon to expire, each in a sentence
+    /// that names its file. Those that can't be read are [`Self::check_listen`]'s affair.
+    pub fn untimely_certificates(listen: &Listen, now: Timestamp) -> Vec<String> {
+        listen.tls.as_ref().map(|tls| untimely(tls, now)).unwrap_or_default()
     }
 
     /// The addresses listened on, in the order of the configuration, with the ports that the system chose.

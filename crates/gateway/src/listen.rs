@@ -30,7 +30,7 @@ use self::guests::Refusal;
 pub(crate) use self::{
     activity::InFlight,
     guests::{Guests, Seat},
-    tls::{Terminator, TlsError},
+    tls::{Terminator, TlsError, untimely},
 };
 use crate::{config::Listen, metrics::Connections, worker::Accepted};
 

@@ -99,6 +99,13 @@ impl Findings<'_> {
         self.notes.push(Problem::new(key, message));
     }
 
+    /// Something worth knowing that a start says by itself.
+    pub(super) fn check_note(&mut self, key: impl Into<String>, message: impl Into<String>) {
+        if self.rigour == Rigour::Check {
+            self.note(key, message);
+        }
+    }
+
     /// Something that is missing here: a problem for a start, a note for a check.
     pub(super) fn missing(&mut self, key: impl Into<String>, message: impl Into<String>) {
         match self.rigour {

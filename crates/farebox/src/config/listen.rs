@@ -6,6 +6,7 @@ use farebox_gateway::{
     Certificate, ClientCertificates, ClientLists, Gateway, HostPattern, Limits, Listen, OpsConfig, Timeouts,
     Tls, TlsFiles, TlsVersion,
 };
+use farebox_lightning::clock::{Clock as _, SystemClock};
 use ipnet::IpNet;
 
 use super::{
@@ -41,6 +42,10 @@ pub(super) fn listen(file: &File, findings: &mut Findings<'_>) -> Vec<Listen> {
             )
         {
             findings.problem(format!("{key}.tls"), error.to_string());
+        }
+        // A start says so in the log, with all there is to say of a certificate.
+        for untimely in Gateway::untimely_certificates(&judged, SystemClock.now()) {
+            findings.check_note(format!("{key}.tls"), untimely);
         }
         listen.push(judged);
     }

@@ -22,6 +22,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use farebox_lightning::clock::{Clock, SystemClock};
+use farebox_protocol::Timestamp;
 use parking_lot::Mutex;
 use rustls::{
     RootCertStore, ServerConfig, SupportedProtocolVersion,
@@ -100,6 +101,21 @@ pub(crate) enum TlsError {
     },
     #[error("the system has no random numbers for session tickets")]
     Tickets,
+}
+
+/// What the owner of the certificates should know of their time, each in a sentence. Of those that can't be read nothing is
+/// said here.
+pub(crate) fn untimely(tls: &Tls, now: Timestamp) -> Vec<String> {
+    let provider = ring::default_provider();
+    let files = tls.certificates.iter().filter_map(|certificate| match certificate {
+        Certificate::Files(files) => Some(files),
+        Certificate::SelfSigned { .. } => None,
+    });
+    let untimely = files.filter_map(|files| {
+        let what = Shown::read(files, &provider).ok()?.untimely(now)?;
+        Some(format!("the certificate in `{}` {what}", files.cert.display()))
+    });
+    untimely.collect()
 }
 
 impl Terminator {

@@ -3,7 +3,7 @@
 //! The names that a certificate is for are read from itself (its subject alternative names), so that there is one list of
 //! them and not two. A wildcard stands for one label, as in browsers.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use farebox_protocol::Timestamp;
 use rcgen::{
@@ -122,6 +122,22 @@ impl Shown {
         }
     }
 
+    /// What its owner should know of its time, as the end of a sentence.
+    pub(super) fn untimely(&self, now: Timestamp) -> Option<String> {
+        let (begin, end) = self.lifetime()?;
+        let now = now.secs();
+        let days = |from, to| format!("{:.1} days", Duration::from_secs(to - from).as_secs_f32() / 86_400.0);
+        if now < begin {
+            Some(format!("is not valid yet, for {}: clients refuse it until then", days(now, begin)))
+        } else if now > end {
+            Some(format!("has expired {} ago: clients refuse it", days(end, now)))
+        } else if now + SOON_SECS > end {
+            Some(format!("expires in {}: renew it", days(now, end)))
+        } else {
+            None
+        }
+    }
+
     /// As browsers and `openssl x509 -fingerprint -sha256` show it.
     fn fingerprint(&self) -> String {
         let certificate = self.key.cert.first().map(|certificate| &**certificate).unwrap_or_default();
@@ -133,7 +149,7 @@ impl Shown {
         let certificate = EndEntityCert::try_from(self.key.cert.first()?).ok()?;
         // The library doesn't tell, but it says what is wrong at times at which it can't be valid.
         let at = |secs| {
-            let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(secs));
+            let time = UnixTime::since_unix_epoch(Duration::from_secs(secs));
             certificate.verify_for_usage(&[], &[], &[], time, KeyUsage::server_auth(), None, None).err()
         };
         let begin = match at(0) {
@@ -230,7 +246,17 @@ mod tests {
         let der = PrivatePkcs8KeyDer::from(key.serialize_der());
         let key = CertifiedKey::from_der(vec![certificate], der.into(), &ring::default_provider()).unwrap();
         let shown = Shown::new(key, false);
-        assert_eq!(shown.lifetime(), Some((1_577_836_800, 1_609_459_200)));
+        let (begin, end) = (1_577_836_800, 1_609_459_200);
+        assert_eq!(shown.lifetime(), Some((begin, end)));
+        for (now, says) in [
+            (begin - 43_200, Some("is not valid yet, for 0.5 days: clients refuse it until then")),
+            (begin, None),
+            (end - SOON_SECS, None),
+            (end - 86_400, Some("expires in 1.0 days: renew it")),
+            (end + 172_800, Some("has expired 2.0 days ago: clients refuse it")),
+        ] {
+            assert_eq!(shown.untimely(Timestamp::from_secs(now)).as_deref(), says, "{now}");
+        }
         let fingerprint = shown.fingerprint();
         assert_eq!(fingerprint.len(), 32 * 3 - 1);
         assert!(fingerprint.bytes().all(|byte| byte == b':' || byte.is_ascii_hexdigit()));
