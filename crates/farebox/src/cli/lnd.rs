@@ -20,8 +20,8 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Nothing is run. Run the printed command where lncli can reach your lnd, hand the file to farebox
-(`lightning: lnd: macaroon: file:`), and let nobody else read it. To undo it later, bake with a
---root-key-id of its own and delete that with `lncli deletemacaroonid`.
+(`macaroon: { file: PATH }` below `lightning: lnd:`), and let nobody else read it. To undo it later,
+bake with a --root-key-id of its own and delete that with `lncli deletemacaroonid`.
 
 Examples:
   farebox lnd bake

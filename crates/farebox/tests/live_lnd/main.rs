@@ -7,6 +7,7 @@ mod buy;
 mod chain;
 mod down;
 mod flood;
+mod guide;
 mod long;
 mod rules;
 mod sale;
