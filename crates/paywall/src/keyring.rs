@@ -9,7 +9,8 @@ use farebox_protocol::{Fingerprint, Label, LabelKey, MintSecret, Msat, Network, 
 
 mod file;
 
-pub use file::{SecretFileError, from_text, load_or_create};
+pub(crate) use file::load_or_create_bytes;
+pub use file::{Secret, SecretFileError, from_text, load_or_create};
 
 /// How many secrets can be live at once.
 pub const SECRETS_MAX: usize = 3;

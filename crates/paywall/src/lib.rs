@@ -21,6 +21,7 @@ mod nodes;
 mod path;
 mod paywall;
 pub mod price;
+pub mod receipt;
 pub mod refund;
 mod respond;
 mod sales;

@@ -19,6 +19,7 @@ use crate::Continuity;
 pub mod accounts;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+pub mod entry;
 pub mod sqlite;
 
 /// What a token's first presentation tells the books: the signed terms, word for word.

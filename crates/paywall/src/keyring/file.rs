@@ -1,9 +1,11 @@
-//! The file of a mint secret: 64 hexadecimal digits and a newline, readable by its owner alone.
+//! The file of a secret, be it the mint's or the one that signs receipts: 64 hexadecimal digits and a newline, readable by its
+//! owner alone.
 //!
-//! It is made once, on first start, whole or not at all; afterwards nothing here writes it. Whoever reads it can mint
-//! tokens, so a file that others can read stops the start.
+//! It is made once, when it is first needed, whole or not at all; afterwards nothing here writes it. Whoever reads it can mint
+//! tokens, or sign in the seller's name, so a file that others can read is not used.
 
 use std::{
+    fmt,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     path::{Path, PathBuf},
@@ -12,13 +14,24 @@ use std::{
 use farebox_protocol::MintSecret;
 use zeroize::Zeroizing;
 
-/// Why there is no mint secret.
+/// What a file keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Secret {
+    /// What signs tokens.
+    Mint,
+    /// What signs receipts.
+    ReceiptKey,
+}
+
+/// Why there is no such secret.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SecretFileError {
     /// The file can't be read or made.
-    #[error("cannot {what} the mint secret `{}`", path.display())]
+    #[error("cannot {what} the {secret} `{}`", path.display())]
     Io {
+        /// What it keeps.
+        secret: Secret,
         /// What was tried.
         what: &'static str,
         /// On which file.
@@ -27,15 +40,23 @@ pub enum SecretFileError {
         source: io::Error,
     },
     /// The file holds something else.
-    #[error("`{}` does not hold a mint secret: 64 hexadecimal digits and a newline", .0.display())]
-    NotASecret(PathBuf),
+    #[error("`{}` does not hold a {secret}: 64 hexadecimal digits and a newline", path.display())]
+    NotASecret {
+        /// What it should keep.
+        secret: Secret,
+        /// Which file.
+        path: PathBuf,
+    },
     /// Others can read the file.
     #[error(
-        "`{}` can be read by other users (mode {mode:o}), and whoever reads it can mint tokens; run `chmod 600` on it, \
+        "`{}` can be read by other users (mode {mode:o}), and whoever reads it can {}; run `chmod 600` on it, \
          and make a new secret if someone may have",
-        path.display()
+        path.display(),
+        secret.use_of()
     )]
     Exposed {
+        /// What it keeps.
+        secret: Secret,
         /// Which file.
         path: PathBuf,
         /// Its permissions.
@@ -45,18 +66,45 @@ pub enum SecretFileError {
     #[error("the mint secret in the environment is not 64 hexadecimal digits")]
     NotASecretText,
     /// The system gives no randomness.
-    #[error("the system gives no random bytes for a mint secret: {0}")]
+    #[error("the system gives no random bytes for a secret: {0}")]
     NoRandomness(String),
+}
+
+impl Secret {
+    /// What can be done with it.
+    const fn use_of(self) -> &'static str {
+        match self {
+            Self::Mint => "mint tokens",
+            Self::ReceiptKey => "sign receipts in your name",
+        }
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mint => "mint secret",
+            Self::ReceiptKey => "receipt key",
+        })
+    }
 }
 
 /// Reads the mint secret in this file, or makes a new one there when the file doesn't exist.
 ///
 /// Blocks on the disk; call it at start-up. Two processes that start at once end with the same secret.
 pub fn load_or_create(path: &Path) -> Result<MintSecret, SecretFileError> {
-    match load(path) {
+    load_or_create_bytes(path, Secret::Mint).map(|bytes| MintSecret::from_bytes(*bytes))
+}
+
+/// The same for any secret.
+pub(crate) fn load_or_create_bytes(
+    path: &Path,
+    secret: Secret,
+) -> Result<Zeroizing<[u8; 32]>, SecretFileError> {
+    match load(path, secret) {
         Err(SecretFileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            create(path)?;
-            load(path)
+            create(path, secret)?;
+            load(path, secret)
         }
         loaded => loaded,
     }
@@ -67,29 +115,30 @@ pub fn from_text(text: &str) -> Result<MintSecret, SecretFileError> {
     MintSecret::from_hex(text.trim_ascii()).map_err(|_| SecretFileError::NotASecretText)
 }
 
-fn load(path: &Path) -> Result<MintSecret, SecretFileError> {
-    let failed = |source| SecretFileError::Io { what: "read", path: path.to_owned(), source };
+fn load(path: &Path, secret: Secret) -> Result<Zeroizing<[u8; 32]>, SecretFileError> {
+    let failed = |source| SecretFileError::Io { secret, what: "read", path: path.to_owned(), source };
+    let not_one = || SecretFileError::NotASecret { secret, path: path.to_owned() };
     let file = File::open(path).map_err(failed)?;
-    check_private(path, &file)?;
+    check_private(path, &file, secret)?;
     // One byte more than a secret can take, so that a longer file is noticed.
     let mut text = Zeroizing::new(String::with_capacity(128));
     match file.take(67).read_to_string(&mut text) {
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            return Err(SecretFileError::NotASecret(path.to_owned()));
-        }
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(not_one()),
         read => read.map_err(failed)?,
     };
     let text = text.strip_suffix('\n').unwrap_or(&text);
     let text = text.strip_suffix('\r').unwrap_or(text);
-    MintSecret::from_hex(text).map_err(|_| SecretFileError::NotASecret(path.to_owned()))
+    let mut bytes = Zeroizing::new([0; 32]);
+    hex::decode_to_slice(text, &mut *bytes).map_err(|_| not_one())?;
+    Ok(bytes)
 }
 
 /// Makes the file under another name and links it into place: it is there whole, or not at all, and never replaces one.
-fn create(path: &Path) -> Result<(), SecretFileError> {
-    let failed = |source| SecretFileError::Io { what: "make", path: path.to_owned(), source };
+fn create(path: &Path, secret: Secret) -> Result<(), SecretFileError> {
+    let failed = |source| SecretFileError::Io { secret, what: "make", path: path.to_owned(), source };
     let mut bytes = Zeroizing::new([0; 32]);
     getrandom::fill(&mut *bytes).map_err(|error| SecretFileError::NoRandomness(error.to_string()))?;
-    let secret = MintSecret::from_bytes(*bytes);
+    let digits = Zeroizing::new(hex::encode(*bytes));
 
     // A random name, so that nobody takes another's draft for their own; processes in containers share process ids.
     let mut tag = [0; 8];
@@ -97,8 +146,7 @@ fn create(path: &Path) -> Result<(), SecretFileError> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{:016x}.new", u64::from_le_bytes(tag)));
     let draft = path.with_file_name(name);
-    let written =
-        write_private(&draft, secret.expose_hex().as_bytes()).and_then(|()| fs::hard_link(&draft, path));
+    let written = write_private(&draft, digits.as_bytes()).and_then(|()| fs::hard_link(&draft, path));
     // Whatever became of it, a second copy of a secret must not lie around.
     let removed = fs::remove_file(&draft);
     match written {
@@ -127,19 +175,24 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(unix)]
-fn check_private(path: &Path, file: &File) -> Result<(), SecretFileError> {
+fn check_private(path: &Path, file: &File, secret: Secret) -> Result<(), SecretFileError> {
     use std::os::unix::fs::PermissionsExt;
     let meta = file.metadata().map_err(|source| SecretFileError::Io {
+        secret,
         what: "read",
         path: path.to_owned(),
         source,
     })?;
     let mode = meta.permissions().mode() & 0o7777;
-    if mode & 0o077 == 0 { Ok(()) } else { Err(SecretFileError::Exposed { path: path.to_owned(), mode }) }
+    if mode & 0o077 == 0 {
+        Ok(())
+    } else {
+        Err(SecretFileError::Exposed { secret, path: path.to_owned(), mode })
+    }
 }
 
 #[cfg(not(unix))]
-fn check_private(_: &Path, _: &File) -> Result<(), SecretFileError> {
+fn check_private(_: &Path, _: &File, _: Secret) -> Result<(), SecretFileError> {
     Ok(())
 }
 
@@ -168,7 +221,7 @@ mod tests {
         let path = dir.path().join("mint-secret");
         load_or_create(&path).unwrap();
         let first = fs::read(&path).unwrap();
-        create(&path).unwrap();
+        create(&path, Secret::Mint).unwrap();
         assert_eq!(fs::read(&path).unwrap(), first, "never replaced");
     }
 

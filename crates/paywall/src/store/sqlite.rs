@@ -25,12 +25,14 @@ use crate::{Continuity, ledger::law::Refund};
 mod accounts;
 mod audit;
 mod file;
+mod inspect;
 #[cfg(any(test, feature = "conformance"))]
 mod memory;
 mod rows;
 mod schema;
 mod threads;
 
+pub use inspect::{FindError, Inspector};
 use threads::{Reader, Writer};
 
 /// The books in one SQLite file. Dropping it writes what is queued, and waits for that.
@@ -99,6 +101,11 @@ impl SqliteStore {
         schema::check_current(&connection, path)?;
         file::tune(&connection)?;
         Ok(Revoker { connection })
+    }
+
+    /// Opens the books of another process, or of none, to look at them: it makes no file, changes no table and takes no lock.
+    pub fn open_to_inspect(path: &Path) -> Result<Inspector, StoreError> {
+        Inspector::open(path)
     }
 }
 

@@ -315,7 +315,7 @@ pub(super) fn end_refund(
     refund(books, id)?.ok_or(StoreError::NotThere)
 }
 
-const REFUND: &str = "SELECT id, hash, source, amount_msat, asked_at, state, ended_at
+pub(super) const REFUND: &str = "SELECT id, hash, source, amount_msat, asked_at, state, ended_at
                       FROM refund JOIN purchase ON purchase.seq = refund.purchase";
 
 pub(super) fn refund(books: &Connection, id: RefundId) -> Result<Option<RefundRow>, StoreError> {
@@ -330,7 +330,7 @@ pub(super) fn open_refunds(books: &Connection, rows_max: u16) -> Result<Vec<Refu
     Ok(refunds.collect::<Result<_, _>>()?)
 }
 
-fn read_refund(row: &Row<'_>) -> rusqlite::Result<RefundRow> {
+pub(super) fn read_refund(row: &Row<'_>) -> rusqlite::Result<RefundRow> {
     let order = RefundOrder {
         id: RefundId(row.get(0)?),
         hash: PaymentHash::from_bytes(row.get(1)?),

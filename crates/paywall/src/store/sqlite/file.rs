@@ -4,6 +4,7 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io,
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 
@@ -14,19 +15,37 @@ use super::StoreError;
 /// How long SQLite waits for a lock that another process holds; revoking takes a moment only.
 const BUSY: Duration = Duration::from_secs(5);
 
+/// How often the lock file is tried, and how long after one try comes the next.
+const LOCK_TRIES: u32 = 5;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
 /// Takes the lock file beside the books, or says who has them. The lock ends with the file handle, so that a killed
 /// process leaves nothing to clean up.
 pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let name = PathBuf::from(name);
+    let name = lock_name(path);
     let file =
         private().create(true).truncate(false).open(&name).map_err(|error| failed("lock", &name, &error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::InUse(path.to_owned())),
-        Err(TryLockError::Error(error)) => Err(failed("lock", &name, &error)),
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // Who only looks at the books may have it for an instant.
+            Err(TryLockError::WouldBlock) => thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::Error(error)) => return Err(failed("lock", &name, &error)),
+        }
     }
+    Err(StoreError::InUse(path.to_owned()))
+}
+
+/// Whether a running process has the books. Asking takes the lock for an instant, in the way that many can have it at once.
+pub(super) fn is_locked(path: &Path) -> bool {
+    let Ok(file) = File::open(lock_name(path)) else { return false };
+    matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+}
+
+fn lock_name(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    PathBuf::from(name)
 }
 
 /// Makes the file before SQLite does, readable by its owner alone; SQLite gives its log the same permissions.

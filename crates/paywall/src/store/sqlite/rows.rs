@@ -191,7 +191,7 @@ pub(super) fn present(books: &Connection, presentations: &[Presentation]) -> Res
     Ok(sales)
 }
 
-const COLUMNS: &str = "hash, token_id, identifier_hash, service, tier, terms, valid_until, presented_at, paid_msat, \
+pub(super) const COLUMNS: &str = "hash, token_id, identifier_hash, service, tier, terms, valid_until, presented_at, paid_msat, \
                        payments, settled_at, surplus_msat, shortfall_msat, claimed_service, claimed_offer, \
                        claimed_msat";
 
@@ -212,7 +212,7 @@ pub(super) fn purchases(books: &Connection, page: Page) -> Result<Vec<Purchase>,
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-fn read_purchase(row: &Row<'_>) -> rusqlite::Result<Purchase> {
+pub(super) fn read_purchase(row: &Row<'_>) -> rusqlite::Result<Purchase> {
     let sold = match row.get::<_, Option<[u8; 32]>>(1)? {
         None => None,
         Some(token_id) => Some(Sold {
