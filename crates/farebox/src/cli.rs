@@ -16,9 +16,11 @@ mod completions;
 #[cfg(feature = "embedded")]
 mod demo;
 mod get;
+mod ledger;
 mod lnd;
 mod node;
 mod policy;
+mod receipt;
 mod serve;
 mod token;
 mod version;
@@ -41,6 +43,7 @@ Examples:
   farebox check farebox.yaml
   farebox get https://api.example.com/weather
   farebox token inspect -
+  farebox ledger list
 
 The log goes to standard error; FAREBOX_LOG=debug shows more of it.")]
 pub(crate) struct Cli {
@@ -59,6 +62,10 @@ enum Command {
     Check(check::Args),
     #[command(subcommand)]
     Token(token::Command),
+    #[command(subcommand)]
+    Ledger(ledger::Command),
+    #[command(subcommand)]
+    Receipt(receipt::Command),
     #[command(subcommand)]
     Policy(policy::Command),
     Approve(approve::Args),
@@ -91,6 +98,8 @@ impl Cli {
             Command::Get(args) => get::run(*args, self.output),
             Command::Check(args) => check::run(&args, reader),
             Command::Token(command) => token::run(command, reader),
+            Command::Ledger(command) => ledger::run(&command, self.output),
+            Command::Receipt(command) => receipt::run(&command, reader),
             Command::Policy(command) => policy::run(&command, reader),
             Command::Approve(args) => approve::run(&args, reader),
             Command::Budget(args) => budget::run(&args, reader),

@@ -13,6 +13,7 @@ use std::{
 use farebox_gateway::GatewayConfig;
 use farebox_lightning::config::LightningConfig;
 use farebox_paywall::PaywallConfig;
+use farebox_protocol::Network;
 
 mod cost;
 mod expand;
@@ -69,8 +70,10 @@ pub(crate) struct Checked {
     pub(crate) notes: Vec<Problem>,
     /// What is sold of each service, if it came to that.
     pub(crate) sold: Vec<Sold>,
-    /// The state directory, if it came to that.
+    /// The state directory, if it came to that and the file says which.
     pub(crate) state_dir: Option<PathBuf>,
+    /// The network that is sold on, if it came to that and the file says which.
+    pub(crate) network: Option<Network>,
 }
 
 /// Values that stand in for unset variables while checking: the first that fits where the variable is mentioned.
@@ -124,7 +127,7 @@ pub(crate) fn from_flags(document: &serde_json::Value) -> Result<Config, Vec<Pro
 
 /// Judges the file without what belongs to the machine it will run on.
 pub(crate) fn check(path: &Path) -> Checked {
-    let stopped = |problems, notes| Checked { problems, notes, sold: Vec::new(), state_dir: None };
+    let stopped = |problems, notes| Checked { problems, notes, sold: Vec::new(), state_dir: None, network: None };
     let (text, source) = match open(path) {
         Ok(opened) => opened,
         Err(problem) => return stopped(vec![problem], Vec::new()),
@@ -146,11 +149,13 @@ pub(crate) fn check(path: &Path) -> Checked {
     };
     let is_meant =
         |problem: &Problem| !missing.iter().any(|mention| is_part(source.key(mention.node), &problem.key));
+    let is_known = |key: &str| !missing.iter().any(|mention| source.key(mention.node) == key);
     Checked {
         problems: placed(problems.into_iter().filter(is_meant).collect(), &source),
         notes,
         sold: config.gateway.services.iter().map(|route| Sold::of(&route.service)).collect(),
-        state_dir: Some(config.state_dir),
+        state_dir: is_known("state-dir").then_some(config.state_dir),
+        network: is_known("network").then_some(config.paywall.network),
     }
 }
 

@@ -17,6 +17,7 @@ mod output;
 mod runtime;
 #[cfg(feature = "embedded")]
 mod sample;
+mod seller;
 mod sold;
 mod state;
 mod wallet;

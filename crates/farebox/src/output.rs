@@ -69,6 +69,12 @@ pub(crate) fn line(text: &dyn Display) -> io::Result<()> {
     }
 }
 
+/// Somebody else's words for a terminal, which must not obey them.
+pub(crate) fn harmless(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
+}
+
 /// A moment as people write it: `2025-11-22 08:43:00 UTC`.
 pub(crate) fn utc(moment: Timestamp) -> String {
     let (days, secs) = (moment.secs() / 86_400, moment.secs() % 86_400);
@@ -77,7 +83,7 @@ pub(crate) fn utc(moment: Timestamp) -> String {
 }
 
 /// Year, month and day so many days after 1970-01-01, in the Gregorian calendar.
-fn civil(days: u64) -> (u64, u64, u64) {
+pub(crate) fn civil(days: u64) -> (u64, u64, u64) {
     let is_leap =
         |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     // 400 years have a fixed number of days; stepping over them first keeps the loop short for any input.

@@ -16,6 +16,11 @@ pub(crate) fn books(directory: &Path) -> PathBuf {
     directory.join("books.sqlite")
 }
 
+/// The key that signs receipts, made when the first one is.
+pub(crate) fn receipt_key(directory: &Path) -> PathBuf {
+    directory.join("receipt-key")
+}
+
 /// The counts of freebies that outlive a restart.
 pub(crate) fn freebies(directory: &Path) -> PathBuf {
     directory.join("freebies")

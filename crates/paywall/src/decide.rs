@@ -331,13 +331,14 @@ impl Voucher<'_> {
         Sold { valid_until: None, ..sold.clone() } == Sold { valid_until: None, ..self.token.clone() }
     }
 
+    /// Whether the money covers something that is on sale, and the token claims no more than that.
     fn is_covered(&self, paid: Msat) -> bool {
         let Self { token, service, .. } = self;
         token.service == service.name
-            && token.tier <= service.tier
-            && token.terms.offer == service.offer
-            && token.terms.price >= service.price
             && paid >= token.terms.price
+            && service.on_sale().any(|(tier, offer, price)| {
+                token.tier <= tier && token.terms.offer == offer && token.terms.price >= price
+            })
     }
 
     fn ends_in_time(&self, paid_at: Timestamp) -> bool {

@@ -275,11 +275,6 @@ impl Menu {
         check_plans(service, self.more.iter(), &[DEFAULT_OFFER])
     }
 
-    /// Every offer beside the service's own.
-    pub(crate) fn plans(&self) -> impl Iterator<Item = &Plan> {
-        self.more.iter().chain(self.tiers.iter().flat_map(|tier| &tier.offers))
-    }
-
     fn check_names(
         &self,
         service: &Service,

@@ -218,15 +218,14 @@ impl Service {
     /// Whether whoever buys credit can use it.
     fn check_credit(&self) -> Result<(), ServiceError> {
         let service = || self.name.clone();
-        let sold =
-            || self.menu.plans().map(|plan| (plan.offer, plan.price)).chain([(self.offer, self.price)]);
-        let credits = || sold().filter(|(offer, _)| *offer == Offer::Credit).map(|(_, price)| price);
+        let credits =
+            || self.on_sale().filter(|(_, offer, _)| *offer == Offer::Credit).map(|(.., price)| price);
         let Some(credit) = credits().max() else { return Ok(()) };
         if self.costs.otherwise.is_none() {
             return Err(ServiceError::NoCost(service()));
         }
         // What credit doesn't reach, another offer may open.
-        if sold().count() > credits().count() {
+        if self.on_sale().count() > credits().count() {
             return Ok(());
         }
         let costs = self.costs.routes.iter().map(|route| &route.cost).chain(&self.costs.otherwise);
@@ -236,6 +235,14 @@ impl Service {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Everything that is sold of it: which tier, what, and for how much.
+    pub(crate) fn on_sale(&self) -> impl Iterator<Item = (u8, Offer, Msat)> {
+        let lowest = self.menu.more.iter().map(|plan| (self.tier, plan));
+        let above = self.menu.tiers.iter().flat_map(|tier| tier.offers.iter().map(|plan| (tier.tier, plan)));
+        let own = (self.tier, self.offer, self.price);
+        [own].into_iter().chain(lowest.chain(above).map(|(tier, plan)| (tier, plan.offer, plan.price)))
     }
 
     /// Whether this path (normalised) costs nothing.

@@ -12,7 +12,7 @@ use farebox_protocol::{IdentifierHash, PaymentHash};
 use serde::Serialize;
 
 use super::{Given, text_of};
-use crate::{config, output::Reader, state};
+use crate::{output::Reader, seller, state};
 
 /// Refuse a token from now on, without stopping the gateway. What was paid for it stays on the books
 #[derive(Debug, clap::Args)]
@@ -27,12 +27,8 @@ pub(crate) struct Args {
     /// The token or credential, or its identifier hash as `token inspect` shows it; `-` reads from standard input
     #[arg(value_name = "TOKEN|HASH")]
     token: String,
-    /// The state directory of the gateway [default: the one in the configuration]
-    #[arg(long, value_name = "DIR")]
-    state_dir: Option<PathBuf>,
-    /// The configuration of the gateway
-    #[arg(long, value_name = "FILE", default_value = "farebox.yaml", conflicts_with = "state_dir")]
-    config: PathBuf,
+    #[command(flatten)]
+    place: seller::Place,
     /// Why, for whoever reads the books
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
@@ -51,22 +47,7 @@ impl fmt::Display for Revoked {
 }
 
 pub(crate) fn run(args: &Args, reader: Reader) -> anyhow::Result<ExitCode> {
-    let directory = match &args.state_dir {
-        Some(directory) => directory.clone(),
-        None => {
-            let known = config::check(&args.config).state_dir;
-            let file = args.config.display();
-            known.with_context(|| {
-                format!("`{file}` does not tell where the books are; name the directory with --state-dir")
-            })?
-        }
-    };
-    anyhow::ensure!(
-        directory.is_dir(),
-        "there is no state directory `{}`; name the gateway's with --state-dir",
-        directory.display()
-    );
-    let books = state::books(&directory);
+    let books = state::books(&args.place.directory()?);
     let store = SqliteStore::open_for_revocation(&books)?;
     let mut revoked = Vec::new();
     for hash in hashes(&text_of(&args.token)?, &store)? {
