@@ -110,6 +110,14 @@ impl Pass {
     }
 }
 
+impl Pass {
+    /// Whether the credential is known to be all that `Authorization` says, in one line: it can be removed without being
+    /// read again.
+    pub fn is_credential_alone(&self) -> bool {
+        self.names.as_ref().is_some_and(|names| names.is_alone)
+    }
+}
+
 impl Admission {
     /// Why, for log and metrics.
     pub fn code(&self) -> Code {

@@ -1,6 +1,6 @@
 //! What an upstream is told about a request that passed, in place of the credential that it must not see.
 
-use farebox_protocol::{Identifier, strip_credentials};
+use farebox_protocol::{Identifier, ServiceName, strip_credentials};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::Pass;
@@ -17,14 +17,21 @@ pub const SERVICE_HEADER: HeaderName = HeaderName::from_static("farebox-service"
 /// The names of a token, as they go into headers: written once for as long as the token is remembered.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Names {
+    /// The credential was all that `Authorization` said, and that was said once.
+    pub(crate) is_alone: bool,
     token_id: HeaderValue,
     payment_hash: HeaderValue,
 }
 
 impl Names {
+    pub(crate) fn of_credential_alone(identifier: &Identifier) -> Self {
+        Self { is_alone: true, ..Self::of(identifier) }
+    }
+
     pub(crate) fn of(identifier: &Identifier) -> Self {
         let value = |hex: [u8; 64]| HeaderValue::from_bytes(&hex).expect("hexadecimal digits");
         Self {
+            is_alone: false,
             token_id: value(identifier.token_id.hex()),
             payment_hash: value(identifier.payment_hash.hex()),
         }
@@ -42,13 +49,21 @@ pub fn introduce(headers: &mut HeaderMap, pass: &Pass) {
 /// Introduces the buyer, and leaves the credential where it is: for an upstream that asks for it.
 pub fn label(headers: &mut HeaderMap, pass: &Pass) {
     remove_labels(headers);
+    introduce_as(headers, pass, &service_label(&pass.service));
+}
+
+/// Introduces the buyer where nothing is left of what [`remove_labels`] removes, and the service's name is in writing.
+pub fn introduce_as(headers: &mut HeaderMap, pass: &Pass, service: &HeaderValue) {
     if let Some(names) = &pass.names {
-        headers.insert(TOKEN_ID_HEADER, names.token_id.clone());
-        headers.insert(PAYMENT_HASH_HEADER, names.payment_hash.clone());
+        headers.append(TOKEN_ID_HEADER, names.token_id.clone());
+        headers.append(PAYMENT_HASH_HEADER, names.payment_hash.clone());
     }
-    let service =
-        HeaderValue::from_str(pass.service.as_str()).expect("a service name is letters, digits and `._-`");
-    headers.insert(SERVICE_HEADER, service);
+    headers.append(SERVICE_HEADER, service.clone());
+}
+
+/// A service's name, as it goes into a header.
+pub fn service_label(name: &ServiceName) -> HeaderValue {
+    HeaderValue::from_str(name.as_str()).expect("a service name is letters, digits and `._-`")
 }
 
 /// Removes every header in our namespace: upstreams believe what they find there, so nobody else may write it.

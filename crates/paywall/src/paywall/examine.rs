@@ -11,6 +11,7 @@ use farebox_protocol::{
     caveat::{Asked, CaveatRefusal, Judged, judge},
     is_one_credential,
 };
+use smallvec::SmallVec;
 
 use super::{
     Paywall,
@@ -33,9 +34,10 @@ pub(super) struct Examined {
     /// The tier that the request needs.
     pub(super) tier: u8,
     malformed: Option<Code>,
-    candidates: [Candidate; TOKENS_MAX],
-    tokens: [Option<Token>; TOKENS_MAX],
-    len: usize,
+    /// Mostly one, whose room is all that is moved about then.
+    candidates: SmallVec<[Candidate; 1]>,
+    /// Beside each candidate the token that it is; `None` stands for one that no secret of ours explains.
+    tokens: SmallVec<[Option<Token>; 1]>,
     /// The proof of the only token there is, when it held.
     pub(super) proven: Option<Arc<Proven>>,
     /// What was set aside for the request, and of which token. Dropped with this, it is given back.
@@ -79,9 +81,8 @@ impl Paywall {
             freebie: if is_given { Freebie::Unasked } else { Freebie::None },
             tier: request.service.tier_for(&taken),
             malformed: None,
-            candidates: [Candidate::UNEXAMINED; TOKENS_MAX],
-            tokens: [None; TOKENS_MAX],
-            len: 0,
+            candidates: SmallVec::new(),
+            tokens: SmallVec::new(),
             proven: None,
             bill: None,
             short: None,
@@ -121,7 +122,7 @@ impl Paywall {
         // Only where the credential is that value: it may as well stand in the gRPC metadata beside somebody else's, or be
         // folded with something in one line, whose end anybody could foresee then.
         let source = alone.filter(|value| is_one_credential(value) && ends_in_preimage(value));
-        if let (Some(value), 1, Some((of, macaroon))) = (source, examined.len, last) {
+        if let (Some(value), 1, Some((of, macaroon))) = (source, examined.tokens.len(), last) {
             let proven = Arc::new(Proven::new(macaroon.clone(), of.identifier, of.secret));
             self.known.remember(value.as_bytes(), proven.clone());
             examined.proven = Some(proven);
@@ -179,19 +180,18 @@ impl Examined {
     pub(super) fn facts(&self, now: Timestamp) -> Facts<'_> {
         let presented = match self.malformed {
             Some(code) => Presented::Malformed(code),
-            None if self.len == 0 => Presented::Nothing,
-            None => Presented::Tokens(&self.candidates[..self.len]),
+            None if self.candidates.is_empty() => Presented::Nothing,
+            None => Presented::Tokens(&self.candidates),
         };
         Facts { gate: self.gate, presented, freebie: self.freebie, tier: self.tier, now }
     }
 
     /// Adds the next token; `None` stands for one that no secret of ours explains.
     fn push(&mut self, weighed: Option<(Candidate, Token)>) {
-        if let Some((candidate, token)) = weighed {
-            self.candidates[self.len] = candidate;
-            self.tokens[self.len] = Some(token);
-        }
-        self.len += 1;
+        let (candidate, token) =
+            weighed.map_or((Candidate::UNEXAMINED, None), |(it, token)| (it, Some(token)));
+        self.candidates.push(candidate);
+        self.tokens.push(token);
     }
 
     pub(super) fn candidate_mut(&mut self, index: usize) -> &mut Candidate {

@@ -36,8 +36,8 @@ const SHARDS: usize = 32;
 const PLACES: usize = 1_024;
 /// How many neighbouring places may hold one credential.
 const WAYS: usize = 4;
-/// How many bytes of a credential tell its place: the 64 digits of a preimage, and a signature in base64.
-const HASHED_MAX: usize = 112;
+/// How many bytes of a credential tell its place: the 64 digits of a preimage, and the last 11 bytes of a signature in base64.
+const HASHED_MAX: usize = 80;
 /// Longer credentials are proved each time. Twice as long as one with a handful of caveats.
 const CREDENTIAL_BYTES_MAX: usize = 1_024;
 
@@ -91,7 +91,7 @@ struct Verdict {
 
 impl Proven {
     pub(super) fn new(macaroon: Macaroon, identifier: Identifier, secret: usize) -> Self {
-        let names = Arc::new(Names::of(&identifier));
+        let names = Arc::new(Names::of_credential_alone(&identifier));
         let identifier_hash = identifier.hash();
         Self { macaroon, identifier, identifier_hash, secret, names, verdict: Mutex::default() }
     }
