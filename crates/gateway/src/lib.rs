@@ -14,6 +14,7 @@ mod metrics;
 mod ops;
 mod proxy;
 mod services;
+mod timers;
 mod upstream;
 mod worker;
 

@@ -3,6 +3,7 @@
 //! What happens on a connection is in `connection.rs`; nothing here reads a byte.
 
 mod activity;
+mod bell;
 pub(crate) mod connection;
 mod guests;
 mod proxy_protocol;

@@ -5,12 +5,12 @@
 //! pass when they are plain); its credential only when these bytes are new to this worker, else they are found by a
 //! hash and compared, and the caveats are judged once for the same question in the same second (each time where
 //! capabilities are configured); with
-//! `forward_credential`, it is read each time. Besides what hyper does it allocates five times: its own future, the
-//! exchange with the upstream and the answer's body, one box each; one text of a head that could be sent a second time;
-//! the service's name as a header. With a rewrite, the path once more. The header map is moved, never copied, and
-//! values that stay the same for a token or a connection are shared. One timer is set for the answer's head and one for
-//! its body if that is not there yet. It locks its worker's own pool and proofs, and its connection's last `Forwarded`:
-//! nothing that others contend for, and the counts of references it changes are its worker's own (`services.rs`). It
+//! `forward_credential`, it is read each time. Besides what hyper does it allocates three times: its own future, the
+//! exchange with the upstream and the answer's body, one box each. With a rewrite, the path once more. The header map is
+//! moved, never copied, is looked through once on each way (`headers`), and values that stay the same for a token, a
+//! service or a connection are shared. One timer is put off for the answer's head, and one set for its body if that is not
+//! there yet. It locks its worker's own pool, timers and proofs, what its upstream connection has written last, and its
+//! connection's last `Forwarded`: nothing that others contend for, and the counts of references it changes are its worker's own (`services.rs`). It
 //! awaits: the paywall (which for a pass has nothing to wait for), a connection where none is free, and the upstream.
 //! It makes four system calls, two reads and two writes, and its share of a wait. What is counted costs a little more, in
 //! `meter`; others only ask whether it is.
@@ -30,21 +30,21 @@ mod upgrade;
 use std::{convert::Infallible, mem, net::IpAddr, panic::AssertUnwindSafe, pin::pin, sync::Arc};
 
 use farebox_paywall::{
-    Admission, Answer, Code, Pass, forward::label, store::accounts::StoredAnswer, tell_freebie,
+    Admission, Answer, Code, Pass, forward::introduce_as, store::accounts::StoredAnswer, tell_freebie,
     without_choice,
 };
 use farebox_protocol::strip_credentials;
 use futures_util::{FutureExt, future::BoxFuture};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, ORIGIN},
+    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, ORIGIN},
     request::Parts,
 };
 use hyper::body::{Body as _, Incoming};
 use tokio::sync::oneshot;
 
 use self::{
-    access::Account, body::Streamed, failure::Failure, forwarded::Client, meter::Arriving,
+    access::Account, body::Streamed, failure::Failure, forwarded::Client, headers::Survey, meter::Arriving,
     patience::Patience, rewrite::Way, upgrade::Tunnel,
 };
 pub(crate) use self::{
@@ -228,8 +228,8 @@ async fn handle(
         Stage::Admitted(admitted) => *admitted,
     };
     let upgrade = outgoing.upgrade.clone();
-    let sending = pin!(route.upstream.send(worker, outgoing));
-    let (mut answer, lease) = patience.head(sending).await?;
+    let sending = pin!(route.upstream.send(worker, outgoing, account.started()));
+    let (mut answer, lease) = patience.head(&worker.timers, sending).await?;
     route.metrics.upstream_answered(worker.index, account.started().elapsed());
 
     // What the client gets.
@@ -241,14 +241,20 @@ async fn handle(
     if head.status == StatusCode::SWITCHING_PROTOCOLS && switched.is_none() {
         return Err(Failure::Upstream(SendError::Switched).into());
     }
-    headers::strip_hop_by_hop(&mut head.headers);
+    let found = Survey::of(&head.headers);
+    headers::strip_neighbours(&mut head.headers, found);
     account.begins(head.status, &mut head.headers);
     if account.has_for_nothing(head.status) {
         tell_freebie(&mut head.headers);
     }
     rewrite::back(&way, &route.config.rewrite, route.upstream.config(), head.status, &mut head.headers);
     account.keeps(head.status, &head.headers);
-    route.config.cors.open_forwarded(manner.origin.as_ref(), &mut head.headers);
+    let (cors, origin) = (&route.config.cors, manner.origin.as_ref());
+    if found.has(Survey::CORS) {
+        cors.open_forwarded(origin, &mut head.headers);
+    } else {
+        cors.open_silent(origin, &mut head.headers);
+    }
     if let (Some(upstream), Some(asked)) = (switched, upgrade) {
         account.becomes_tunnel();
         return Ok(Tunnel::answer(&asked, head, upstream, lease, route.clone()));
@@ -261,10 +267,10 @@ async fn handle(
         let ends_in_trailers = parts.version == Version::HTTP_2 && is_native_grpc(&head.headers);
         Body::streamed(Streamed::new(body, lease, patience, ends_in_trailers))
     };
-    let mut response = Response::new(body);
-    *response.status_mut() = head.status;
-    *response.headers_mut() = head.headers;
-    Ok(response)
+    // What the upstream's connection knows of it, besides what it says, is not for the client's.
+    head.version = Version::default();
+    head.extensions.clear();
+    Ok(Response::from_parts(head, body))
 }
 
 /// The part before anything is sent: what it needs makes way for what comes after, in the same room.
@@ -408,13 +414,15 @@ fn dress(
     host: HeaderValue,
 ) {
     let credential = headers::credential_for(route.config.forward_credential, headers, pass);
-    strip_credentials(headers);
-    headers::strip_hop_by_hop(headers);
-    // hyper answers it for us, once the upstream asks for the body.
-    headers.remove(EXPECT);
-    headers::strip_spoofed(headers, client.is_vouched_for);
-    forwarded::set(headers, client, peer, host);
-    label(headers, pass);
+    let found = Survey::of(headers);
+    if found.has(Survey::AUTHORIZATION) && pass.is_credential_alone() && !found.has(Survey::METADATA) {
+        headers.remove(AUTHORIZATION);
+    } else if found.has(Survey::AUTHORIZATION) || found.has(Survey::METADATA) {
+        strip_credentials(headers);
+    }
+    headers::strip(headers, found, client.is_vouched_for);
+    forwarded::set(headers, client, peer, host, found.has(Survey::SPOOFED));
+    introduce_as(headers, pass, &route.label);
     if let Some(credential) = credential {
         // One line and no second one: there are servers that answer 400 to two.
         headers.insert(AUTHORIZATION, credential);

@@ -9,7 +9,7 @@ mod careless_tests;
 
 use std::{collections::HashSet, sync::Arc};
 
-use farebox_paywall::{PathError, PathPattern};
+use farebox_paywall::{PathError, PathPattern, forward::service_label};
 use farebox_protocol::ServiceName;
 use http::{
     HeaderName, HeaderValue, Method,
@@ -43,6 +43,8 @@ pub(crate) struct Route {
     pub(crate) welcome: Welcome,
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) metrics: Arc<ServiceMetrics>,
+    /// The service's name, as upstreams are told.
+    pub(crate) label: HeaderValue,
 }
 
 /// Why a list of services can't be served.
@@ -127,7 +129,8 @@ impl Services {
             known.push(upstream.clone());
             let metrics = metrics.service(name.as_str());
             let welcome = Welcome::new(&config.clients);
-            Ok(Arc::new(Route { config, welcome, upstream, metrics }))
+            let label = service_label(&config.service.name);
+            Ok(Arc::new(Route { config, welcome, upstream, metrics, label }))
         };
         let routes: Vec<_> = configured.into_iter().map(&mut route).collect::<Result<_, _>>()?;
         let copies =
@@ -282,7 +285,8 @@ impl Route {
             *value = unshared(value);
         }
         let welcome = Welcome::new(&config.clients);
-        Self { config, welcome, upstream: self.upstream.clone(), metrics: self.metrics.clone() }
+        let label = unshared(&self.label);
+        Self { config, welcome, upstream: self.upstream.clone(), metrics: self.metrics.clone(), label }
     }
 }
 

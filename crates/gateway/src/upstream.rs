@@ -28,11 +28,11 @@ use std::{
 };
 
 use hyper::body::Incoming;
-use tokio::time::Duration;
+use tokio::time::{Duration, Instant};
 
 use self::{
     address::Address,
-    outgoing::{Spare, is_answer, is_repeatable},
+    outgoing::{Spare, is_answer},
     pool::Want,
     trust::Trust,
 };
@@ -173,19 +173,20 @@ impl Upstream {
     /// now, so a request that is safe to repeat is sent once more, on a new connection; one that was never sent, likewise.
     ///
     /// On a kept connection it is sent before this returns, and the future has no room for a request: an `async fn` would
-    /// carry it through every await, and be moved about with it.
+    /// carry it through every await, and be moved about with it. `came` is when the request did.
     pub(crate) fn send<'a>(
         &'a self,
         worker: &'a Worker,
         mut outgoing: Outgoing,
+        came: Instant,
     ) -> impl Future<Output = Result<(http::Response<Incoming>, Lease), SendError>> + Send + use<'a> {
         let pick = self.pick();
         let address = &self.addresses[pick.at];
         let mut lease = address.lease(worker);
         // A connection that is to be handed over is a new one: it never comes back, and what was asked isn't kept.
-        let begun = if outgoing.upgrade.is_none() && lease.checkout() {
+        let begun = if outgoing.upgrade.is_none() && lease.checkout(came) {
             lease.shape(&mut outgoing, address.naming());
-            let spare = is_repeatable(&outgoing.request).then(|| Spare::of(&outgoing.request));
+            let spare = lease.keep(&outgoing.request);
             let Outgoing { request, host, upgrade } = outgoing;
             Ok((lease.send(request), spare, host, upgrade))
         } else {
@@ -201,7 +202,7 @@ impl Upstream {
                     Err(mut failed) => {
                         let unsent = failed.take_message().inspect(outgoing::came_back);
                         lease.give_up(unsent.is_none());
-                        let request = unsent.or_else(|| spare.map(Spare::into_request));
+                        let request = unsent.or_else(|| spare.and_then(Spare::into_request));
                         match request.filter(|_| !is_answer(failed.error())) {
                             Some(request) => (Box::new(Outgoing { request, host, upgrade }), Want::New),
                             None => {
@@ -276,7 +277,7 @@ impl Upstream {
         }
         lease.shape(&mut outgoing, address.naming());
         let may_move = self.addresses.len() > 1 && outgoing.upgrade.is_none();
-        let spare = (may_move && is_repeatable(&outgoing.request)).then(|| Spare::of(&outgoing.request));
+        let spare = if may_move { lease.keep(&outgoing.request) } else { None };
         let Outgoing { request, host, upgrade } = *outgoing;
         let mut failed = match lease.send(request).await {
             Ok(response) => return Ok(response),
@@ -285,7 +286,7 @@ impl Upstream {
         let unsent = failed.take_message().inspect(outgoing::came_back);
         lease.give_up(unsent.is_none());
         let again = unsent
-            .or_else(|| spare.map(Spare::into_request))
+            .or_else(|| spare.and_then(Spare::into_request))
             .filter(|_| !is_answer(failed.error()))
             .map(|request| Box::new(Outgoing { request, host, upgrade }));
         Err(Failed { error: SendError::Exchange(failed.into_error()), again })

@@ -17,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     gateway::Shared,
     listen::{Seat, connection},
+    timers::Timers,
 };
 
 /// How many accepted sockets may wait for a worker.
@@ -32,6 +33,7 @@ pub(crate) struct Worker {
     /// Clients' connections, and requests of other workers on upstream connections of this one: it ends after them.
     pub(crate) connections: TaskTracker,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) timers: Timers,
     /// Cancelled when connections should end as soon as their requests are answered.
     pub(crate) draining: CancellationToken,
 }
@@ -95,6 +97,7 @@ pub(crate) fn start(
             tasks: Tasks::default(),
             connections: TaskTracker::new(),
             shared,
+            timers: Timers::default(),
             draining,
         });
         let connections = runtime.block_on(async {

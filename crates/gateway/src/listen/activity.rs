@@ -195,6 +195,8 @@ impl InFlight {
     }
 }
 
+/// What is written in one piece at most where it comes in several.
+const SMALL: usize = 2 * 1024;
 /// How much is thrown away at once, and how often before others get their turn.
 const REST: usize = 8 * 1024;
 const REST_TURN: usize = 16;
@@ -307,7 +309,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.socket).poll_write_vectored(context, slices);
+        let length: usize = slices.iter().map(|slice| slice.len()).sum();
+        let socket = Pin::new(&mut self.socket);
+        // A head and a small body: for the system a list costs more than such a copy. What isn't taken comes again.
+        let written = if length <= SMALL {
+            let mut space = [MaybeUninit::uninit(); SMALL];
+            let mut joint = ReadBuf::uninit(&mut space);
+            for slice in slices {
+                joint.put_slice(slice);
+            }
+            socket.poll_write(context, joint.filled())
+        } else {
+            socket.poll_write_vectored(context, slices)
+        };
         self.note_write(written)
     }
 

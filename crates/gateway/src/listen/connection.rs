@@ -25,6 +25,7 @@ use tokio::{
 
 use super::{
     activity::{Activity, Verdict, Watched},
+    bell::Bell,
     guests::{Refusal, Seat},
     proxy_protocol::{self, Source},
     sniff::{Spoken, sniff},
@@ -283,17 +284,31 @@ async fn watch(mut connection: Pin<&mut impl Drain>, activity: &Activity, worker
     let mut is_leaving = false;
     let mut is_draining = false;
     let mut is_finishing = false;
+    let mut bell = Bell::new();
     loop {
-        tokio::select! {
-            biased;
-            ended = connection.as_mut() => return ended.map_err(io::Error::other),
-            () = told.as_mut(), if !is_draining => {
+        let event = {
+            let seldom = pin!(async {
+                tokio::select! {
+                    biased;
+                    () = told.as_mut(), if !is_draining => Event::Told,
+                    () = turn.as_mut(), if is_waiting => Event::Turn,
+                    () = look.as_mut() => Event::Look,
+                }
+            });
+            tokio::select! {
+                biased;
+                ended = connection.as_mut() => return ended.map_err(io::Error::other),
+                event = bell.wait(seldom) => event,
+            }
+        };
+        match event {
+            Event::Told => {
                 is_draining = true;
                 activity.listen();
                 connection.as_mut().drain();
                 look.as_mut().reset(Instant::now() + FAREWELL);
             }
-            () = turn.as_mut(), if is_waiting => {
+            Event::Turn => {
                 is_waiting = false;
                 if activity.is_idle() && !is_leaving {
                     is_leaving = true;
@@ -304,7 +319,7 @@ async fn watch(mut connection: Pin<&mut impl Drain>, activity: &Activity, worker
                     look.as_mut().reset(Instant::now() + soon);
                 }
             }
-            () = look.as_mut() => match activity.judge(Instant::now(), timeouts) {
+            Event::Look => match activity.judge(Instant::now(), timeouts) {
                 _ if is_draining && activity.is_deserted() => return Ok(()),
                 Verdict::Wait(_) | Verdict::Finish if is_leaving && activity.is_idle() => return Ok(()),
                 Verdict::Wait(_) if is_draining => look.as_mut().reset(Instant::now() + FAREWELL),
@@ -325,6 +340,16 @@ async fn watch(mut connection: Pin<&mut impl Drain>, activity: &Activity, worker
             },
         }
     }
+}
+
+/// What happens to a connection besides its requests.
+enum Event {
+    /// The gateway stops.
+    Told,
+    /// Its place is needed.
+    Turn,
+    /// It is time to look what it does.
+    Look,
 }
 
 #[cfg(test)]

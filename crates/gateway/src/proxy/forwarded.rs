@@ -130,9 +130,23 @@ fn address(said: &[u8]) -> Option<IpAddr> {
     Some(ip.to_canonical())
 }
 
-/// Tells the upstream who asks for what. What a trusted proxy has said stays; everything else has been removed before.
-pub(super) fn set(headers: &mut HeaderMap, client: &Client, peer: &Peer, host: HeaderValue) {
+/// Tells the upstream who asks for what. What a trusted proxy has said stays (`may_say`: somebody may have said something);
+/// everything else has been removed before.
+pub(super) fn set(headers: &mut HeaderMap, client: &Client, peer: &Peer, host: HeaderValue, may_say: bool) {
     let proto = if peer.is_tls { "https" } else { "http" };
+    if !(may_say && client.is_vouched_for)
+        && client.ip == peer.ip
+        && let Ok(text) = peer.text.to_str()
+    {
+        let ours = peer.forwarded.of(&host, || forwarded(&peer.ip, text, &host, proto));
+        headers.append(FORWARDED, ours);
+        headers.append(FOR, peer.text.clone());
+        headers.append(PROTO, HeaderValue::from_static(proto));
+        if !host.is_empty() {
+            headers.append(HOST, host);
+        }
+        return;
+    }
     let ours = match peer.text.to_str() {
         Ok(text) if client.ip == peer.ip || headers.contains_key(FORWARDED) => {
             peer.forwarded.of(&host, || forwarded(&peer.ip, text, &host, proto))
@@ -284,7 +298,7 @@ mod tests {
     fn what_only_forwarded_told_is_told_in_both_ways() {
         let mut sent = headers(&[(FORWARDED, "for=1.2.3.4")]);
         let who = Client { ip: "1.2.3.4".parse().unwrap(), is_vouched_for: true };
-        set(&mut sent, &who, &peer("10.0.0.1"), HeaderValue::from_static("a"));
+        set(&mut sent, &who, &peer("10.0.0.1"), HeaderValue::from_static("a"), true);
         assert_eq!(sent[FOR], "1.2.3.4, 10.0.0.1");
         assert_eq!(sent[FORWARDED], "for=1.2.3.4, for=10.0.0.1;host=\"a\";proto=https");
     }
@@ -293,7 +307,7 @@ mod tests {
     fn the_upstream_is_told_once_in_each_way() {
         let mut sent = HeaderMap::new();
         let who = Client { ip: "2001:db8::1".parse().unwrap(), is_vouched_for: false };
-        set(&mut sent, &who, &peer("2001:db8::1"), HeaderValue::from_static("a.org:8443"));
+        set(&mut sent, &who, &peer("2001:db8::1"), HeaderValue::from_static("a.org:8443"), true);
         assert_eq!(sent[FOR], "2001:db8::1");
         assert_eq!(sent[PROTO], "https");
         assert_eq!(sent[HOST], "a.org:8443");
@@ -306,7 +320,7 @@ mod tests {
         let who = Client { ip: peer.ip, is_vouched_for: false };
         for host in ["a.org", "a.org", "b.org", "a.org"] {
             let mut sent = HeaderMap::new();
-            set(&mut sent, &who, &peer, HeaderValue::from_static(host));
+            set(&mut sent, &who, &peer, HeaderValue::from_static(host), true);
             assert_eq!(sent[FORWARDED], format!("for=192.0.2.1;host=\"{host}\";proto=https"));
         }
     }
@@ -315,7 +329,7 @@ mod tests {
     fn what_a_trusted_proxy_said_is_continued() {
         let mut sent = headers(&[(FOR, "1.2.3.4"), (PROTO, "http"), (HOST, "public.org")]);
         let who = Client { ip: "1.2.3.4".parse().unwrap(), is_vouched_for: true };
-        set(&mut sent, &who, &peer("10.0.0.1"), HeaderValue::from_static("inner"));
+        set(&mut sent, &who, &peer("10.0.0.1"), HeaderValue::from_static("inner"), true);
         assert_eq!(sent[FOR], "1.2.3.4, 10.0.0.1");
         assert_eq!(sent[PROTO], "http");
         assert_eq!(sent[HOST], "public.org");

@@ -11,7 +11,7 @@ use farebox_protocol::{Credential, Presented, Scheme, strip_credentials};
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
         TRANSFER_ENCODING, UPGRADE,
     },
 };
@@ -35,8 +35,93 @@ static HOP_BY_HOP: [HeaderName; 8] = [
     HTTP2_SETTINGS,
 ];
 
+/// What there is among the names of a message that something has to be done about. Most have next to nothing of it, so one
+/// look at each name takes the place of a search for every name that might be there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Survey(u16);
+
+impl Survey {
+    /// `Connection: keep-alive`, as many say it: nothing has to be removed with it.
+    const KEPT_ALIVE: Self = Self(1);
+    /// Something else that is between neighbours, or more than one length.
+    const NEIGHBOURS: Self = Self(1 << 1);
+    /// A length that is one.
+    const LENGTH: Self = Self(1 << 2);
+    /// What a client might say in a proxy's name, or to change what it has asked for.
+    pub(super) const SPOOFED: Self = Self(1 << 3);
+    /// What only we may say.
+    const LABEL: Self = Self(1 << 4);
+    pub(super) const AUTHORIZATION: Self = Self(1 << 5);
+    /// What else may hold a credential.
+    pub(super) const METADATA: Self = Self(1 << 6);
+    const EXPECT: Self = Self(1 << 7);
+    /// What pages of other origins may do.
+    pub(super) const CORS: Self = Self(1 << 8);
+
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        headers.iter().fold(Self::default(), |found, (name, value)| match Self::of_name(name.as_str()) {
+            Self::LENGTH if found.has(Self::LENGTH) || value.as_bytes().contains(&b',') => {
+                found.and(Self::NEIGHBOURS)
+            }
+            Self::KEPT_ALIVE if !value.as_bytes().eq_ignore_ascii_case(b"keep-alive") => {
+                found.and(Self::NEIGHBOURS)
+            }
+            other => found.and(other),
+        })
+    }
+
+    const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub(super) const fn has(self, what: Self) -> bool {
+        self.0 & what.0 != 0
+    }
+
+    fn of_name(name: &str) -> Self {
+        match name.as_bytes() {
+            b"connection" => Self::KEPT_ALIVE,
+            b"content-length" => Self::LENGTH,
+            b"te" | b"upgrade" | b"keep-alive" | b"transfer-encoding" | b"http2-settings" => Self::NEIGHBOURS,
+            b"authorization" => Self::AUTHORIZATION,
+            b"macaroon" | b"token" | b"grpc-metadata-macaroon" => Self::METADATA,
+            b"expect" => Self::EXPECT,
+            b"forwarded" | b"true-client-ip" | b"cf-connecting-ip" | [b'x', ..] => Self::SPOOFED,
+            [b't' | b'c', ..] if name.contains('_') => Self::SPOOFED,
+            [b'a', ..] if name.starts_with("access-control-") => Self::CORS,
+            [b'f', ..] if name.starts_with("farebox") => Self::LABEL,
+            [b'p', ..] if name.starts_with("proxy-") => Self::NEIGHBOURS,
+            _ => Self(0),
+        }
+    }
+}
+
+/// Removes from the headers of a request what isn't the client's to say to the upstream, its credential aside.
+pub(super) fn strip(headers: &mut HeaderMap, found: Survey, is_vouched_for: bool) {
+    strip_neighbours(headers, found);
+    if found.has(Survey::EXPECT) {
+        // hyper answers it for us, once the upstream asks for the body.
+        headers.remove(EXPECT);
+    }
+    if found.has(Survey::SPOOFED) {
+        strip_spoofed(headers, is_vouched_for);
+    }
+    if found.has(Survey::LABEL) {
+        remove_labels(headers);
+    }
+}
+
+/// What [`strip_hop_by_hop`] does, where there is anything to do.
+pub(super) fn strip_neighbours(headers: &mut HeaderMap, found: Survey) {
+    if found.has(Survey::NEIGHBOURS) {
+        strip_hop_by_hop(headers);
+    } else if found.has(Survey::KEPT_ALIVE) {
+        headers.remove(CONNECTION);
+    }
+}
+
 /// Removes what was meant for the gateway alone. `TE: trailers` is said again, since trailers are passed on.
-pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
     settle_length(headers);
     // Comparing the names that are there costs less than looking for each that might be.
     let mut ended = [false; HOP_BY_HOP.len()];
@@ -128,7 +213,7 @@ const ADDRESSES: [&str; 5] =
 /// Removes overrides, and what a client says in the name of a proxy before us, in every spelling that an upstream may
 /// take for it: CGI and its descendants don't tell `_` from `-`, in lengths no more than elsewhere. What a trusted proxy
 /// says in the true spelling is left.
-pub(super) fn strip_spoofed(headers: &mut HeaderMap, is_vouched_for: bool) {
+fn strip_spoofed(headers: &mut HeaderMap, is_vouched_for: bool) {
     let is_spoofed = |name: &&HeaderName| {
         let text = name.as_str();
         if !matches!(text.as_bytes().first(), Some(b'x' | b'f' | b't' | b'c')) {
@@ -287,6 +372,48 @@ mod tests {
         ]);
         strip_hop_by_hop(&mut sent);
         assert_eq!(sent.len(), 0, "{sent:?}");
+    }
+
+    #[test]
+    fn nothing_that_is_looked_for_is_overlooked_beforehand() {
+        let spellings = |name: &str| [name.to_owned(), name.replace('-', "_")];
+        let forwarding = ["forwarded", "x-forwarded-for", "x-forwarded-anything"];
+        let framing = ["content-length", "transfer-encoding"];
+        let mine = ["farebox-token-id", "farebox-payment-hash", "farebox-service", "farebox-else"];
+        let all = OVERRIDES.iter().chain(&ADDRESSES).chain(&forwarding).chain(&framing).chain(&mine);
+        let hops = HOP_BY_HOP.iter().map(|name| name.as_str().to_owned());
+        for name in all
+            .flat_map(|name| spellings(name))
+            .chain(hops)
+            .chain([CONNECTION.to_string(), EXPECT.to_string()])
+        {
+            if name == "content-length" {
+                continue;
+            }
+            let mut sent = headers(&[("accept", "*/*")]);
+            sent.insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static("1"));
+            let found = Survey::of(&sent);
+            strip(&mut sent, found, false);
+            assert_eq!(names(&sent), ["accept"], "{name}");
+        }
+        for lines in [
+            &[("connection", "keep-alive"), ("connection", "x-secret"), ("x-secret", "1")][..],
+            &[("connection", "keep-alive, x-secret"), ("x-secret", "1")],
+            &[("connection", "x-secret"), ("x-secret", "1")],
+            &[("connection", "Keep-Alive")],
+        ] {
+            let mut sent = headers(lines);
+            let found = Survey::of(&sent);
+            strip_neighbours(&mut sent, found);
+            assert!(sent.is_empty(), "{sent:?}");
+        }
+        for lines in [&[("content-length", "3"), ("content-length", "3")][..], &[("content-length", "3, 3")]]
+        {
+            let mut sent = headers(lines);
+            let found = Survey::of(&sent);
+            strip_neighbours(&mut sent, found);
+            assert_eq!(sent, headers(&[("content-length", "3")]));
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! limit on the head.
 
 use std::{
+    future::poll_fn,
     pin::Pin,
     sync::{
         Arc,
@@ -18,7 +19,7 @@ use http::HeaderMap;
 use tokio::time::{Duration, Instant, Sleep, sleep_until};
 
 use super::{failure::Failure, meter::Arriving};
-use crate::{services::Route, upstream::SendError};
+use crate::{services::Route, timers::Timers, upstream::SendError};
 
 /// The patience that one request has left.
 pub(super) struct Patience {
@@ -154,25 +155,28 @@ impl Patience {
     /// Waits for the head of the answer.
     pub(super) async fn head<T>(
         &self,
+        timers: &Timers,
         mut sending: Pin<&mut impl Future<Output = Result<T, SendError>>>,
     ) -> Result<T, Failure> {
-        let Some(limit) = self.head_limit() else {
-            return sending.await.map_err(|error| self.explain(error));
-        };
-        let mut timer = std::pin::pin!(sleep_until(limit));
-        loop {
-            tokio::select! {
-                biased;
-                answer = sending.as_mut() => return answer.map_err(|error| self.explain(error)),
-                () = timer.as_mut() => {}
+        let (mut limit, mut timer) = (self.head_limit(), None);
+        poll_fn(|context| {
+            if let Poll::Ready(answer) = sending.as_mut().poll(context) {
+                return Poll::Ready(answer.map_err(|error| self.explain(error)));
             }
-            match self.head_limit() {
-                Some(later) if later > Instant::now() => timer.as_mut().reset(later),
-                Some(_) => return Err(self.expired()),
-                // The request is on its way, and its answer may take as long as it likes.
-                None => return sending.await.map_err(|error| self.explain(error)),
+            loop {
+                // Without one the request is on its way, and its answer may take as long as it likes.
+                let Some(at) = limit else { return Poll::Pending };
+                let timer = timer.get_or_insert_with(|| timers.at(at));
+                ready!(timer.poll(context));
+                limit = self.head_limit();
+                match limit {
+                    Some(later) if later > Instant::now() => timer.reset(later),
+                    Some(_) => return Poll::Ready(Err(self.expired())),
+                    None => {}
+                }
             }
-        }
+        })
+        .await
     }
 
     /// Whether the request is still on its way: an answer may come, and end, before it.
@@ -292,7 +296,7 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(3_600)).await;
             Ok::<_, SendError>("late")
         };
-        assert!(matches!(patience.head(std::pin::pin!(answered)).await, Ok("late")));
+        assert!(matches!(patience.head(&Timers::default(), std::pin::pin!(answered)).await, Ok("late")));
     }
 
     #[test]

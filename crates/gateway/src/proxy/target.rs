@@ -31,8 +31,10 @@ pub(super) fn take_host(parts: &mut Parts) -> Result<Host, Failure> {
     if parts.uri.authority().is_some() && parts.uri.scheme().is_none() && parts.method != Method::CONNECT {
         return Err(Failure::Host("the target is a host and no path"));
     }
-    let mut named = parts.headers.get_all(HOST).iter();
-    if named.next().is_some() && named.next().is_some() {
+    // Mostly no name is there twice, and this one needn't be looked for.
+    let is_each_said_once = parts.headers.len() == parts.headers.keys_len();
+    let is_named_twice = || parts.headers.get_all(HOST).iter().nth(1).is_some();
+    if !is_each_said_once && is_named_twice() {
         return Err(Failure::Host("there is more than one `Host`"));
     }
     let header = parts.headers.remove(HOST);
@@ -51,6 +53,9 @@ pub(super) fn take_host(parts: &mut Parts) -> Result<Host, Failure> {
         }
         (_, None) => return Err(Failure::Host("there is no `Host`")),
     };
+    if is_plain(value.as_bytes()) {
+        return Ok(Host { value });
+    }
     let (name, port) = split(value.as_bytes());
     if is_name(name) && port.is_none_or(is_port) {
         Ok(Host { value: normal(value) })
@@ -126,6 +131,28 @@ fn is_same(left: &[u8], right: &[u8], usual_port: u16) -> bool {
     port(left_port).is_some() && port(left_port) == port(right_port) && is_one_name
 }
 
+/// Whether a host is certainly one, and in its normal form, as most are: small letters and digits in labels, and a port of
+/// digits that cannot be too many.
+fn is_plain(host: &[u8]) -> bool {
+    let name = host.iter().position(|byte| *byte == b':').map_or(host, |at| &host[..at]);
+    let mut is_label = false;
+    for byte in name {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => is_label = true,
+            b'.' if is_label => is_label = false,
+            _ => return false,
+        }
+    }
+    let is_port = match &host[name.len()..] {
+        [] => true,
+        [_, first @ b'1'..=b'9', more @ ..] => {
+            more.len() <= if *first < b'6' { 4 } else { 3 } && more.iter().all(u8::is_ascii_digit)
+        }
+        _ => false,
+    };
+    is_label && is_port
+}
+
 /// Name and port; the colons in brackets belong to the name.
 fn split(host: &[u8]) -> (&[u8], Option<&[u8]>) {
     match host.iter().rposition(|byte| matches!(byte, b':' | b']')) {
@@ -195,6 +222,32 @@ mod tests {
     const NO_NAME: &str = "refused: `Host` is not a name or address with an optional port";
     const NO_PATH: &str = "refused: the target is a host and no path";
     const NOT_HTTP: &str = "refused: the target is neither of `http` nor of `https`";
+
+    #[test]
+    fn what_is_taken_as_it_is_would_have_been_read_the_same() {
+        let pieces = [
+            "", "a", "B", "0", "9", "-", "_", ".", ":", "[", "]", "::1", "80", "1234", "12345", "59999",
+            "65536", "é",
+        ];
+        for first in pieces {
+            for second in pieces {
+                for third in pieces {
+                    let host = [first, second, third, ":"].concat();
+                    for host in [&host[..host.len() - 1], &host] {
+                        let Ok(value) = HeaderValue::from_bytes(host.as_bytes()) else { continue };
+                        let (name, port) = split(host.as_bytes());
+                        let is_one = is_name(name) && port.is_none_or(is_port);
+                        if is_plain(host.as_bytes()) {
+                            assert!(is_one && normal(value.clone()) == value, "{host}");
+                        }
+                    }
+                }
+            }
+        }
+        for host in ["api.example.com", "127.0.0.1:8080", "a:1"] {
+            assert!(is_plain(host.as_bytes()), "{host}");
+        }
+    }
 
     #[test]
     fn a_host_has_one_form_or_the_request_is_refused() {

@@ -22,7 +22,11 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{SendError, UpstreamError, gather::Gathered, names::Host};
+use super::{
+    SendError, UpstreamError,
+    gather::{Gathered, Written},
+    names::Host,
+};
 use crate::{
     config::{UpstreamScheme, UpstreamUrl},
     proxy::RequestBody,
@@ -58,7 +62,7 @@ enum Place {
 
 /// A conversation that has just begun.
 pub(super) enum Begun {
-    Http1(http1::SendRequest<RequestBody>),
+    Http1(http1::SendRequest<RequestBody>, Arc<Written>),
     Http2 { sender: http2::SendRequest<RequestBody>, terms: Arc<Terms> },
 }
 
@@ -157,8 +161,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     K: Send + 'static,
 {
+    let written = Arc::<Written>::default();
     let (sender, connection) = http1::Builder::new()
-        .handshake(TokioIo::new(Gathered::new(stream)))
+        .handshake(TokioIo::new(Gathered::new(stream, Arc::clone(&written))))
         .await
         .map_err(SendError::Handshake)?;
     // Its end is told to whoever waits for an answer; there is nobody else to tell.
@@ -166,7 +171,7 @@ where
         let _ = connection.with_upgrades().await;
         drop(kept);
     });
-    Ok(Begun::Http1(sender))
+    Ok(Begun::Http1(sender, written))
 }
 
 async fn begin_http2<S, K>(stream: S, tasks: &Tasks, kept: K) -> Result<Begun, SendError>

@@ -8,22 +8,68 @@
 //! An upstream may answer a request before it has read all of it, and close. hyper gives up a connection that can't be
 //! written to, with an answer that is there to be read. So what can't be written is thrown away here: reading tells what
 //! there is, and that it is the end.
+//!
+//! A request that may be sent a second time is kept as it was written, which is cheaper than to put it into writing again.
 
 use std::{
     io::{self, IoSlice},
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll},
 };
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What is copied together at most. Each connection keeps as much room, once it has been used.
 const SMALL: usize = 16 * 1024;
 
+/// The head of a request, as it was written last to a connection, for who holds that connection.
+#[derive(Default)]
+pub(super) struct Written {
+    /// What is written next is the head of a request, and will be asked for.
+    is_wanted: AtomicBool,
+    head: Mutex<Vec<u8>>,
+}
+
+impl Written {
+    /// Has the next request kept, which has no body.
+    pub(super) fn keep_next(&self) {
+        self.is_wanted.store(true, Relaxed);
+    }
+
+    /// Has the next request not kept.
+    pub(super) fn keep_none(&self) {
+        self.is_wanted.store(false, Relaxed);
+    }
+
+    /// The head that was kept, if it has been written.
+    pub(super) fn take(&self) -> Option<Vec<u8>> {
+        let head = std::mem::take(&mut *self.head.lock());
+        (!self.is_wanted.load(Relaxed)).then_some(head)
+    }
+
+    /// hyper hands the whole head over at once. What isn't taken of it comes again, and is known already.
+    fn note<'a>(&self, pieces: impl IntoIterator<Item = &'a [u8]>) {
+        if self.is_wanted.load(Relaxed) {
+            self.is_wanted.store(false, Relaxed);
+            let mut head = self.head.lock();
+            head.clear();
+            for piece in pieces {
+                head.extend_from_slice(piece);
+            }
+        }
+    }
+}
+
 /// See the module.
 pub(super) struct Gathered<S> {
     stream: S,
     joint: Vec<u8>,
+    written: Arc<Written>,
     /// Nothing can be written any more, since the other side has closed.
     is_closed: bool,
     /// Everything has been read.
@@ -31,8 +77,8 @@ pub(super) struct Gathered<S> {
 }
 
 impl<S> Gathered<S> {
-    pub(super) const fn new(stream: S) -> Self {
-        Self { stream, joint: Vec::new(), is_closed: false, is_read: false }
+    pub(super) fn new(stream: S, written: Arc<Written>) -> Self {
+        Self { stream, joint: Vec::new(), written, is_closed: false, is_read: false }
     }
 }
 
@@ -69,6 +115,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.written.note([bytes]);
         if let Some(known) = self.thrown_away(bytes.len()) {
             return known;
         }
@@ -81,6 +128,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
         context: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.written.note(pieces.iter().map(|piece| &**piece));
         let length = pieces.iter().map(|piece| piece.len()).sum();
         if let Some(known) = self.thrown_away(length) {
             return known;
@@ -211,7 +259,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_the_other_side_has_said_is_read_before_it_shows_that_it_has_closed() {
-        let mut stream = Gathered::new(Closed(b"its last words"));
+        let mut stream = Gathered::new(Closed(b"its last words"), Arc::default());
         stream.write_all(b"piece").await.unwrap();
         assert_eq!(stream.write_vectored(&[IoSlice::new(b"pi"), IoSlice::new(b"ece")]).await.unwrap(), 5);
         stream.flush().await.unwrap();
@@ -223,8 +271,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_wanted_is_kept_as_it_was_written_and_nothing_else() {
+        let written = Arc::<Written>::default();
+        let mut stream = Gathered::new(Closed(b""), Arc::clone(&written));
+        stream.write_all(b"a body").await.unwrap();
+        written.keep_next();
+        assert_eq!(written.take(), None, "it was never written");
+        stream.write_all(b"a head").await.unwrap();
+        stream.write_all(b"the next one's").await.unwrap();
+        assert_eq!(written.take().unwrap(), b"a head");
+        written.keep_next();
+        assert_eq!(stream.write_vectored(&[IoSlice::new(b"a "), IoSlice::new(b"head")]).await.unwrap(), 6);
+        assert_eq!(written.take().unwrap(), b"a head");
+    }
+
+    #[tokio::test]
     async fn little_is_written_in_one_piece_and_much_as_it_lies() {
-        let mut stream = Gathered::new(Told::default());
+        let mut stream = Gathered::new(Told::default(), Arc::default());
         let large = [b'x'; SMALL];
         for pieces in [&[&b"head"[..], b"body"][..], &[b"", b"head", b""], &[b"head", &large], &[&large]] {
             let length: usize = pieces.iter().map(|piece| piece.len()).sum();

@@ -71,7 +71,7 @@ async fn ask(upstream: &Upstream, at: usize, path: &str) -> Result<(), String> {
     let tasks = Tasks::default();
     let failed = |error: &dyn std::error::Error| format!("its health check fails: {}", describe(error));
     let answer = match address.connector().begin(&tasks, ()).await.map_err(|error| failed(&error))? {
-        Begun::Http1(mut sender) => {
+        Begun::Http1(mut sender, _) => {
             outgoing.shape_for_http1(&address.naming().host);
             sender.send_request(outgoing.request).await
         }

@@ -6,12 +6,12 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::TrySendError};
-use tokio::time::Duration;
+use tokio::time::{Duration, Instant};
 
 use super::{
     SendError,
     connect::Connector,
-    outgoing::{Naming, Outgoing},
+    outgoing::{Naming, Outgoing, Spare},
     pool::{Connection, Pool, Want},
 };
 use crate::{proxy::RequestBody, worker::Worker};
@@ -33,8 +33,8 @@ impl Lease {
     }
 
     /// Takes a connection that is there already. Whether there is one.
-    pub(super) fn checkout(&mut self) -> bool {
-        self.taken = self.pool.checkout();
+    pub(super) fn checkout(&mut self, now: Instant) -> bool {
+        self.taken = self.pool.checkout(now);
         self.taken.is_some()
     }
 
@@ -64,6 +64,15 @@ impl Lease {
             Some(Connection::Http2(_)) => outgoing.shape_for_http2(naming),
             _ => outgoing.shape_for_http1(&self.pool.host),
         }
+    }
+
+    /// Keeps a request that is about to be sent, if it may be sent a second time.
+    pub(super) fn keep(&self, request: &Request<RequestBody>) -> Option<Spare> {
+        let written = match &self.taken {
+            Some(Connection::Http1(http1)) => Some(&http1.written),
+            _ => None,
+        };
+        Spare::of(request, written)
     }
 
     /// Sends a request at once, whether what is returned is polled or not. It is boxed since it has room for the whole

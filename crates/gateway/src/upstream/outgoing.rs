@@ -12,6 +12,7 @@ use http::{
 };
 use hyper::body::Body as _;
 
+use super::gather::Written;
 use crate::proxy::{Asked, RequestBody};
 
 /// A request on its way, before it is known which version of HTTP it will be put in.
@@ -79,8 +80,8 @@ impl Outgoing {
 
 /// HTTP/2 may split cookies over several lines, HTTP/1.1 may not (RFC 9113 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
-    let mut lines = headers.get_all(COOKIE).iter();
-    if lines.next().is_none() || lines.next().is_none() {
+    // Mostly no name is there twice, and this one needn't be looked for.
+    if headers.len() == headers.keys_len() || headers.get_all(COOKIE).iter().nth(1).is_none() {
         return;
     }
     let lines: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
@@ -90,7 +91,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// Whether sending a request twice does no more than sending it once, and there is nothing of it that can't be repeated.
-pub(super) fn is_repeatable(request: &Request<RequestBody>) -> bool {
+fn is_repeatable(request: &Request<RequestBody>) -> bool {
     request.body().is_none()
         && matches!(
             *request.method(),
@@ -103,43 +104,72 @@ pub(super) fn came_back(request: &Request<RequestBody>) {
     request.body().leaves(false);
 }
 
-/// The head of a request, kept to send it again. Nearly every request has one and hardly any needs it, so it is text in
-/// one piece of memory: a `HeaderMap` would be two, and would share each of its values.
-pub(super) struct Spare {
-    method: Method,
-    uri: Uri,
-    /// For each header its name, `:` or (for a value marked as sensitive) `;`, its value and an end of line.
-    headers: Vec<u8>,
+/// The head of a request, kept to send it again. Nearly every request has one and hardly any needs it, so it costs as little
+/// as can be to keep, and what there is to do about it is done when it is needed.
+pub(super) enum Spare {
+    /// Over HTTP/1.1 it is kept by the connection, as it is written.
+    Written(Arc<Written>),
+    /// Over HTTP/2 in one piece of memory: a `HeaderMap` would be two, and would share each of its values.
+    Copied {
+        method: Method,
+        uri: Uri,
+        /// For each header its name, `:`, its value and an end of line.
+        headers: Vec<u8>,
+    },
 }
 
 impl Spare {
-    pub(super) fn of(request: &Request<RequestBody>) -> Self {
+    /// Keeps a request that is sent next on the connection whose writing is told to `written`, or on one that tells nobody.
+    /// None where it can't be repeated.
+    pub(super) fn of(request: &Request<RequestBody>, written: Option<&Arc<Written>>) -> Option<Self> {
+        if !is_repeatable(request) {
+            written.inspect(|written| written.keep_none());
+            return None;
+        }
+        if let Some(written) = written {
+            written.keep_next();
+            return Some(Self::Written(Arc::clone(written)));
+        }
         let headers = request.headers();
         let room = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 2).sum();
         let mut text = Vec::with_capacity(room);
         for (name, value) in headers {
             text.extend_from_slice(name.as_str().as_bytes());
-            text.push(if value.is_sensitive() { b';' } else { b':' });
+            text.push(b':');
             text.extend_from_slice(value.as_bytes());
             text.push(b'\n');
         }
-        Self { method: request.method().clone(), uri: request.uri().clone(), headers: text }
+        Some(Self::Copied { method: request.method().clone(), uri: request.uri().clone(), headers: text })
     }
 
-    pub(super) fn into_request(self) -> Request<RequestBody> {
+    /// The request again. Which of its values were secret isn't known any more, so all are taken for it. None where it has
+    /// never been written, and the connection has lost it.
+    pub(super) fn into_request(self) -> Option<Request<RequestBody>> {
         let mut request = Request::new(RequestBody::none());
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
-        // Names have neither of the marks in them, and values no ends of lines.
-        for line in self.headers.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            let mark =
-                line.iter().position(|byte| matches!(byte, b':' | b';')).expect("it was written with one");
-            let name = HeaderName::from_bytes(&line[..mark]).expect("it was a name before");
-            let mut value = HeaderValue::from_bytes(&line[mark + 1..]).expect("it was a value before");
-            value.set_sensitive(line[mark] == b';');
-            request.headers_mut().append(name, value);
+        let text = match self {
+            Self::Copied { method, uri, headers } => {
+                *request.method_mut() = method;
+                *request.uri_mut() = uri;
+                headers
+            }
+            Self::Written(written) => {
+                let text = written.take()?;
+                let end = text.iter().position(|byte| *byte == b'\n')?;
+                let mut words = text[..end].split(|byte| *byte == b' ');
+                *request.method_mut() = Method::from_bytes(words.next()?).ok()?;
+                *request.uri_mut() = Uri::try_from(words.next()?).ok()?;
+                text[end + 1..].to_vec()
+            }
+        };
+        // Names have no such mark in them, and values no ends of lines.
+        for line in text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty())
+        {
+            let mark = line.iter().position(|byte| *byte == b':')?;
+            let mut value = HeaderValue::from_bytes(line[mark + 1..].trim_ascii()).ok()?;
+            value.set_sensitive(true);
+            request.headers_mut().append(HeaderName::from_bytes(&line[..mark]).ok()?, value);
         }
-        request
+        Some(request)
     }
 }
 
@@ -153,7 +183,10 @@ pub(super) fn is_answer(error: &hyper::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
+    use crate::upstream::gather::Gathered;
 
     #[test]
     fn a_head_that_is_kept_is_sent_again_as_it_was() {
@@ -164,14 +197,35 @@ mod tests {
             let name = HeaderName::from_static(name);
             request.headers_mut().append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        let mut secret = HeaderValue::from_static("s");
-        secret.set_sensitive(true);
-        request.headers_mut().insert("x-d", secret);
-        let again = Spare::of(&request).into_request();
+        let again = Spare::of(&request, None).unwrap().into_request().unwrap();
         assert_eq!(again.method(), request.method());
         assert_eq!(again.uri(), request.uri());
         assert_eq!(again.headers(), request.headers());
-        assert!(again.headers().iter().all(|(name, value)| value.is_sensitive() == (name == "x-d")));
+        assert!(again.headers().values().all(HeaderValue::is_sensitive));
+    }
+
+    #[tokio::test]
+    async fn a_head_that_was_written_is_sent_again_as_it_was() {
+        let written = Arc::<Written>::default();
+        let mut stream = Gathered::new(tokio::io::sink(), Arc::clone(&written));
+        let mut request = Request::new(RequestBody::none());
+        let unwritten = Spare::of(&request, Some(&written)).unwrap();
+        assert!(unwritten.into_request().is_none());
+        let spare = Spare::of(&request, Some(&written)).unwrap();
+        stream
+            .write_all(b"DELETE /a?b HTTP/1.1\r\nhost: a\r\nx-a: 1: 2\r\nx-b: \r\nx-a: 4\r\n\r\n")
+            .await
+            .unwrap();
+        let again = spare.into_request().unwrap();
+        assert_eq!(
+            (again.method(), again.uri().path_and_query().unwrap().as_str()),
+            (&Method::DELETE, "/a?b")
+        );
+        let lines: Vec<_> =
+            again.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        assert_eq!(lines, [("host", &b"a"[..]), ("x-a", b"1: 2"), ("x-a", b"4"), ("x-b", b"")]);
+        *request.method_mut() = Method::POST;
+        assert!(Spare::of(&request, Some(&written)).is_none());
     }
 
     #[test]

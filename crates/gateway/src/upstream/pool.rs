@@ -24,6 +24,7 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use super::{
     SendError,
     connect::{Begun, Connector, Terms},
+    gather::Written,
 };
 use crate::{config::UpstreamConfig, proxy::RequestBody, services::unshared, worker::Worker};
 
@@ -55,6 +56,7 @@ struct Held {
 /// A connection for one request at a time.
 pub(super) struct Http1 {
     pub(super) sender: http1::SendRequest<RequestBody>,
+    pub(super) written: Arc<Written>,
     /// Where their number is limited.
     seat: Option<Arc<Seat>>,
 }
@@ -132,8 +134,8 @@ impl Pool {
         }
     }
 
-    /// A connection that is there already.
-    pub(super) fn checkout(&self) -> Option<Connection> {
+    /// A connection that is there already, for a request that came at `now`.
+    pub(super) fn checkout(&self, now: Instant) -> Option<Connection> {
         let mut held = self.held.lock();
         if let Some(stream) = held.free_stream() {
             return Some(Connection::Http2(stream));
@@ -142,7 +144,6 @@ impl Pool {
             Some(seats) => Some(seats.clone().try_acquire_owned().ok()?),
             None => None,
         };
-        let now = Instant::now();
         let mut at = held.http1.len();
         while at > 0 {
             at -= 1;
@@ -200,7 +201,7 @@ impl Pool {
         if want == Want::Http1 {
             // What is known of the upstream's HTTP/2 stays as it is.
             return match connector.without_http2().begin(&worker.tasks, opened()).await? {
-                Begun::Http1(sender) => Ok(Connection::Http1(Http1 { sender, seat })),
+                Begun::Http1(sender, written) => Ok(Connection::Http1(Http1 { sender, written, seat })),
                 Begun::Http2 { .. } => Err(SendError::NoExtendedConnect),
             };
         }
@@ -217,9 +218,9 @@ impl Pool {
     fn hold(&self, begun: Begun, seat: Option<Arc<Seat>>) -> Connection {
         let mut held = self.held.lock();
         match begun {
-            Begun::Http1(sender) => {
+            Begun::Http1(sender, written) => {
                 held.is_http1 = true;
-                Connection::Http1(Http1 { sender, seat })
+                Connection::Http1(Http1 { sender, written, seat })
             }
             Begun::Http2 { sender, terms } => {
                 // The number of these is not limited.
