@@ -100,18 +100,15 @@ impl Proxy {
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         let address = free_address()?;
         let http2 = if self == Self::Nginx { free_address()? } else { address };
-        let (command, headers) = match self {
-            Self::Nginx => (nginx::proxy(dir.path(), address, http2, plan)?, Vec::new()),
-            Self::Haproxy => (haproxy::proxy(dir.path(), address, plan)?, Vec::new()),
-            Self::Bare => (bare::proxy(setting, address, plan), Vec::new()),
-            Self::FareboxFree => {
-                (farebox::proxy(setting, dir.path(), address, plan, farebox::Sold::Free)?, Vec::new())
-            }
-            Self::FareboxPaid => (
-                farebox::proxy(setting, dir.path(), address, plan, farebox::Sold::Paid)?,
-                vec![("authorization", farebox::credential()?)],
-            ),
+        let command = match self {
+            Self::Nginx => nginx::proxy(dir.path(), address, http2, plan)?,
+            Self::Haproxy => haproxy::proxy(dir.path(), address, plan)?,
+            Self::Bare => bare::proxy(setting, address, plan),
+            Self::FareboxFree => farebox::proxy(setting, dir.path(), address, plan, farebox::Sold::Free)?,
+            Self::FareboxPaid => farebox::proxy(setting, dir.path(), address, plan, farebox::Sold::Paid)?,
         };
+        // The same requests for each: what it takes to read and to pass on is nobody's alone.
+        let headers = vec![("authorization", farebox::credential()?)];
         let program = Program::start(command, address)?;
         Ok(Running { proxy: self, program, address, http2, headers, _dir: dir })
     }
