@@ -60,6 +60,18 @@ async fn served(shop: &Shop, headers: &HeaderMap) -> u64 {
     left
 }
 
+fn ask_of<'a>(shop: &'a Shop, headers: &'a HeaderMap) -> Request<'a> {
+    let client = IpAddr::from([192, 0, 2, 1]);
+    Request {
+        service: &shop.service,
+        method: &Method::GET,
+        path: "/",
+        client,
+        headers,
+        grpc: false,
+    }
+}
+
 fn problem(admission: Admission) -> (StatusCode, serde_json::Value) {
     let answer = answer(admission);
     (answer.status, serde_json::from_slice(&answer.body).unwrap())
@@ -274,9 +286,7 @@ async fn a_pass_asks_neither_store_nor_ledger_and_an_account_at_work_no_store() 
     let headers = bought(&shop).await;
     served(&shop, &headers).await;
     let before = asked(&shop);
-    let client = IpAddr::from([192, 0, 2, 1]);
-    let (service, method) = (&shop.service, &Method::GET);
-    let request = Request { service, method, path: "/", client, headers: &headers, grpc: false };
+    let request = ask_of(&shop, &headers);
     for _ in 0..10 {
         let Ok(admission) = shop.paywall.admit_at_once(&request, Keys::Ignored) else {
             panic!("it is decided at once")
@@ -350,9 +360,7 @@ async fn who_is_revoked_while_the_account_is_being_opened_does_not_pass() {
     let (macaroon, preimage) = shop.buy().await;
     let headers = credential(&macaroon, &preimage);
     let identifier = macaroon.identifier().unwrap();
-    let client = IpAddr::from([192, 0, 2, 1]);
-    let (service, method) = (&shop.service, &Method::GET);
-    let request = Request { service, method, path: "/", client, headers: &headers, grpc: false };
+    let request = ask_of(&shop, &headers);
     let Err(slowly) = shop.paywall.admit_at_once(&request, Keys::Ignored) else {
         panic!("the account must be opened")
     };
@@ -450,4 +458,62 @@ async fn every_request_that_goes_on_counts_whatever_its_method_and_none_that_is_
     }
     let answer = answer(shop.ask(&Method::HEAD, "/forecast", &headers).await);
     assert_eq!((answer.status, answer.code), (StatusCode::PAYMENT_REQUIRED, Code::UnitsSpent));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whenever_who_asks_hangs_up_nothing_stays_reserved() {
+    let shop = selling(10_000).await;
+    let (macaroon, preimage) = shop.buy().await;
+    let headers = credential(&macaroon, &preimage);
+    let hash = macaroon.identifier().unwrap().payment_hash;
+    let ledger = shop.paywall.ledger();
+    // The first takes up the account; the others wait for it, and go on when it is gone.
+    for polls in 1..64 {
+        let again = shop.reopen(Keyring::single(secret())).await;
+        let request = ask_of(&shop, &headers);
+        let mut asking = Box::pin(again.admit(&request));
+        let mut other = Box::pin(again.admit(&request));
+        let mut done = None;
+        for _ in 0..polls {
+            if let std::task::Poll::Ready(admission) = futures_util::poll!(&mut asking) {
+                done = Some(admission);
+                break;
+            }
+            assert!(futures_util::poll!(&mut other).is_pending());
+            tokio::task::yield_now().await;
+        }
+        let is_over = done.is_some();
+        drop((asking, done));
+        drop(bill(other.await));
+        let balance = again.ledger().balance(&hash).unwrap();
+        assert_eq!((balance.left(), balance.reserved()), (10_000, 0), "after {polls} polls");
+        if is_over {
+            return;
+        }
+    }
+    panic!("it never came to an end: {ledger:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_paid_for_any_offer_before_a_secret_leaked_is_served_after_it() {
+    let mut shop = selling(5).await;
+    let large = crate::Plan {
+        name: "large".to_owned(),
+        price: Msat::new(50_000),
+        offer: requests(100),
+        good_for: None,
+    };
+    shop.service.menu.more = vec![large];
+    let mut choosing = HeaderMap::new();
+    choosing.insert(crate::OFFER_HEADER, HeaderValue::from_static("large"));
+    let (macaroon, invoice) = read_challenge(&answer(shop.get(&choosing).await));
+    let hash = invoice.payment_hash();
+    running(&shop.paywall, async {
+        shop.node.settle(hash, 50_000);
+        row(&shop, hash, Purchase::is_settled).await;
+    })
+    .await;
+    shop.paywall = shop.reopen(rotated(KeyState::SettledOnly { since: later(1) })).await;
+    let headers = credential(&macaroon, &shop.node.preimage(&hash));
+    assert_eq!(served(&shop, &headers).await, 99);
 }
