@@ -28,6 +28,7 @@ mod buy;
 mod consent;
 mod lease;
 mod settle;
+mod shelf;
 
 pub use consent::ApproveError;
 

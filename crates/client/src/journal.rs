@@ -411,6 +411,24 @@ impl Journal {
         rows.map(|row| row?).collect()
     }
 
+    /// One purchase.
+    pub(crate) fn purchase(&self, hash: &PaymentHash) -> Result<Option<PurchaseRow>, JournalError> {
+        let connection = self.connection.lock();
+        let query = format!("{PURCHASE} WHERE payment_hash = ?1");
+        let row = connection.query_row(&query, [hash.as_bytes()], |row| Ok(read_row(row)));
+        row.optional()?.transpose()
+    }
+
+    /// The credential that a payment bought, dead or alive.
+    pub(crate) fn pass(&self, hash: &PaymentHash) -> Result<Option<Pass>, JournalError> {
+        passes::of(&self.connection.lock(), hash)
+    }
+
+    /// Shows a credential nowhere any more. `false`: there is none alive.
+    pub(crate) fn forget(&self, hash: &PaymentHash, now: Timestamp) -> Result<bool, JournalError> {
+        passes::forget(&self.connection.lock(), hash, now)
+    }
+
     /// Every purchase, newest first.
     pub(crate) fn purchases(&self) -> Result<Vec<PurchaseRow>, JournalError> {
         let connection = self.connection.lock();

@@ -20,6 +20,7 @@ mod ledger;
 mod lnd;
 mod node;
 mod policy;
+mod purchases;
 mod receipt;
 mod serve;
 mod token;
@@ -72,6 +73,10 @@ enum Command {
     Budget(budget::Args),
     #[command(subcommand)]
     Wallet(wallet::Command),
+    #[command(subcommand)]
+    Purchases(purchases::Command),
+    #[command(subcommand)]
+    Tokens(purchases::Tokens),
     Node(Box<node::Args>),
     #[command(subcommand)]
     Lnd(lnd::Command),
@@ -104,6 +109,8 @@ impl Cli {
             Command::Approve(args) => approve::run(&args, reader),
             Command::Budget(args) => budget::run(&args, reader),
             Command::Wallet(command) => wallet::run(&command, reader),
+            Command::Purchases(command) => purchases::run(&command, reader),
+            Command::Tokens(command) => purchases::run_tokens(&command, reader),
             Command::Node(args) => node::run(*args, reader),
             // A command for a shell, which is what stands behind the pipe.
             Command::Lnd(command) if self.output.is_json() => lnd::run(&command, Reader::Program),

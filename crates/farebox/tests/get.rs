@@ -342,6 +342,48 @@ async fn a_wallet_is_named_in_a_file_and_tells_what_it_can_do() {
 }
 
 #[tokio::test]
+async fn what_was_bought_is_listed_taken_elsewhere_and_given_up() {
+    let buyer = Buyer::new().await;
+    let shop = Shop::with(&buyer.world.net, sells("goods")).await;
+    assert_eq!(exit(&buyer.get(&[&shop.url("/now?secret=1")]).await), 0);
+    let list = json(&buyer.farebox(&["purchases", "list"], &[], b"").await);
+    let bought = &list["purchases"][0];
+    assert_eq!((&bought["state"], &bought["path"]), (&"honoured".into(), &"/now".into()));
+    let hash = bought["payment_hash"].as_str().unwrap();
+    assert_eq!(json(&buyer.farebox(&["purchases", "show", hash], &[], b"").await)["amount_msat"], 100_000);
+    assert_eq!(
+        json(&buyer.farebox(&["purchases", "list", "--unserved"], &[], b"").await)["purchases"],
+        serde_json::json!([])
+    );
+
+    let exported = buyer.farebox(&["tokens", "export", hash], &[], b"").await;
+    let credential = String::from_utf8(exported.stdout).unwrap();
+    let answer = reqwest::Client::new()
+        .get(shop.url("/now"))
+        .header("authorization", credential.trim())
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.text().await.unwrap(), "goods");
+    let (_, preimage) = credential.trim().rsplit_once(':').unwrap();
+    for told in [&["tokens", "list"][..], &["tokens", "show", hash], &["--human", "tokens", "list", "--all"]]
+    {
+        let output = buyer.farebox(told, &[], b"").await;
+        assert!(exit(&output) == 0 && !String::from_utf8(output.stdout).unwrap().contains(preimage));
+    }
+
+    assert_eq!(exit(&buyer.farebox(&["tokens", "forget", hash], &[], b"").await), 0);
+    assert_eq!(exit(&buyer.farebox(&["tokens", "forget", hash], &[], b"").await), 1);
+    let list = json(&buyer.farebox(&["tokens", "list"], &[], b"").await);
+    assert_eq!(list["purchases"], serde_json::json!([]));
+    assert_eq!(exit(&buyer.get(&[&shop.url("/now")]).await), 0);
+    assert_eq!(buyer.payments(), 2, "what was given up is not shown");
+    assert_eq!(exit(&buyer.farebox(&["purchases", "write-off", hash], &[], b"").await), 1);
+    let resumed = ["purchases", "resume", "--wallet-url", &buyer.wallet_url];
+    assert_eq!(json(&buyer.farebox(&resumed, &[], b"").await)["more"], 0);
+}
+
+#[tokio::test]
 async fn a_dry_run_tells_the_price_and_buys_nothing() {
     let buyer = Buyer::new().await;
     let shop = Shop::with(&buyer.world.net, sells("goods")).await;

@@ -81,7 +81,7 @@ impl Engine {
         self.asked(move |journal| journal.acknowledge(&payment, now)).await
     }
 
-    async fn asked<T: Send + 'static>(
+    pub(super) async fn asked<T: Send + 'static>(
         &self,
         ask: impl FnOnce(&crate::journal::Journal) -> Result<T, crate::journal::JournalError> + Send + 'static,
     ) -> Result<T, FetchError> {

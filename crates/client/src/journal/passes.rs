@@ -3,7 +3,7 @@
 //! where it has accepted it before.
 
 use farebox_protocol::{PaymentHash, Preimage, Timestamp};
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use super::{JournalError, PURCHASE, Want, integer, read_hash, read_scheme, read_scope};
 use crate::purchase::Note;
@@ -98,6 +98,28 @@ pub(super) fn give_up(
     now: Timestamp,
 ) -> Result<(), JournalError> {
     hashes.iter().try_for_each(|hash| bury(transaction, hash, now))
+}
+
+/// The credential that a payment bought, dead or alive.
+pub(super) fn of(connection: &Connection, hash: &PaymentHash) -> Result<Option<Pass>, JournalError> {
+    let query = format!("{PURCHASE} WHERE o.state = 'settled' AND payment_hash = ?1");
+    let pass = connection.query_row(&query, [hash.as_bytes()], |row| Ok(read_pass(row)));
+    pass.optional()?.transpose()
+}
+
+/// The buyer wants it shown nowhere any more.
+pub(super) fn forget(
+    connection: &Connection,
+    hash: &PaymentHash,
+    now: Timestamp,
+) -> Result<bool, JournalError> {
+    let changed = connection.execute(
+        "UPDATE purchases SET dead_at = ?1 WHERE payment_hash = ?2 AND dead_at IS NULL
+         AND EXISTS (SELECT 1 FROM outgoing_payments o
+                     WHERE o.payment_hash = purchases.payment_hash AND o.state = 'settled')",
+        params![integer(now.secs()), hash.as_bytes()],
+    )?;
+    Ok(changed == 1)
 }
 
 /// Keeps what an answer said about a credential.
