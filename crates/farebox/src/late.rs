@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Context as _;
 use farebox_lightning::{
-    Ask, Cursor, Health, Incoming, Receive, ReceiveError, ReceiveFacts, Settlement,
+    Ask, Cursor, Health, Incoming, Pay, Receive, ReceiveError, ReceiveFacts, Settlement,
     config::{ConnectError, Connected, LightningConfig, Places},
     phoenixd,
 };
@@ -63,6 +63,13 @@ impl LateNodes {
         let backend =
             |(name, node): &(String, Arc<LateNode>)| Backend { name: name.clone(), node: node.clone() };
         Ok(Backends::new(self.0.iter().map(backend).collect())?)
+    }
+
+    /// The first of them, to pay from. An error where it isn't there yet, or can't pay.
+    pub(crate) async fn wallet(&self) -> anyhow::Result<Arc<dyn Pay>> {
+        let (name, late) = self.0.first().context("there is no node")?;
+        let node = late.node.get().with_context(|| format!("`{name}` isn't connected yet"))?;
+        node.0.pay().await.with_context(|| format!("`{name}` can't pay"))
     }
 
     /// Goes on trying until all are there or `stop` is cancelled. `Err` is for what waiting can't mend.

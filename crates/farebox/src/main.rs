@@ -14,6 +14,7 @@ mod config;
 mod late;
 mod logging;
 mod output;
+mod refunds;
 mod runtime;
 #[cfg(feature = "embedded")]
 mod sample;

@@ -26,7 +26,7 @@ use crate::{
     late::LateNodes,
     logging,
     output::Reader,
-    runtime,
+    refunds, runtime,
     sold::buys,
     state,
 };
@@ -268,6 +268,11 @@ async fn serve(mut config: Config, reader: Reader) -> anyhow::Result<ExitCode> {
         .await
         .map_err(explained)?;
     let gateway = Gateway::bind(config.gateway, Arc::clone(&paywall)).map_err(taken)?;
+    let refunds =
+        config.refunds.map(|settings| refunds::open(settings, &paywall, &config.state_dir)).transpose()?;
+    if let Some(refunds) = &refunds {
+        gateway.pay_back(Arc::clone(refunds));
+    }
     reader.print(&Listening {
         event: "listening",
         listen: gateway.addrs(),
@@ -283,7 +288,13 @@ async fn serve(mut config: Config, reader: Reader) -> anyhow::Result<ExitCode> {
         outcome
     };
     let work = async {
-        let (sold, connecting) = tokio::join!(runtime::sell(gateway, &paywall, &stop), connecting);
+        let paying_back = async {
+            if let Some(refunds) = &refunds {
+                refunds::pay_out(refunds, &nodes, &stop).await;
+            }
+        };
+        let selling = runtime::sell(gateway, &paywall, &stop);
+        let (sold, connecting, ()) = tokio::join!(selling, connecting, paying_back);
         sold.map_err(anyhow::Error::from).and(connecting)
     };
     let outcome = tokio::select! {

@@ -19,7 +19,7 @@ use super::{
     file::{self, File, SecretFrom, UnknownCaveats},
     lightning, listen,
     problem::Problem,
-    service,
+    refunds, service,
     value::{PerTime, Span, Written},
 };
 
@@ -65,6 +65,8 @@ pub(crate) fn judge(mut file: File, base: &Path, rigour: Rigour) -> Judged {
     let paywall = paywall(&file, &mut findings);
     let mint_secrets = mint_secrets(mem::take(&mut file.mint_secrets), &mut findings);
     lightning::judge(&file.lightning, file.network.0, &mut findings);
+    let refunds = mem::take(&mut file.refunds);
+    let refunds = refunds.map(|asked| refunds::judge(asked, file.network.0, &mut findings));
     let gateway = GatewayConfig {
         listen: listen::listen(&file, &mut findings),
         ops: listen::ops(file.ops, &file.listen, &mut findings),
@@ -83,6 +85,7 @@ pub(crate) fn judge(mut file: File, base: &Path, rigour: Rigour) -> Judged {
         lightning: file.lightning,
         paywall,
         gateway,
+        refunds,
         notes: Vec::new(),
     };
     Judged { config, problems, notes }

@@ -23,7 +23,7 @@ struct Mapping {
 }
 
 /// Which struct reads the mapping at which key, by source file.
-const SECTIONS: [(&str, &str, &str); 35] = [
+const SECTIONS: [(&str, &str, &str); 36] = [
     ("", FILE, "File"),
     ("lightning", LIGHTNING, "LightningConfig"),
     ("lightning.lnd", LIGHTNING, "LndSettings"),
@@ -41,6 +41,7 @@ const SECTIONS: [(&str, &str, &str); 35] = [
     ("ops", FILE, "OpsMap"),
     ("mint-secrets[]", FILE, "MintSecretEntry"),
     ("minting", FILE, "Minting"),
+    ("refunds", REFUNDS, "Refunds"),
     ("limits", FILE, "Limits"),
     ("services[]", SERVICE, "Service"),
     ("services[].offers[]", OFFER, "NamedOffer"),
@@ -67,6 +68,7 @@ const SERVICE: &str = "crates/farebox/src/config/file/service.rs";
 const OFFER: &str = "crates/farebox/src/config/file/offer.rs";
 const COST: &str = "crates/farebox/src/config/file/cost.rs";
 const UPSTREAM: &str = "crates/farebox/src/config/file/upstream.rs";
+const REFUNDS: &str = "crates/farebox/src/config/file/refunds.rs";
 const LIGHTNING: &str = "crates/lightning/src/config.rs";
 
 const INTRODUCTION: &str = "\

@@ -1,0 +1,56 @@
+//! Money back, put together: the journal in the state directory, the servers of Lightning addresses, and the wallet, which may
+//! come late like every node.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use farebox_lightning::{clock::SystemClock, lnaddress::AddressBook};
+use farebox_paywall::{Paywall, refund::Refunds};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::{config::RefundSettings, late::LateNodes};
+
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+/// How long refunds under way may take to end when the gateway stops. The next start ends the others.
+const STOP_WITHIN: Duration = Duration::from_secs(20);
+
+/// Where buyers ask; until [`pay_out`] has a wallet they are told to come again.
+pub(crate) fn open(
+    settings: RefundSettings,
+    paywall: &Arc<Paywall>,
+    state_dir: &Path,
+) -> anyhow::Result<Arc<Refunds>> {
+    let addresses = AddressBook::new(settings.private_hosts).context("cannot make an HTTP client")?;
+    let path = state_dir.join("refunds.sqlite");
+    let (paywall, clock) = (Arc::clone(paywall), Arc::new(SystemClock));
+    Refunds::open(&path, paywall, Arc::new(addresses), clock, settings.config)
+        .with_context(|| format!("cannot open the journal of refunds, `{}`", path.display()))
+}
+
+/// Pays from the first node, as soon as it is there, until `stop`; then waits for what is under way.
+pub(crate) async fn pay_out(refunds: &Arc<Refunds>, nodes: &LateNodes, stop: &CancellationToken) {
+    let mut wait = RETRY_FIRST;
+    let mut said = String::new();
+    while let Err(error) = begin(refunds, nodes).await {
+        let why = format!("{error:#}");
+        if why != said {
+            tracing::warn!("nothing can be paid back yet: {why}");
+            said = why;
+        }
+        if stop.run_until_cancelled(sleep(wait)).await.is_none() {
+            break;
+        }
+        wait = (wait * 2).min(RETRY_MAX);
+    }
+    stop.cancelled().await;
+    refunds.stop(STOP_WITHIN).await;
+}
+
+async fn begin(refunds: &Arc<Refunds>, nodes: &LateNodes) -> anyhow::Result<()> {
+    let wallet = nodes.wallet().await?;
+    refunds.pay_from(wallet).await?;
+    tracing::info!("money can be paid back");
+    Ok(())
+}
