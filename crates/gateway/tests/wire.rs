@@ -164,6 +164,10 @@ async fn the_upstream_gets_the_path_that_was_decided_on() {
         ("//free//x", "/free/x"),
         ("/%66ree/x?q=/../%2e&r=a%20b", "/free/x?q=/../%2e&r=a%20b"),
         ("/free/caf%c3%a9", "/free/caf%C3%A9"),
+        // Which offer is chosen is for us.
+        ("/free/x?a=%2e&farebox-offer=large&&b", "/free/x?a=%2e&&b"),
+        ("/free/./x?farebox-offer=", "/free/x"),
+        ("/free/x?farebox-offers=1&x=farebox-offer=1", "/free/x?farebox-offers=1&x=farebox-offer=1"),
         ("http://a/free", "/free"),
         ("/free#/../paid", "/free"),
     ] {

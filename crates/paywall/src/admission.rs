@@ -17,6 +17,8 @@ pub struct Request<'a> {
     pub method: &'a Method,
     /// Its path in normal form ([`crate::normalise`]): the same one that is forwarded.
     pub path: &'a str,
+    /// What follows its `?`: where an offer may be chosen. Nothing is decided by it.
+    pub query: Option<&'a str>,
     /// Who sent it, as far as trusted proxies say.
     pub client: IpAddr,
     /// Its headers, credentials included. They are not logged.

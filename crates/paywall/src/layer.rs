@@ -17,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{HeaderValue, Method, Response, header, request::Parts};
+use http::{HeaderValue, Method, Response, Uri, header, request::Parts};
 use http_body::Body as HttpBody;
 use http_body_util::{Either, Full};
 use tower_layer::Layer;
@@ -25,7 +25,7 @@ use tower_service::Service as TowerService;
 
 use crate::{
     Admission, Answer, Bill, Code, Pass, Paywall, Request, Service, forward, normalise,
-    path::same_but_for_hex_case, price::Ending, respond,
+    path::same_but_for_hex_case, price::Ending, respond, without_choice,
 };
 
 mod billed;
@@ -88,6 +88,7 @@ impl PaywallLayer {
             method: &parts.method,
             path: &path,
             client,
+            query: parts.uri.query(),
             headers: &parts.headers,
             grpc,
         };
@@ -139,6 +140,7 @@ where
             match layer.admit(&parts, body.size_hint().exact()).await {
                 Ok((pass, mut bill)) => {
                     forward::introduce(&mut parts.headers, &pass);
+                    forget_choice(&mut parts.uri);
                     let is_head = parts.method == Method::HEAD;
                     if let Some(bill) = &mut bill {
                         if bill.is_metered_by_usage() {
@@ -173,6 +175,14 @@ where
             }
         })
     }
+}
+
+/// Takes the choice of an offer out of the query, as the credential was taken out of the headers.
+fn forget_choice(uri: &mut Uri) {
+    let Some(target) = uri.path_and_query().and_then(without_choice) else { return };
+    let mut parts = std::mem::take(uri).into_parts();
+    parts.path_and_query = Some(target);
+    *uri = Uri::from_parts(parts).expect("the target that it had, less one parameter");
 }
 
 fn is_grpc(parts: &Parts) -> bool {

@@ -13,10 +13,15 @@
 use std::time::Duration;
 
 use farebox_protocol::{CapabilityName, Identifier, Msat, Offer, ServiceName, caveat::LIST_MAX};
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderName, Method};
 use smallvec::SmallVec;
 
 use crate::{PathPattern, Service, price};
+
+mod choice;
+
+pub(crate) use choice::others;
+pub use choice::{choice, without_choice};
 
 /// Names the offer that a buyer chooses; in a query it has the same name.
 pub const OFFER_HEADER: HeaderName = HeaderName::from_static("farebox-offer");
@@ -177,22 +182,22 @@ impl Service {
         path: &str,
         choice: Option<&str>,
     ) -> Result<Quote<'a>, UnknownOffer> {
-        let unknown = || UnknownOffer(choice.unwrap_or_default().to_owned());
-        let tier = self.tier_of(&self.taken(method, path)).map_err(|NobodyHas| unknown())?;
-        let reserve = self.cost(method, path).map(|cost| cost.reserve());
-        let mut offers = self.offers(tier).filter(|quote| {
-            quote.offer != Offer::Credit || reserve.is_some_and(|reserve| reserve <= quote.price)
-        });
+        let mut offers = self.choices(method, path);
         match choice {
             None => offers.next(),
             Some(name) => offers.find(|quote| quote.name == name),
         }
-        .ok_or_else(unknown)
+        .ok_or_else(|| UnknownOffer(choice.unwrap_or_default().to_owned()))
     }
 
     /// Everything that the buyer of such a request may choose from, the default first.
-    pub(crate) fn choices(&self, tier: u8) -> impl Iterator<Item = Quote<'_>> {
-        self.offers(self.menu.tiers.iter().find(|above| above.tier == tier))
+    pub(crate) fn choices(&self, method: &Method, path: &str) -> impl Iterator<Item = Quote<'_>> {
+        let tier = self.tier_of(&self.taken(method, path)).ok();
+        let reserve = self.cost(method, path).map(|cost| cost.reserve());
+        let reaches = move |quote: &Quote<'_>| {
+            quote.offer != Offer::Credit || reserve.is_some_and(|reserve| reserve <= quote.price)
+        };
+        tier.into_iter().flat_map(|tier| self.offers(tier)).filter(reaches)
     }
 
     /// The tier above the lowest that has all of these, if the lowest hasn't.
@@ -321,28 +326,6 @@ fn repeated(names: &[&str]) -> Option<String> {
         .enumerate()
         .find(|(at, name)| names[..*at].contains(name))
         .map(|(_, name)| (*name).to_owned())
-}
-
-/// The offer that a buyer names, in the header or in the query.
-///
-/// # Errors
-///
-/// When it names two, or something that is no name.
-pub fn choice<'a>(headers: &'a HeaderMap, query: Option<&'a str>) -> Result<Option<&'a str>, UnknownOffer> {
-    let mut chosen: Option<&'a str> = None;
-    let header = headers.get_all(OFFER_HEADER).into_iter().map(|value| value.to_str().map_err(|_| "?"));
-    let query = query.unwrap_or_default().split('&').filter_map(|pair| {
-        let (name, value) = pair.split_once('=')?;
-        (name == OFFER_HEADER.as_str()).then_some(Ok(value))
-    });
-    for named in header.chain(query) {
-        let named = named.map_err(|text: &str| UnknownOffer(text.to_owned()))?;
-        if chosen.is_some_and(|earlier| earlier != named) {
-            return Err(UnknownOffer(named.chars().take(64).collect()));
-        }
-        chosen = Some(named);
-    }
-    Ok(chosen)
 }
 
 #[cfg(test)]

@@ -44,6 +44,8 @@ pub(crate) struct Mint {
 pub(crate) struct Minted {
     pub(crate) challenge: Challenge,
     pub(crate) terms: Terms,
+    /// What the offer is called.
+    pub(crate) name: String,
     pub(crate) tier: u8,
     pub(crate) valid_until: Option<Timestamp>,
     /// The id of the token in whose place it is, which is also its own.
@@ -177,8 +179,9 @@ impl Mint {
         let identifier = Identifier { payment_hash: invoice.payment_hash(), token_id };
         let root_key = keyring.mint().root_key(config.network, &identifier);
         let macaroon = Macaroon::mint(&root_key, &identifier, &sale.caveats()?);
+        let name = quote.name.to_owned();
         let replaces = quote.replaces.map(|older| older.token_id);
-        Ok(Minted { challenge: Challenge { macaroon, invoice }, terms, tier, valid_until, replaces })
+        Ok(Minted { challenge: Challenge { macaroon, invoice }, terms, name, tier, valid_until, replaces })
     }
 
     /// Keeps invoices ready at one node, until told to stop.

@@ -405,7 +405,9 @@ impl Paywall {
         now: Timestamp,
     ) -> Admission {
         let refuse = |code, retry_after| refused(request, &Refusal { retry_after, ..refusal(request, code) });
-        let Ok(chosen) = choice(request.headers, None) else { return refuse(Code::OfferUnknown, None) };
+        let Ok(chosen) = choice(request.headers, request.query) else {
+            return refuse(Code::OfferUnknown, None);
+        };
         let Ok(quote) = request.service.quote(request.method, request.path, chosen) else {
             // Nothing that is sold today would do for this request.
             let code = if chosen.is_some() { Code::OfferUnknown } else { Code::PriceInvalid };
@@ -530,7 +532,7 @@ impl Paywall {
 
 /// A refusal of this request for this reason.
 fn refusal<'a>(request: &Request<'a>, code: Code) -> Refusal<'a> {
-    Refusal { service: Some(request.service), ..Refusal::of(code) }
+    Refusal { service: Some(request.service), request: Some(*request), ..Refusal::of(code) }
 }
 
 fn refused(request: &Request<'_>, refusal: &Refusal<'_>) -> Admission {

@@ -10,14 +10,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use farebox_protocol::Offer;
+use farebox_protocol::{Msat, Offer};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::{Map, Value, json};
 
-use crate::{Answer, Code, Quote, Request, Service, mint::Minted, paywall::Short};
+use crate::{Answer, Code, OFFER_HEADER, Quote, Request, Service, mint::Minted, paywall::Short};
 
 mod audience;
 mod page;
+mod qr;
 
 pub(crate) use audience::Audience;
 
@@ -38,6 +39,8 @@ pub(crate) struct Refusal<'a> {
     pub(crate) is_denied: bool,
     /// What was missing, where a buyer has too little left.
     pub(crate) short: Option<Short>,
+    /// What was asked, where an answer says what there is to choose from.
+    pub(crate) request: Option<Request<'a>>,
 }
 
 /// Whether a challenge may be made for this method at all.
@@ -109,7 +112,15 @@ fn grpc_status(status: StatusCode) -> &'static str {
 impl Refusal<'_> {
     /// For this reason, and nothing else to say.
     pub(crate) const fn of(code: Code) -> Self {
-        Self { code, service: None, minted: None, retry_after: None, is_denied: false, short: None }
+        Self {
+            code,
+            service: None,
+            minted: None,
+            retry_after: None,
+            is_denied: false,
+            short: None,
+            request: None,
+        }
     }
 
     /// The whole answer.
@@ -175,6 +186,13 @@ impl Refusal<'_> {
         if status == StatusCode::PAYMENT_REQUIRED { "payment required" } else { self.detail() }
     }
 
+    /// What the buyer of this request may choose from, the default first: where it is asked to pay, or to choose again.
+    fn choices(&self) -> impl Iterator<Item = Quote<'_>> {
+        let is_asked = self.minted.is_some() || self.code == Code::OfferUnknown;
+        let request = self.request.as_ref().filter(|_| is_asked);
+        request.into_iter().flat_map(|request| request.service.choices(request.method, request.path))
+    }
+
     /// RFC 9457. `type` stays `about:blank`: the machine-readable part is `code`.
     fn problem(&self, status: StatusCode) -> Value {
         let mut problem = Map::new();
@@ -192,21 +210,7 @@ impl Refusal<'_> {
         if let Some(minted) = self.minted {
             let invoice = &minted.challenge.invoice;
             set("price_msat", json!(minted.terms.price.get()));
-            match minted.terms.offer {
-                Offer::Forever => set("offer", json!("forever")),
-                Offer::Duration(time) => {
-                    set("offer", json!("duration"));
-                    set("duration_secs", json!(time.as_secs()));
-                }
-                Offer::Requests(count) => {
-                    set("offer", json!("requests"));
-                    set("requests", json!(count));
-                }
-                Offer::Credit => {
-                    set("offer", json!("credit"));
-                    set("credit_msat", json!(minted.terms.price.get()));
-                }
-            }
+            bought(minted.terms.offer, minted.terms.price, &mut set);
             set("invoice", json!(invoice.as_str()));
             set("payment_hash", json!(invoice.payment_hash().to_string()));
             set("expires_at", json!(invoice.expires_at().secs()));
@@ -216,15 +220,20 @@ impl Refusal<'_> {
             if let Some(end) = minted.valid_until {
                 set("valid_until", json!(end.secs()));
             }
-            let choices: Vec<Value> = self
-                .service
-                .into_iter()
-                .flat_map(|service| service.choices(minted.tier))
-                .map(listed)
-                .collect();
-            if choices.len() > 1 {
-                set("offers", Value::Array(choices));
+            if self.choices().nth(1).is_some() {
+                set("offer_name", json!(minted.name));
             }
+            if self.service.is_some_and(|service| !service.menu.tiers.is_empty()) {
+                set("tier", json!(minted.tier));
+            }
+        }
+        let offers: Vec<Value> = self.choices().map(listed).collect();
+        if offers.len() > 1 || (self.code == Code::OfferUnknown && !offers.is_empty()) {
+            set("offers", Value::Array(offers));
+            set(
+                "choose_offer_by",
+                json!({ "header": OFFER_HEADER.as_str(), "query": OFFER_HEADER.as_str() }),
+            );
         }
         if let Some(Short { left, needed, unit }) = self.short {
             set("left", json!(left));
@@ -238,9 +247,38 @@ impl Refusal<'_> {
     }
 }
 
+/// What is bought, field by field.
+fn bought(offer: Offer, price: Msat, set: &mut dyn FnMut(&str, Value)) {
+    match offer {
+        Offer::Forever => set("offer", json!("forever")),
+        Offer::Duration(time) => {
+            set("offer", json!("duration"));
+            set("duration_secs", json!(time.as_secs()));
+        }
+        Offer::Requests(count) => {
+            set("offer", json!("requests"));
+            set("requests", json!(count));
+        }
+        Offer::Credit => {
+            set("offer", json!("credit"));
+            set("credit_msat", json!(price.get()));
+        }
+    }
+}
+
 /// An offer to choose from, by its name. The price is the seller's; a node may have to round it up.
 fn listed(quote: Quote<'_>) -> Value {
-    json!({ "name": quote.name, "price_msat": quote.price.get(), "buys": quote.offer.to_string() })
+    let mut listed = Map::new();
+    let mut set = |name: &str, value: Value| {
+        listed.insert(name.to_owned(), value);
+    };
+    set("name", json!(quote.name));
+    set("price_msat", json!(quote.price.get()));
+    bought(quote.offer, quote.price, &mut set);
+    if let Some(time) = quote.good_for {
+        set("good_for_secs", json!(time.as_secs()));
+    }
+    Value::Object(listed)
 }
 
 /// The answer to a preflight: a browser may send a credential along and read the challenge.
@@ -276,7 +314,7 @@ pub(crate) fn path_refused(method: &Method, headers: &HeaderMap, grpc: bool) -> 
 
 /// A refusal of this request, for a front door's own reason.
 pub(crate) fn refused(request: &Request<'_>, code: Code) -> Answer {
-    let refusal = Refusal { service: Some(request.service), ..Refusal::of(code) };
+    let refusal = Refusal { service: Some(request.service), request: Some(*request), ..Refusal::of(code) };
     refusal.answer(Audience::of_request(request))
 }
 

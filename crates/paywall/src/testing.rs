@@ -477,7 +477,8 @@ impl Shop {
 
     pub(crate) async fn ask(&self, method: &Method, path: &str, headers: &HeaderMap) -> Admission {
         let client = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-        let request = Request { service: &self.service, method, path, client, headers, grpc: false };
+        let request =
+            Request { service: &self.service, method, path, client, headers, query: None, grpc: false };
         self.paywall.admit(&request).await
     }
 

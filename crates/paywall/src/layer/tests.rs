@@ -70,6 +70,28 @@ async fn an_app_behind_the_layer_is_paid_and_never_sees_the_credential() {
 }
 
 #[tokio::test]
+async fn an_offer_is_chosen_in_the_query_and_the_app_never_sees_it() {
+    let mut shop = Shop::open().await;
+    let price = Msat::new(90_000);
+    let large = crate::Plan { name: "large".into(), price, offer: shop.service.offer, good_for: None };
+    shop.service.menu.more = vec![large];
+    let (status, _, body) =
+        call(app(&shop), Method::GET, "/paid?x=1&farebox-offer=large", HeaderMap::new()).await;
+    assert_eq!(status, StatusCode::PAYMENT_REQUIRED);
+    assert!(body.contains("\"price_msat\":90000"), "{body}");
+
+    let query = |uri: http::Uri| async move { uri.query().unwrap_or("none").to_owned() };
+    let layer = PaywallLayer::new(Arc::clone(&shop.paywall), shop.service.clone());
+    let app = axum::Router::new().route("/{*rest}", axum::routing::any(query)).layer(layer);
+    let (macaroon, preimage) = shop.buy().await;
+    for (asked, want) in [("/a?x=1&farebox-offer=large&y", "x=1&y"), ("/a?farebox-offer=large", "none")] {
+        let headers = credential(&macaroon, &preimage);
+        let (status, _, body) = call(app.clone(), Method::GET, asked, headers).await;
+        assert_eq!((status, body.as_str()), (StatusCode::OK, want));
+    }
+}
+
+#[tokio::test]
 async fn a_path_that_is_not_what_it_seems_is_refused() {
     let shop = Shop::open().await;
     for path in ["/paid/../free", "/paid/%2e%2e/free", "//free", "/%66ree", "/free/.", "/free%2F..", "/a%00"]

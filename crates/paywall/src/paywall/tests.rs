@@ -418,7 +418,7 @@ async fn the_future_of_a_paid_request_is_small() {
     let headers = HeaderMap::new();
     let client: IpAddr = [192, 0, 2, 1].into();
     let (service, method) = (&shop.service, &Method::GET);
-    let request = Request { service, method, path: "/", client, headers: &headers, grpc: false };
+    let request = Request { service, method, path: "/", client, headers: &headers, query: None, grpc: false };
     let size = size_of_val(&shop.paywall.admit(&request));
     assert!(size <= 4_096, "{size} bytes");
 }

@@ -3,6 +3,7 @@ use http::header;
 
 use super::*;
 use crate::testing::{Shop, answer, read_challenge};
+use crate::{Plan, price::Cost};
 
 /// What varies from run to run, by name.
 fn render(answer: &Answer) -> String {
@@ -37,14 +38,22 @@ async fn challenged(accept: &'static str, grpc: bool) -> Answer {
     headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
     let client = [192, 0, 2, 1].into();
     let (service, method) = (&shop.service, &Method::POST);
-    let request = Request { service, method, path: "/", client, headers: &headers, grpc };
+    let request = Request { service, method, path: "/", client, headers: &headers, query: None, grpc };
     answer(shop.paywall.admit(&request).await)
 }
 
 #[track_caller]
 fn check(code: Code, audience: Audience, want: Expect) {
     let retry_after = (status(code).is_server_error()).then_some(Duration::from_millis(1_500));
-    let refusal = Refusal { code, service: None, minted: None, retry_after, is_denied: false, short: None };
+    let refusal = Refusal {
+        code,
+        service: None,
+        minted: None,
+        retry_after,
+        is_denied: false,
+        short: None,
+        request: None,
+    };
     want.assert_eq(&render(&refusal.answer(audience)));
 }
 
@@ -84,6 +93,65 @@ async fn a_grpc_client_gets_200_and_the_rest_in_headers() {
     .assert_eq(&render(&answer));
 }
 
+/// What is answered where there is more than one offer.
+async fn put_to_choose(accept: &'static str, query: &str) -> Answer {
+    let mut shop = Shop::open().await;
+    let thirty_days = Duration::from_secs(30 * 86_400);
+    let offer = Offer::Requests(1_200.try_into().unwrap());
+    let large = Plan { name: "large".into(), price: Msat::new(90_000), offer, good_for: Some(thirty_days) };
+    let credit = Plan { name: "credit".into(), offer: Offer::Credit, good_for: None, ..large.clone() };
+    // More than it costs to ask once, and so never put to anybody.
+    let short = Plan { name: "short".into(), price: Msat::new(1), ..credit.clone() };
+    shop.service.menu.more = vec![large, credit, short];
+    shop.service.costs.otherwise = Some(Cost::Fixed(Msat::new(1_000)).into());
+    let headers = [(header::ACCEPT, HeaderValue::from_static(accept))].into_iter().collect();
+    let client = [192, 0, 2, 1].into();
+    let (service, method) = (&shop.service, &Method::GET);
+    let request =
+        Request { service, method, path: "/", client, headers: &headers, query: Some(query), grpc: false };
+    answer(shop.paywall.admit(&request).await)
+}
+
+#[tokio::test]
+async fn a_program_is_told_what_there_is_to_choose_from_and_how() {
+    for query in ["city=x&farebox-offer=large", "farebox-offer=huge"] {
+        let answer = put_to_choose("*/*", query).await;
+        let body: Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(
+            body["offers"],
+            json!([
+                { "name": "default", "price_msat": 10_000, "offer": "forever" },
+                {
+                    "name": "large", "price_msat": 90_000, "offer": "requests", "requests": 1_200,
+                    "good_for_secs": 2_592_000,
+                },
+                { "name": "credit", "price_msat": 90_000, "offer": "credit", "credit_msat": 90_000 },
+            ])
+        );
+        assert_eq!(body["choose_offer_by"], json!({ "header": "farebox-offer", "query": "farebox-offer" }));
+        let (status, chosen) = match query {
+            "farebox-offer=huge" => (400, Value::Null),
+            _ => (402, json!("large")),
+        };
+        assert_eq!((answer.status.as_u16(), &body["offer_name"]), (status, &chosen));
+    }
+}
+
+#[tokio::test]
+async fn a_page_has_a_link_for_each_other_offer() {
+    let answer = put_to_choose("text/html", "city=%22x%22&farebox-offer=large").await;
+    let page = std::str::from_utf8(&answer.body).unwrap();
+    for shown in [
+        "<strong>90 sat</strong> buys 1200 requests to <strong>weather</strong> whenever you like, good for 30 days.",
+        "<li><a href=\"?city=%22x%22\">default</a>: 10 sat buys access without end</li>",
+        "<li><a href=\"?city=%22x%22&amp;farebox-offer=credit\">credit</a>: 90 sat buys as much credit</li>",
+    ] {
+        assert!(page.contains(shown), "{shown} is not in {page}");
+    }
+    assert!(!page.contains(">large<") && !page.contains(">short<"), "{page}");
+    assert!(page.contains("<svg "), "there is a picture of the invoice");
+}
+
 #[tokio::test]
 async fn a_browser_gets_a_page_that_needs_nothing_else() {
     let answer = challenged("text/html,*/*;q=0.8", false).await;
@@ -120,8 +188,15 @@ fn a_refusal_names_a_scheme_and_nothing_to_buy() {
 #[test]
 fn a_denial_speaks_of_no_invoice() {
     let denied = |code, audience| {
-        let refusal =
-            Refusal { code, service: None, minted: None, retry_after: None, is_denied: true, short: None };
+        let refusal = Refusal {
+            code,
+            service: None,
+            minted: None,
+            retry_after: None,
+            is_denied: true,
+            short: None,
+            request: None,
+        };
         render(&refusal.answer(audience))
     };
     expect![[r#"
@@ -277,6 +352,7 @@ fn every_answer_forbids_caching_and_names_its_code() {
                 retry_after: None,
                 is_denied: false,
                 short: None,
+                request: None,
             };
             let answer = refusal.answer(audience);
             assert_eq!(answer.headers[header::CACHE_CONTROL], "no-store");

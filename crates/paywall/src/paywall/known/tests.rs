@@ -146,6 +146,7 @@ async fn agrees(steps: &[Step], strict: bool) -> usize {
             path: if step.path { "/forecast" } else { "/" },
             client: Ipv4Addr::new(192, 0, step.client, 1).into(),
             headers,
+            query: None,
             grpc: false,
         };
         let known = &shop.paywall.known;
@@ -204,6 +205,7 @@ async fn only_what_held_is_remembered() {
             path: "/forecast",
             client: Ipv4Addr::new(192, 0, 2, 1).into(),
             headers: &headers,
+            query: None,
             grpc: false,
         };
         let examined = shop.paywall.examine(&request, START);
@@ -236,6 +238,7 @@ async fn what_is_padded_is_honoured_and_not_remembered() {
             path: "/forecast",
             client: Ipv4Addr::new(192, 0, 2, 1).into(),
             headers: &headers,
+            query: None,
             grpc: false,
         };
         let decision = decide(&shop.paywall.examine(&request, START).facts(START));
@@ -287,6 +290,7 @@ async fn what_stood_beside_a_credential_does_not_stand_for_it() {
         path: "/forecast",
         client: Ipv4Addr::new(192, 0, 2, 1).into(),
         headers: &headers,
+        query: None,
         grpc: false,
     };
     let passes = |request: &Request<'_>| {

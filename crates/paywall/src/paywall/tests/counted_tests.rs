@@ -68,6 +68,7 @@ fn ask_of<'a>(shop: &'a Shop, headers: &'a HeaderMap) -> Request<'a> {
         path: "/",
         client,
         headers,
+        query: None,
         grpc: false,
     }
 }

@@ -20,7 +20,8 @@ async fn ask(shop: &Shop, client: &str) -> Admission {
 async fn ask_at(paywall: &Paywall, shop: &Shop, client: &str) -> Admission {
     let (method, headers) = (&Method::GET, &HeaderMap::new());
     let client = client.parse().unwrap();
-    let request = Request { service: &shop.service, method, path: "/x", client, headers, grpc: false };
+    let request =
+        Request { service: &shop.service, method, path: "/x", client, headers, query: None, grpc: false };
     paywall.admit(&request).await
 }
 

@@ -49,7 +49,8 @@ async fn a_grpc_call_that_comes_too_often_is_told_so_in_grpcs_own_way() {
     let shop = limited_by(limit(LimitBy::Client, 1)).await;
     let (headers, client) = (HeaderMap::new(), Ipv4Addr::LOCALHOST.into());
     let (service, method) = (&shop.service, &Method::POST);
-    let request = Request { service, method, path: "/free", client, headers: &headers, grpc: true };
+    let request =
+        Request { service, method, path: "/free", client, headers: &headers, query: None, grpc: true };
     check(&shop.paywall.admit(&request).await, Code::Free);
     let limited = answer(shop.paywall.admit(&request).await);
     assert_eq!((limited.status, limited.code), (StatusCode::OK, Code::RateLimited));
@@ -149,8 +150,15 @@ async fn when_more_come_than_are_counted_apart_the_operator_can_see_it() {
     let ask = async |last| {
         let client: IpAddr = Ipv4Addr::new(192, 0, 2, last).into();
         let method = &Method::GET;
-        let request =
-            Request { service: &shop.service, method, path: "/", client, headers: &headers, grpc: false };
+        let request = Request {
+            service: &shop.service,
+            method,
+            path: "/",
+            client,
+            headers: &headers,
+            query: None,
+            grpc: false,
+        };
         shop.paywall.admit(&request).await.code()
     };
     assert_eq!(ask(1).await, Code::Free);

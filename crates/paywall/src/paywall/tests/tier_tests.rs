@@ -41,6 +41,7 @@ async fn a_token_does_what_its_tier_and_its_capabilities_say_and_no_more() {
             path: "/forecast",
             client: IpAddr::from([192, 0, 2, 1]),
             headers,
+            query: None,
             grpc: false,
         };
         shop.paywall.admit(&request).await
