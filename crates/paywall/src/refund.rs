@@ -235,7 +235,9 @@ impl Refunds {
     /// When the journal can't be used; asking again is no error.
     pub async fn pay_from(self: &Arc<Self>, wallet: Arc<dyn Pay>) -> Result<(), IntentError> {
         let intents = Arc::new(self.intents.clone());
-        let outgoing = Outgoing::new(wallet, intents, Arc::clone(&self.clock), OutgoingConfig::default());
+        // Some 8 s of look-ups that prove nothing: then it can be tried again, or is left to a person.
+        let config = OutgoingConfig { empty_lookups_max: 5, ..OutgoingConfig::default() };
+        let outgoing = Outgoing::new(wallet, intents, Arc::clone(&self.clock), config);
         self.resume(&outgoing).await?;
         _ = self.outgoing.set(outgoing);
         Ok(())

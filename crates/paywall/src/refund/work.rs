@@ -162,11 +162,29 @@ impl Refunds {
             let told = self.stop.run_until_cancelled(outgoing.wait(entry.wanted.payment)).await?;
             match told {
                 Ok(Some(ended @ (Ended::Settled(_) | Ended::NotPaid(_)))) => return Some(ended),
-                // Left to a person, or the journal can't be read; the money stays where it is.
-                Ok(_) | Err(_) => {
-                    self.stop.run_until_cancelled(time::sleep(LOOK_EVERY)).await?;
-                }
+                // Nobody follows it any more, or the journal can't be read; the money stays where it is.
+                Ok(_) | Err(_) => match self.send_again(entry, outgoing).await {
+                    Some(ended) => return Some(ended),
+                    None => self.stop.run_until_cancelled(time::sleep(LOOK_EVERY)).await?,
+                },
             }
+        }
+    }
+
+    /// Asks a wallet that knows nothing of a payment to make it, where it would refuse to make it twice: for all that is known
+    /// it never heard of it. The same invoice, and only while it can be paid.
+    async fn send_again(&self, entry: &Entry, outgoing: &Outgoing) -> Option<Ended> {
+        if !outgoing.facts().refuses_paid_hash {
+            return None;
+        }
+        let sent = outgoing.find(entry.wanted.payment).await.ok()??;
+        let invoice =
+            Invoice::parse(&sent.invoice).ok().filter(|invoice| !invoice.is_expired(self.clock.now()))?;
+        let request = PayRequest { invoice, fee_max: sent.fee_max, timeout: PAY_TIMEOUT };
+        match self.stop.run_until_cancelled(outgoing.pay(request)).await? {
+            Ok(ended @ (Ended::Settled(_) | Ended::NotPaid(_))) => Some(ended),
+            // It wasn't sent by this call, which says nothing of the one before.
+            Ok(Ended::Unknown { .. }) | Err(_) => None,
         }
     }
 
