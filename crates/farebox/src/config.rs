@@ -127,7 +127,8 @@ pub(crate) fn from_flags(document: &serde_json::Value) -> Result<Config, Vec<Pro
 
 /// Judges the file without what belongs to the machine it will run on.
 pub(crate) fn check(path: &Path) -> Checked {
-    let stopped = |problems, notes| Checked { problems, notes, sold: Vec::new(), state_dir: None, network: None };
+    let stopped =
+        |problems, notes| Checked { problems, notes, sold: Vec::new(), state_dir: None, network: None };
     let (text, source) = match open(path) {
         Ok(opened) => opened,
         Err(problem) => return stopped(vec![problem], Vec::new()),
