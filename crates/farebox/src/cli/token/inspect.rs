@@ -152,6 +152,9 @@ fn meaning(name: &str, value: &str, now: Timestamp) -> String {
             }
         },
         "farebox_client" => format!("only from {}", value.replace(',', ", ")),
+        "farebox_replaces" => {
+            "bought in place of an older token, which is revoked once this one is used".to_owned()
+        }
         "preimage" => "carries the proof of payment along".to_owned(),
         _ => match (end_of(&format!("{name}={value}")), name.strip_suffix("_valid_until")) {
             (Some(end), Some(service)) => {
@@ -160,7 +163,17 @@ fn meaning(name: &str, value: &str, now: Timestamp) -> String {
             }
             _ if name.ends_with("_capabilities") => {
                 let service = name.trim_end_matches("_capabilities");
-                format!("only these capabilities of `{service}`: {}", value.replace(',', ", "))
+                if value.is_empty() {
+                    format!("no capability of `{service}`: it opens nothing of it")
+                } else {
+                    format!("only these capabilities of `{service}`: {}", value.replace(',', ", "))
+                }
+            }
+            _ if name.ends_with("_monthly_requests") => {
+                format!("{value} requests a month to `{}`", name.trim_end_matches("_monthly_requests"))
+            }
+            _ if name.ends_with("_monthly_volume_sats") => {
+                format!("{value} sat a month to `{}`", name.trim_end_matches("_monthly_volume_sats"))
             }
             _ if name.starts_with("farebox") => {
                 "unknown to this version: a gateway of this version refuses it".to_owned()
@@ -251,6 +264,17 @@ mod tests {
         check("farebox_path=/v1", "only at `/v1` and below");
         check("farebox_client=10.0.0.0/8", "only from 10.0.0.0/8");
         check("weather_capabilities=read", "only these capabilities of `weather`: read");
+        check("weather_capabilities=", "no capability of `weather`: it opens nothing of it");
+        check("write_monthly_requests=100", "100 requests a month to `write`");
+        check("write_monthly_volume_sats=5000", "5000 sat a month to `write`");
+        check(
+            "farebox_terms=v1;offer=requests;count=100;msat=10000",
+            "was sold for 10 sat, for 100 requests; how many are left only the gateway knows",
+        );
+        check(
+            "farebox_terms=v1;offer=credit;unit=msat;msat=10000",
+            "was sold as a credit of 10 sat; how much is left only the gateway knows",
+        );
         check("farebox_moon=full", "unknown to this version: a gateway of this version refuses it");
         check(
             "colour=blue",
