@@ -204,7 +204,7 @@ impl Examined {
 
     #[cfg(test)]
     pub(super) fn is_explained(&self, index: usize) -> bool {
-        self.tokens[index].is_some()
+        self.tokens.get(index).is_some_and(Option::is_some)
     }
 
     /// What the upstream is told of this token.
