@@ -152,7 +152,8 @@ fn bought(directory: &Path) -> Credential {
         Identifier { payment_hash: preimage.payment_hash(), token_id: TokenId::from_bytes([9; 32]) };
     let terms = Terms { offer: Offer::Forever, price: Msat::new(10_000) };
     let service = "weather".parse().unwrap();
-    let sale = Sale { service, tier: 0, terms, valid_until: None, capabilities: None, bound: None, replaces: None };
+    let sale =
+        Sale { service, tier: 0, terms, valid_until: None, capabilities: None, bound: None, replaces: None };
     let key = secret.root_key(Network::Regtest, &identifier);
     let token = Macaroon::mint(&key, &identifier, &sale.caveats().unwrap());
     Credential { tokens: vec![token], preimage }
@@ -365,6 +366,24 @@ fn one_service_is_served_from_flags() {
 }
 
 #[test]
+fn requests_and_credit_are_sold_from_flags() {
+    let directory = TempDir::new().unwrap();
+    fs::write(directory.path().join("password"), "hunter2").unwrap();
+    let node = format!("http://{}", nobody());
+    for (flags, want) in [
+        (&["--requests", "1000"][..], "10 sat buys 1000 requests"),
+        (&["--credit", "--cost", "500msat"], "10 sat buys as much credit"),
+    ] {
+        let base = ["serve", "--upstream", "http://127.0.0.1:1", "--price", "10sat", "--network", "regtest"];
+        let node = ["--phoenixd", node.as_str(), "--phoenixd-password-file", "password"];
+        let listen = ["--listen", "127.0.0.1:0", "--ops", "off"];
+        let running = Running::start(directory.path(), &[&base[..], flags, &node, &listen].concat());
+        assert_eq!(running.listening["services"][0]["price"], want);
+        assert_eq!(running.stop("TERM"), 0);
+    }
+}
+
+#[test]
 fn flags_that_are_missing_or_wrong_are_explained() {
     let here = TempDir::new().unwrap();
     let base = ["serve", "--upstream", "http://127.0.0.1:1"];
@@ -385,6 +404,36 @@ fn flags_that_are_missing_or_wrong_are_explained() {
         (
             &["--network", "regtest", "--esplora", "http://127.0.0.1:1", "--price", "1sat", "--name", "a:b"],
             "--name: `a:b` cannot name a service",
+        ),
+        (&["--price", "10sat", "--credit"], "--cost <AMOUNT>"),
+        (&["--price", "10sat", "--cost", "1sat"], "--credit"),
+        (&["--price", "10sat", "--requests", "5", "--duration", "1h"], "cannot be used with"),
+        (
+            &[
+                "--network",
+                "regtest",
+                "--esplora",
+                "http://127.0.0.1:1",
+                "--price",
+                "1sat",
+                "--requests",
+                "0",
+            ],
+            "--requests: found `0`; write a whole number above zero",
+        ),
+        (
+            &[
+                "--network",
+                "regtest",
+                "--esplora",
+                "http://127.0.0.1:1",
+                "--price",
+                "10sat",
+                "--credit",
+                "--cost",
+                "1",
+            ],
+            "--cost: `1` is not an amount",
         ),
     ] {
         let args = if args[0] == "serve" { args.to_vec() } else { [&base, args].concat() };
