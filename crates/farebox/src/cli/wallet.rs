@@ -117,7 +117,7 @@ impl Told {
             None => "whether it gives back proofs shows with its first payment: no payment of the journal is this wallet's"
                 .to_owned(),
         };
-        let balance = balance_msat.map(|msat| farebox_protocol::Msat::new(msat));
+        let balance = balance_msat.map(farebox_protocol::Msat::new);
         let lines = [
             format!("{kind} {} on {}", facts.wallet.0, facts.network.name()),
             balance.map_or_else(

@@ -56,7 +56,7 @@ pub(super) struct Failure {
     code: &'static str,
     message: String,
     retryable: bool,
-    money: MoneyReport,
+    money: Box<MoneyReport>,
     /// The name under which the question waits for a person.
     approval: Option<String>,
 }
@@ -108,7 +108,7 @@ impl Failure {
             code: error.code(),
             message,
             retryable: error.retryable(),
-            money: MoneyReport::of(error.money()),
+            money: MoneyReport::of(error.money()).into(),
             approval,
         }
     }
@@ -119,7 +119,7 @@ impl Failure {
             code,
             message: message.to_owned(),
             retryable: false,
-            money: MoneyReport::of(&Money::None),
+            money: MoneyReport::of(&Money::None).into(),
             approval: None,
         }
     }
@@ -130,7 +130,7 @@ impl Failure {
 
     pub(super) fn interrupted() -> Self {
         let message = "interrupted; make the same call again: what has been paid for is not paid twice";
-        let money = MoneyReport { state: "unknown", ..MoneyReport::default() };
+        let money = MoneyReport { state: "unknown", ..MoneyReport::default() }.into();
         Self { exit: Exit::Interrupted, retryable: true, money, ..Self::other("interrupted", message) }
     }
 
@@ -142,7 +142,7 @@ impl Failure {
             code: if limited { "rate_limited" } else { "status" },
             message: format!("the server answered {}", report.status),
             retryable: limited || report.status >= 500,
-            money: report.money.clone(),
+            money: report.money.clone().into(),
             approval: None,
         }
     }
@@ -279,7 +279,7 @@ impl Report {
             code: if from_network { "network" } else { "output" },
             message: format!("{error:#}"),
             retryable: from_network,
-            money: self.money.clone(),
+            money: self.money.clone().into(),
             approval: None,
         }
     }
