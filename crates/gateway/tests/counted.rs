@@ -309,6 +309,41 @@ async fn what_the_gateway_refuses_costs_nothing_and_an_upload_given_up_costs_a_r
     assert_eq!(rig.spent(&bought).await, 1);
 }
 
+/// What it costs to get most of an answer while the request is still on its way, and then to spoil the rest of that.
+async fn spoilt_upload(spoil: &'static [u8], bytes_max: Option<u64>) {
+    let upstream = moody().await;
+    for url in [upstream.url(), upstream.h2c()] {
+        let mut route = requests(&url, 5);
+        route.request_bytes_max = bytes_max;
+        route.upstream.idle_timeout = Some(Duration::from_millis(150));
+        let rig = Rig::counting(config(vec![route])).await;
+        let bought = rig.purchase("/").await;
+        let mut socket = tokio::net::TcpStream::connect(rig.addr).await.unwrap();
+        let head = format!(
+            "POST /silent HTTP/1.1\r\nhost: localhost\r\nauthorization: {}\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n",
+            bought.credential
+        );
+        socket.write_all(head.as_bytes()).await.unwrap();
+        let mut told = Vec::new();
+        while !told.windows(5).any(|piece| piece == b"begun") {
+            assert_ne!(within(socket.read_buf(&mut told)).await.unwrap(), 0);
+        }
+        socket.write_all(spoil).await.unwrap();
+        let _ = within(socket.read_to_end(&mut told)).await;
+        assert_eq!(rig.spent(&bought).await, 1, "{url}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_because_its_request_does_is_not_had_for_nothing() {
+    // No length of a chunk.
+    spoilt_upload(b"nonsense\r\n", None).await;
+    // More than is taken.
+    spoilt_upload(b"20\r\n01234567890123456789012345678901\r\n", Some(10)).await;
+    // Nothing more, and the upstream waits for it.
+    spoilt_upload(b"", None).await;
+}
+
 #[tokio::test]
 async fn a_request_that_is_sent_again_elsewhere_is_charged_once() {
     let dies = Place::new();

@@ -160,10 +160,14 @@ impl Account {
     }
 
     /// The answer is counted as it passes.
-    pub(super) fn count(&mut self, frame: &Poll<Option<Result<Frame<Bytes>, BodyError>>>, is_lost: bool) {
+    pub(super) fn count(
+        &mut self,
+        frame: &Poll<Option<Result<Frame<Bytes>, BodyError>>>,
+        lost: Option<Ending>,
+    ) {
         let (Some(tab), Some(route)) = (&mut self.tab, &self.route) else { return };
-        if is_lost {
-            tab.end(Ending::Broken, &route.metrics);
+        if let Some(ending) = lost {
+            tab.end(ending, &route.metrics);
         } else if let Poll::Ready(Some(Ok(frame))) = frame {
             tab.note(frame);
             if frame.is_trailers() {

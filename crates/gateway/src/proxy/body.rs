@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use farebox_paywall::price::Ending;
 use http::Version;
 use http_body::{Frame, SizeHint};
 use hyper::body::{Body as HttpBody, Incoming};
@@ -47,8 +48,8 @@ pub(super) struct Streamed {
     lease: Option<Lease>,
     patience: Patience,
     is_grpc: bool,
-    /// The upstream has stopped in the middle of it.
-    is_lost: bool,
+    /// It has stopped in the middle: through the upstream, or because its client spoilt the request.
+    lost: Option<Ending>,
     /// Why it ends before its end, until that is told.
     broken: Option<BodyError>,
 }
@@ -134,8 +135,11 @@ impl Body {
         let has_read_all = is_end && self.has_read_all();
         let Some((account, in_flight)) = &mut self.account else { return };
         if account.is_counted() {
-            let is_lost = matches!(&self.content, Content::Streamed(streamed) if streamed.is_lost);
-            account.count(frame, is_lost);
+            let lost = match &self.content {
+                Content::Streamed(streamed) => streamed.lost,
+                Content::Empty | Content::Full(_) | Content::Switched(_) => None,
+            };
+            account.count(frame, lost);
         }
         if let Poll::Ready(Some(Ok(frame))) = frame
             && let Some(data) = frame.data_ref()
@@ -169,7 +173,7 @@ impl Body {
             while account.is_kept() {
                 let next = poll_fn(|context| {
                     let frame = streamed.poll_frame(context);
-                    account.count(&frame, streamed.is_lost);
+                    account.count(&frame, streamed.lost);
                     frame
                 });
                 if next.await.is_none() {
@@ -234,7 +238,7 @@ impl HttpBody for Body {
 
 impl Streamed {
     pub(super) fn new(body: Incoming, lease: Lease, patience: Patience, is_grpc: bool) -> Self {
-        let mut streamed = Self { body, lease: Some(lease), patience, is_grpc, is_lost: false, broken: None };
+        let mut streamed = Self { body, lease: Some(lease), patience, is_grpc, lost: None, broken: None };
         streamed.give_back_if_done();
         streamed
     }
@@ -261,7 +265,9 @@ impl Streamed {
         };
         // The connection is of no more use, and what was left of the answer won't come.
         self.lease = None;
-        self.is_lost = true;
+        let is_silence = matches!(error, BodyError::Silent);
+        let is_clients = self.patience.is_clients_doing(is_silence);
+        self.lost = Some(if is_clients { Ending::Abandoned } else { Ending::Broken });
         if self.is_grpc {
             // A gRPC client can be told properly instead of being cut off.
             return Poll::Ready(Some(Ok(Frame::trailers(grpc_trailers_for_a_lost_upstream()))));

@@ -4,7 +4,7 @@
 //! handed over to its last byte, trailers included; *broken* when the upstream stops in the middle of it; a request has
 //! *failed* when the gateway answers in the upstream's place. Whoever is gone before that has *abandoned* it, once it has
 //! left for the upstream; the same goes for a body of which the rest never came and for a call's own deadline, which are the
-//! buyer's doing as well. What the gateway refuses or cuts itself is never charged.
+//! buyer's doing as well, before an answer and in the middle of one. What the gateway refuses itself is never charged.
 //!
 //! A tunnel has no end of its own. It is whole as soon as the upstream has agreed to it: it costs one request, or the bytes
 //! of both directions, whoever ends it.

@@ -189,6 +189,16 @@ impl Patience {
         self.upload.as_ref().is_none_or(|upload| upload.state() == UploadState::Done)
     }
 
+    /// Whether it is the client's doing that an answer breaks off in its middle: the rest of the request can't be read or is
+    /// too large, or the upstream was silent while it waited for that.
+    pub(super) fn is_clients_doing(&self, is_silence: bool) -> bool {
+        match self.upload.as_ref().map(|upload| upload.state()) {
+            Some(UploadState::Lost | UploadState::TooLarge) => true,
+            Some(UploadState::Awaited) => is_silence,
+            _ => false,
+        }
+    }
+
     /// The answer has ended; what is left is the request.
     pub(super) fn leave(&self) {
         if let Some(upload) = &self.upload {
