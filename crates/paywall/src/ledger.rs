@@ -16,7 +16,7 @@ use std::{
 };
 
 use farebox_lightning::clock::Clock;
-use farebox_protocol::PaymentHash;
+use farebox_protocol::{PaymentHash, ServiceName};
 use parking_lot::Mutex;
 use tokio::time;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -182,7 +182,27 @@ impl Ledger {
         }))
     }
 
-    /// Sets units of an account aside, if it is in memory; `None` where it isn't. Waits for nothing.
+    /// Sets units of an account aside, if it is in memory and of this sale; `None` where it isn't in memory. Waits for
+    /// nothing.
+    pub fn reserve_of_at_once(
+        self: &Arc<Self>,
+        hash: &PaymentHash,
+        service: &ServiceName,
+        allotment: Allotment,
+        units: NonZeroU64,
+    ) -> Option<Result<Reservation, Refused>> {
+        if let Err(unavailable) = self.is_available() {
+            return Some(Err(unavailable.into()));
+        }
+        let mut shard = self.shard(hash).lock();
+        let live = shard.live(hash)?;
+        if !live.is_of(service, allotment) {
+            return Some(Err(Refused::OtherSale));
+        }
+        Some(self.take(*hash, live, units))
+    }
+
+    /// The same, for who knows what was sold.
     pub fn reserve_at_once(
         self: &Arc<Self>,
         hash: &PaymentHash,
@@ -224,11 +244,17 @@ impl Ledger {
         opened: impl FnOnce(Vec<Sale>),
     ) -> Result<Reservation, Refused> {
         let hash = presentation.hash;
-        if let Some(outcome) = self.reserve_at_once(&hash, units) {
+        let service = presentation.sold.service.clone();
+        if let Some(outcome) = self.reserve_of_at_once(&hash, &service, allotment, units) {
             return outcome;
         }
         let terms = Some((presentation, allotment));
-        let (outcome, sales) = self.at_work(hash, terms, |live| self.take(hash, live, units)).await?;
+        let taken = |live: &mut Live| match live.is_of(&service, allotment) {
+            true => self.take(hash, live, units),
+            // Another sale was presented while this one waited for its account.
+            false => Err(Refused::OtherSale),
+        };
+        let (outcome, sales) = self.at_work(hash, terms, taken).await?;
         if let Some(sales) = sales {
             opened(sales);
         }

@@ -10,7 +10,7 @@ use farebox_protocol::{PaymentHash, ServiceName};
 use tokio_util::sync::CancellationToken;
 
 use super::law::{Balance, Charged};
-use crate::store::accounts::{Account, Debit, KeptAnswer};
+use crate::store::accounts::{Account, Allotment, Debit, KeptAnswer, Unit};
 
 /// Some of the accounts, behind one lock.
 #[derive(Default)]
@@ -41,6 +41,7 @@ pub(super) enum Entry {
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) service: ServiceName,
+    unit: Unit,
     pub(super) balance: Balance,
     /// Reservations and refunds that hold it here.
     pub(super) pins: u64,
@@ -71,6 +72,7 @@ impl Live {
         let (service, balance) = (account.service.clone(), account.balance);
         Self {
             service,
+            unit: account.unit,
             balance,
             pins: 0,
             debit: Sum::default(),
@@ -78,6 +80,11 @@ impl Live {
             writing: false,
             used: true,
         }
+    }
+
+    /// Whether it is the account of this sale. Who has a secret of ours can write another one over the same payment.
+    pub(super) fn is_of(&self, service: &ServiceName, allotment: Allotment) -> bool {
+        (self.unit, self.balance.sold()) == (allotment.unit, allotment.units) && self.service == *service
     }
 
     fn is_pinned(&self) -> bool {

@@ -60,7 +60,8 @@ impl Paywall {
                 return Some(());
             }
         };
-        let outcome = self.ledger.reserve_at_once(&hash, need.units)?;
+        let service = &request.service.name;
+        let outcome = self.ledger.reserve_of_at_once(&hash, service, need.allotment, need.units)?;
         note(examined, index, &need, outcome);
         Some(())
     }

@@ -447,6 +447,35 @@ async fn a_leaked_secret_gives_no_units_that_nobody_paid_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_account_at_work_is_spent_as_what_it_was_sold_as_and_nothing_else() {
+    let mut shop = on_credit(2_500).await;
+    let (macaroon, preimage) = shop.buy().await;
+    let identifier = macaroon.identifier().unwrap();
+    assert_eq!(served(&shop, &credential(&macaroon, &preimage)).await, 7_500);
+    let forged = |shop: &Shop, offer| {
+        let sale = farebox_protocol::Sale {
+            service: shop.service.name.clone(),
+            tier: 0,
+            terms: Terms { offer, price: Msat::new(10_000) },
+            valid_until: None,
+            capabilities: None,
+            bound: None,
+            replaces: None,
+        };
+        let key = secret().root_key(Network::Regtest, &identifier);
+        credential(&Macaroon::mint(&key, &identifier, &sale.caveats().unwrap()), &preimage)
+    };
+    // A request for a millisatoshi each.
+    let as_requests = forged(&shop, requests(1_000_000));
+    check(&shop.get(&as_requests).await, Code::UnitsSpent);
+    let name = std::mem::replace(&mut shop.service.name, "dearer".parse().unwrap());
+    let elsewhere = forged(&shop, Offer::Credit);
+    check(&shop.get(&elsewhere).await, Code::UnitsSpent);
+    shop.service.name = name;
+    assert_eq!(served(&shop, &credential(&macaroon, &preimage)).await, 5_000);
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_request_that_goes_on_counts_whatever_its_method_and_none_that_is_free() {
     let mut shop = selling(2).await;
     shop.service.free_paths = vec!["/health".parse().unwrap()];
