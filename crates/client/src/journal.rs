@@ -133,6 +133,9 @@ pub(crate) struct Begun {
     pub(crate) wallet: WalletId,
 }
 
+/// Why a payment failed that a person has written off: nobody knows whether it was made.
+pub(crate) const WRITTEN_OFF: &str = "written off by hand";
+
 const PURCHASE: &str = "SELECT p.payment_hash, p.origin, p.service, p.scheme, p.token, p.fee_worst_msat, p.valid_until, \
      p.bound, p.method, p.path, p.holder, p.begun_at, p.honoured_at, p.dead_at, \
      o.invoice, o.amount_msat, o.fee_max_msat, o.state, o.preimage, o.fee_msat, o.wallet \

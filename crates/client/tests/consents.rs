@@ -9,7 +9,7 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, LazyLock};
 
 use farebox_client::{
-    ApproveError, Engine, EngineConfig, Limits,
+    ApproveError, Engine, EngineConfig, Limits, PendingApproval,
     policy::{ConsentKey, Policy, SecretError},
 };
 use farebox_protocol::{Msat, Timestamp};
@@ -39,12 +39,15 @@ async fn fetch(engine: &Engine, shop: &Shop, path: &str) -> String {
     told(engine.fetch(get(&shop.url(path))).await).await
 }
 
-/// The name of the only question that waits.
-async fn waiting(engine: &Engine) -> String {
+/// The only question that waits.
+async fn waiting(engine: &Engine) -> PendingApproval {
     let pending = engine.pending().await.unwrap();
     assert_eq!(pending.len(), 1, "{pending:?}");
-    pending[0].id.clone()
+    pending[0].clone()
 }
+
+/// What was asked, and no more.
+const AS_ASKED: (Option<Msat>, Option<Msat>) = (None, None);
 
 /// A shop that never honours a token twice, so that each request is a purchase.
 async fn shop(world: &World, sat: u64) -> Shop {
@@ -63,11 +66,11 @@ async fn a_consent_is_good_for_one_payment() {
     let engine = open(&world);
     let refused = engine.fetch(get(&shop.url("/a"))).await.unwrap_err();
     let id = waiting(&engine).await;
-    assert!(refused.to_string().contains(&format!("the question waits as `{id}`")), "{refused}");
+    assert!(refused.to_string().contains(&format!("the question waits as `{}`", id.id)), "{refused}");
     assert_eq!(fetch(&engine, &shop, "/a").await, "approval_needed none");
     assert_eq!(waiting(&engine).await, id, "the same question is put once");
 
-    engine.approve(&id, SECRET, None, LONG).await.unwrap();
+    engine.approve(&id, SECRET, AS_ASKED, LONG).await.unwrap();
     assert!(engine.pending().await.unwrap().is_empty());
     let other = open(&world);
     let mut requests = tokio::task::JoinSet::new();
@@ -100,9 +103,9 @@ async fn a_consent_covers_what_was_asked_and_no_more() {
     let engine = open(&world);
     assert_eq!(fetch(&engine, &shop, "/a").await, "approval_needed none");
     let id = waiting(&engine).await;
-    let error = engine.approve(&id, "another secret", None, LONG).await.unwrap_err();
+    let error = engine.approve(&id, "another secret", AS_ASKED, LONG).await.unwrap_err();
     assert!(matches!(error, ApproveError::Secret(SecretError::Wrong)), "{error}");
-    engine.approve(&id, SECRET, None, LONG).await.unwrap();
+    engine.approve(&id, SECRET, AS_ASKED, LONG).await.unwrap();
     // It is dearer now: that is another question.
     assert_eq!(fetch(&engine, &shop, "/a").await, "approval_needed none");
     // Another path is one, too.
@@ -121,11 +124,11 @@ async fn a_consent_ends_and_a_no_stays_one() {
     let engine = open(&world);
     fetch(&engine, &shop, "/a").await;
     let id = waiting(&engine).await;
-    engine.approve(&id, SECRET, Some(Msat::new(200_000)), Timestamp::from_secs(1)).await.unwrap();
+    engine.approve(&id, SECRET, (Some(Msat::new(200_000)), None), Timestamp::from_secs(1)).await.unwrap();
     assert_eq!(fetch(&engine, &shop, "/a").await, "approval_needed none");
     let again = waiting(&engine).await;
-    engine.deny(&again).await.unwrap();
-    let error = engine.approve(&again, SECRET, None, LONG).await.unwrap_err();
+    engine.deny(&again.id).await.unwrap();
+    let error = engine.approve(&again, SECRET, AS_ASKED, LONG).await.unwrap_err();
     assert!(matches!(error, ApproveError::NotThere(_)), "{error}");
     assert!(matches!(engine.deny("nothing").await, Err(ApproveError::NotThere(_))));
     assert!(world.net.payments().is_empty());
@@ -149,9 +152,9 @@ async fn whoever_can_write_the_journal_can_still_not_agree() {
     forge(&[7; 64]);
     assert_eq!(fetch(&engine, &shop, "/a").await, "approval_needed none");
     // What the person has signed, for more money.
-    raw.execute("DELETE FROM approvals WHERE id <> ?1", [&id]).unwrap();
+    raw.execute("DELETE FROM approvals WHERE id <> ?1", [&id.id]).unwrap();
     raw.execute("UPDATE approvals SET signature = NULL", []).unwrap();
-    let consent = engine.approve(&id, SECRET, Some(Msat::new(99_999)), LONG).await.unwrap();
+    let consent = engine.approve(&id, SECRET, (Some(Msat::new(99_999)), None), LONG).await.unwrap();
     assert_eq!(consent.price_max, Msat::new(99_999));
     let signature: Vec<u8> = raw.query_row("SELECT signature FROM approvals", [], |row| row.get(0)).unwrap();
     forge(&signature);
@@ -161,13 +164,49 @@ async fn whoever_can_write_the_journal_can_still_not_agree() {
 }
 
 #[tokio::test]
+async fn what_a_person_has_seen_is_what_they_agree_to() {
+    let world = World::new();
+    let shop = shop(&world, 100).await;
+    let engine = open(&world);
+    fetch(&engine, &shop, "/a").await;
+    let seen = waiting(&engine).await;
+    // While they type, somebody makes it dearer, and then something else.
+    let raw = rusqlite::Connection::open(world.journal()).unwrap();
+    raw.execute("UPDATE approvals SET price_msat = 900000", []).unwrap();
+    let consent = engine.approve(&seen, SECRET, AS_ASKED, LONG).await.unwrap();
+    assert_eq!((consent.price_max, consent.fee_max), (Msat::new(100_000), Msat::new(10_000)));
+    raw.execute("UPDATE approvals SET signature = NULL, path = '/b'", []).unwrap();
+    engine.approve(&seen, SECRET, AS_ASKED, LONG).await.unwrap();
+    assert_eq!(fetch(&engine, &shop, "/b").await, "approval_needed none");
+    assert!(world.net.payments().is_empty());
+}
+
+#[tokio::test]
+async fn a_consent_covers_the_fee_that_was_asked_and_no_more() {
+    let world = World::new();
+    let shop = shop(&world, 100).await;
+    let policy = format!("{{ consents: \"{}\", limits: {{ fee: unlimited }} }}", *KEY);
+    let with_fee = |sat: u64| {
+        let limits = Limits { per_payment: Msat::MAX, fee_max: Msat::new(sat * 1_000) };
+        let policy = Arc::new(Policy::parse(&policy).unwrap());
+        Engine::open(EngineConfig { limits, policy, ..asking(&world) }).unwrap()
+    };
+    let (modest, greedy) = (with_fee(1), with_fee(5_000));
+    fetch(&modest, &shop, "/a").await;
+    modest.approve(&waiting(&modest).await, SECRET, AS_ASKED, LONG).await.unwrap();
+    assert_eq!(fetch(&greedy, &shop, "/a").await, "approval_needed none");
+    assert_eq!(fetch(&modest, &shop, "/a").await, "200 goods");
+    assert_eq!(world.net.payments().len(), 1);
+}
+
+#[tokio::test]
 async fn a_payment_that_failed_uses_no_consent_up() {
     let world = World::new();
     let shop = shop(&world, 100).await;
     let stranded = WalletDouble::new(world.net.clone()).in_mood(Mood::Stranded);
     let poor = Engine::open(EngineConfig { wallet: Some(Arc::new(stranded)), ..asking(&world) }).unwrap();
     fetch(&poor, &shop, "/a").await;
-    poor.approve(&waiting(&poor).await, SECRET, None, LONG).await.unwrap();
+    poor.approve(&waiting(&poor).await, SECRET, AS_ASKED, LONG).await.unwrap();
     assert_eq!(fetch(&poor, &shop, "/a").await, "payment_failed none");
     let engine = open(&world);
     assert_eq!(fetch(&engine, &shop, "/a").await, "200 goods");
@@ -184,7 +223,10 @@ async fn without_a_secret_in_the_policy_no_question_is_left() {
     let refused = engine.fetch(get(&shop.url("/a"))).await.unwrap_err();
     assert!(refused.to_string().ends_with("nobody has agreed"), "{refused}");
     assert!(engine.pending().await.unwrap().is_empty());
-    assert!(matches!(engine.approve("a", SECRET, None, LONG).await, Err(ApproveError::NoKey)));
+    let asked = open(&world);
+    fetch(&asked, &shop, "/a").await;
+    let question = waiting(&asked).await;
+    assert!(matches!(engine.approve(&question, SECRET, AS_ASKED, LONG).await, Err(ApproveError::NoKey)));
 }
 
 #[tokio::test]
@@ -232,7 +274,8 @@ async fn an_absurd_fee_closes_no_budget_but_its_own() {
         ..asking(&world)
     };
     let engine = Engine::open(config).unwrap();
-    for path in ["/a", "/b", "/c"] {
+    // More of them than a sum in 64 bits can hold.
+    for path in ["/a", "/b", "/c", "/d", "/e", "/f"] {
         assert_eq!(fetch(&engine, &shop, path).await, "200 goods");
         let overruns = engine.overruns().await.unwrap();
         assert!(engine.acknowledge(overruns[0].payment).await.unwrap());

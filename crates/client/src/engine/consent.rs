@@ -37,21 +37,21 @@ impl Engine {
         self.asked(move |journal| journal.pending(now)).await
     }
 
-    /// Agrees to what waits as `id`: one payment of at most `price_max` (the price that was asked, if `None`) until then.
-    /// Takes a moment, for the secret's sake.
+    /// Agrees to this question, as the person has seen it: one payment of at most `price_max` and `fee_max` (what was asked, if
+    /// `None`) until then. Takes a moment, for the secret's sake.
+    ///
+    /// What is signed is what is given here and not what stands in the journal by now, which others can write.
     pub async fn approve(
         &self,
-        id: &str,
+        seen: &PendingApproval,
         secret: &str,
-        price_max: Option<Msat>,
+        (price_max, fee_max): (Option<Msat>, Option<Msat>),
         until: Timestamp,
     ) -> Result<Consent, ApproveError> {
         let key = self.0.config.policy.consents.as_ref().ok_or(ApproveError::NoKey)?;
-        let pending = self.pending().await?.into_iter().find(|pending| pending.id == id);
-        let pending = pending.ok_or_else(|| ApproveError::NotThere(id.to_owned()))?;
-        let PendingApproval { id, origin, method, path, label, price, .. } = pending;
-        let price_max = price_max.unwrap_or(price);
-        let consent = Consent { id, origin, method, path, label, price_max, until };
+        let PendingApproval { id, origin, method, path, label, price, fee_worst, .. } = seen.clone();
+        let (price_max, fee_max) = (price_max.unwrap_or(price), fee_max.unwrap_or(fee_worst));
+        let consent = Consent { id, origin, method, path, label, price_max, fee_max, until };
         let signature = key.sign(secret, &consent)?;
         let given = Given { consent: consent.clone(), signature };
         let id = consent.id.clone();

@@ -48,7 +48,7 @@ impl Shared {
         if self.outgoing.as_ref().is_some_and(|outgoing| outgoing.is_asking(&hash)) {
             return Err(Fault::Busy(Duration::ZERO));
         }
-        let failure = Failure { reason: "written off by hand".to_owned(), unsent: false };
+        let failure = Failure { reason: crate::journal::WRITTEN_OFF.to_owned(), unsent: false };
         Ok(matches!(self.close(row, failure).await?, Settled::Ended(Ended::NotPaid(_))))
     }
 

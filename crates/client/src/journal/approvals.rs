@@ -4,10 +4,12 @@
 //! the engine to judge, each time, and nothing in this table grants anything by itself. A consent is good for one payment: it
 //! is bound to it in the transaction that records it, and free again only if that payment has failed.
 
+use std::sync::LazyLock;
+
 use farebox_protocol::{Msat, PaymentHash, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
-use super::{JournalError, integer};
+use super::{JournalError, WRITTEN_OFF, integer};
 use crate::Question;
 use crate::policy::Consent;
 
@@ -52,11 +54,22 @@ pub(crate) struct Given {
     pub(crate) signature: Vec<u8>,
 }
 
-/// Whether a consent may (still) stand for the payment ?1: it stands for no other one, unless that came to nothing.
-const IS_FREE: &str = "(a.used_by IS NULL OR a.used_by = ?1 OR EXISTS (SELECT 1 FROM outgoing_payments o
-                        WHERE o.payment_hash = a.used_by AND o.state IN ('failed', 'unsent')))";
+/// Whether a consent may (still) stand for the payment ?1: it stands for no other one, unless that came to nothing. One that
+/// has failed and is about to be sent again hasn't, under the same condition under which it may be (`may_send`); and of one
+/// that was written off by hand nobody knows.
+static IS_FREE: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "(a.used_by IS NULL OR a.used_by = ?1 OR EXISTS (
+            SELECT 1 FROM outgoing_payments o JOIN purchases p USING (payment_hash)
+            WHERE o.payment_hash = a.used_by AND o.state IN ('failed', 'unsent') AND o.reason IS NOT '{WRITTEN_OFF}'
+            AND NOT (p.again IS o.attempt
+                     AND EXISTS (SELECT 1 FROM leases l WHERE l.origin = p.origin AND l.service = p.service
+                                 AND l.generation = p.generation AND l.holder = p.holder))))"
+    )
+});
 
-/// Puts a question, or finds the same one. `name` is the name of a new one; `None` where too many wait already.
+/// Puts a question, or finds the same one. What has become dearer is not the same: whoever has read it and answers by its name
+/// would agree to more than they have seen. `name` is the name of a new one; `None` where too many wait already.
 pub(super) fn ask(
     transaction: &Transaction<'_>,
     question: &Question,
@@ -67,6 +80,11 @@ pub(super) fn ask(
     transaction.execute("DELETE FROM approvals WHERE signature IS NULL AND asked_at <= ?1", [old])?;
     let Question { origin, service, method, path, label, price, fee_worst, payee, rule, .. } = question;
     let origin = origin.to_string();
+    transaction.execute(
+        "DELETE FROM approvals WHERE signature IS NULL AND denied_at IS NULL AND origin = ?1 AND method = ?2
+         AND path = ?3 AND label IS ?4 AND (price_msat < ?5 OR fee_worst_msat < ?6)",
+        params![origin, method, path, label, integer(price.get()), integer(fee_worst.get())],
+    )?;
     let same = "SELECT id FROM approvals WHERE signature IS NULL AND denied_at IS NULL AND origin = ?1 AND method = ?2
                 AND path = ?3 AND label IS ?4 LIMIT 1";
     let found: Option<String> = transaction
@@ -120,9 +138,15 @@ pub(super) fn answer(
 ) -> Result<bool, JournalError> {
     let changed = match answer {
         Ok(Given { consent, signature }) => connection.execute(
-            "UPDATE approvals SET price_max_msat = ?2, until = ?3, signature = ?4
+            "UPDATE approvals SET price_max_msat = ?2, fee_worst_msat = ?3, until = ?4, signature = ?5
              WHERE id = ?1 AND signature IS NULL AND denied_at IS NULL",
-            params![id, integer(consent.price_max.get()), integer(consent.until.secs()), signature],
+            params![
+                id,
+                integer(consent.price_max.get()),
+                integer(consent.fee_max.get()),
+                integer(consent.until.secs()),
+                signature
+            ],
         )?,
         Err(now) => connection.execute(
             "UPDATE approvals SET denied_at = ?2 WHERE id = ?1 AND signature IS NULL AND denied_at IS NULL",
@@ -140,9 +164,10 @@ pub(super) fn given(
 ) -> Result<Vec<Given>, JournalError> {
     let query = format!(
         "SELECT * FROM approvals a WHERE a.signature IS NOT NULL AND a.until > ?2 AND a.price_max_msat >= ?3
-         AND a.origin = ?4 AND a.method = ?5 AND a.path = ?6 AND a.label IS ?7 AND {IS_FREE} ORDER BY a.until"
+         AND a.fee_worst_msat >= ?8 AND a.origin = ?4 AND a.method = ?5 AND a.path = ?6 AND a.label IS ?7 AND {} ORDER BY a.until",
+        *IS_FREE
     );
-    let Question { origin, method, path, label, price, payment_hash, .. } = question;
+    let Question { origin, method, path, label, price, fee_worst, payment_hash, .. } = question;
     let mut statement = connection.prepare_cached(&query)?;
     let rows = statement.query_map(
         params![
@@ -152,13 +177,15 @@ pub(super) fn given(
             origin.to_string(),
             method,
             path,
-            label
+            label,
+            integer(fee_worst.get())
         ],
         |row| {
-            let PendingApproval { id, origin, method, path, label, .. } = read(row)?;
+            // What was asked is, in an answer, what was agreed to.
+            let PendingApproval { id, origin, method, path, label, fee_worst: fee_max, .. } = read(row)?;
             let (price_max, until) = (Msat::new(row.get("price_max_msat")?), row.get("until")?);
             let until = Timestamp::from_secs(until);
-            let consent = Consent { id, origin, method, path, label, price_max, until };
+            let consent = Consent { id, origin, method, path, label, price_max, fee_max, until };
             Ok(Given { consent, signature: row.get("signature")? })
         },
     )?;
@@ -171,7 +198,7 @@ pub(super) fn bind(
     id: &str,
     payment: &PaymentHash,
 ) -> Result<bool, JournalError> {
-    let query = format!("UPDATE approvals AS a SET used_by = ?1 WHERE a.id = ?2 AND {IS_FREE}");
+    let query = format!("UPDATE approvals AS a SET used_by = ?1 WHERE a.id = ?2 AND {}", *IS_FREE);
     Ok(transaction.execute(&query, params![payment.as_bytes(), id])? == 1)
 }
 

@@ -128,6 +128,9 @@ pub(super) fn release_gone(transaction: &Transaction<'_>) -> Result<(), JournalE
     Ok(())
 }
 
+/// Where an amount is cut in two to be added up.
+const HALF: u64 = 1_000_000_000;
+
 /// What is taken of a budget at `now`, by all payments but this one.
 pub(crate) fn taken(
     connection: &Connection,
@@ -143,22 +146,33 @@ pub(crate) fn taken(
     };
     // A purchase that was begun and settled at different times is in the window by the later of the two. What has not been
     // sent counts under the same condition under which it may be (`may_send`).
+    // Added up in halves: of a few absurd fees the sum would not fit into the integers of SQLite.
     const ALL: u64 = Msat::MAX.get();
+    let spent =
+        format!("CASE WHEN o.state = 'settled' THEN min(o.amount_msat + o.fee_msat, {ALL}) ELSE 0 END");
+    let reserved =
+        format!("CASE WHEN o.state = 'settled' THEN 0 ELSE min(o.amount_msat + p.fee_worst_msat, {ALL}) END");
+    let halves =
+        |msat: &str| format!("coalesce(sum(({msat}) / {HALF}), 0), coalesce(sum(({msat}) % {HALF}), 0)");
     let query = format!(
-        "SELECT coalesce(sum(CASE WHEN o.state = 'settled' THEN min(o.amount_msat + o.fee_msat, {ALL}) ELSE 0 END), 0),
-                coalesce(sum(CASE WHEN o.state = 'settled' THEN 0 ELSE o.amount_msat + p.fee_worst_msat END), 0)
+        "SELECT {}, {}
          FROM purchases p JOIN outgoing_payments o USING (payment_hash) {of_rule}
          AND p.payment_hash IS NOT ?3
          AND (o.state IN ('sent', 'unknown')
               OR (o.state = 'settled' AND max(p.begun_at, o.updated_at) > ?1)
               OR ((o.state = 'recorded' OR (o.state IN ('failed', 'unsent') AND p.again = o.attempt))
                   AND EXISTS (SELECT 1 FROM leases l WHERE l.origin = p.origin AND l.service = p.service
-                              AND l.generation = p.generation AND l.holder = p.holder)))"
+                              AND l.generation = p.generation AND l.holder = p.holder)))",
+        halves(&spent),
+        halves(&reserved),
     );
-    let amount = |msat: i64| Msat::new(u64::try_from(msat).unwrap_or(0));
+    let amount = |high: i64, low: i64| {
+        let part = |half: i64| u64::try_from(half).unwrap_or(0);
+        Msat::new(part(high).saturating_mul(HALF).saturating_add(part(low)))
+    };
     let but = but.as_ref().map(PaymentHash::as_bytes);
     let taken = connection.prepare_cached(&query)?.query_row(params![since, budget.rule, but], |row| {
-        Ok(Taken { spent: amount(row.get(0)?), reserved: amount(row.get(1)?) })
+        Ok(Taken { spent: amount(row.get(0)?, row.get(1)?), reserved: amount(row.get(2)?, row.get(3)?) })
     })?;
     Ok(taken)
 }

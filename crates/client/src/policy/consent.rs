@@ -31,7 +31,7 @@ pub struct ConsentKey {
     public: [u8; 32],
 }
 
-/// What a person agrees to: one payment, for this, up to this price, until then.
+/// What a person agrees to: one payment, for this, up to this price and fee, until then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Consent {
@@ -47,6 +47,8 @@ pub struct Consent {
     pub label: Option<String>,
     /// The highest price, without the fee.
     pub price_max: Msat,
+    /// The highest fee on top of it.
+    pub fee_max: Msat,
     /// The first second at which it holds no longer.
     pub until: Timestamp,
 }
@@ -126,11 +128,12 @@ impl ConsentKey {
 impl Consent {
     /// What is signed. Each part has its length before it, so that none can be read as two.
     fn text(&self) -> Vec<u8> {
-        let Self { id, origin, method, path, label, price_max, until } = self;
+        let Self { id, origin, method, path, label, price_max, fee_max, until } = self;
         let mut text = b"farebox consent v1\n".to_vec();
         let label = label.as_ref().map_or_else(|| "-".to_owned(), |label| format!("+{label}"));
-        let (price, until) = (price_max.get().to_string(), until.secs().to_string());
-        for part in [id, origin, method, path, &label, &price, &until] {
+        let (price, fee) = (price_max.get().to_string(), fee_max.get().to_string());
+        let until = until.secs().to_string();
+        for part in [id, origin, method, path, &label, &price, &fee, &until] {
             text.extend_from_slice(format!("{}:{part}\n", part.len()).as_bytes());
         }
         text
@@ -175,6 +178,7 @@ mod tests {
             path: "/weather".to_owned(),
             label: None,
             price_max: Msat::new(10_000),
+            fee_max: Msat::new(1_000),
             until: Timestamp::from_secs(1_800_000_000),
         }
     }
@@ -185,7 +189,7 @@ mod tests {
         let signature = key.sign(SECRET, &consent()).unwrap();
         assert!(key.holds(&consent(), &signature));
         type Change = fn(&mut Consent);
-        let changes: [Change; 8] = [
+        let changes: [Change; 9] = [
             |consent| consent.id.push('x'),
             |consent| consent.origin = "https://other.example.com".to_owned(),
             |consent| consent.method = "POST".to_owned(),
@@ -193,6 +197,7 @@ mod tests {
             |consent| consent.label = Some(String::new()),
             |consent| consent.label = Some("-".to_owned()),
             |consent| consent.price_max = Msat::new(10_001),
+            |consent| consent.fee_max = Msat::new(1_001),
             |consent| consent.until = Timestamp::from_secs(1_800_000_001),
         ];
         for change in changes {

@@ -267,6 +267,12 @@ impl Policy {
             // The place is told before it.
             let what = error.to_string();
             let what = what.split_once(" at line ").map_or(&*what, |(what, _)| what).to_owned();
+            // The library's advice is for programmers.
+            let twice = what.strip_prefix("duplicate mapping key: ").and_then(|what| what.split(',').next());
+            let what = match twice {
+                Some(key) => format!("`{key}` is written twice; keep one of them"),
+                None => what,
+            };
             Problem { line, what }
         })?;
         file.into_policy()

@@ -172,6 +172,9 @@ fn what_is_not_understood_is_refused_with_its_line() {
     }
     let twice = Policy::parse("limits:\n  day: 1sat\n  day: 2sat").unwrap_err();
     assert_eq!(twice.line, 3);
+    let key = format!("consents: \"v1:1:{}:{}\"\n", "0".repeat(32), "0".repeat(64));
+    let twice = Policy::parse(&format!("otherwise: ask\n{key}{key}")).unwrap_err();
+    assert_eq!((twice.line, &*twice.what), (3, "`consents` is written twice; keep one of them"));
 }
 
 #[test]

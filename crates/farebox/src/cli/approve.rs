@@ -25,7 +25,7 @@ use crate::{
 ///
 /// Where the policy says `ask` and nobody is at the terminal, the request is refused and its question waits for a day. Agreeing
 /// takes the secret that was set with `farebox policy init`; the request then has to be made again. A consent is good for one
-/// payment for the same method and path, up to the price that was asked.
+/// payment for the same method and path, whatever its query and body, up to the price and fee that were asked.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -37,11 +37,14 @@ pub(crate) struct Args {
     /// The question; without one, all that wait are listed
     id: Option<String>,
     /// Answer no
-    #[arg(long, requires = "id", conflicts_with_all = ["max_cost", "secret_file"])]
+    #[arg(long, requires = "id", conflicts_with_all = ["max_cost", "max_fee", "secret_file"])]
     deny: bool,
     /// The highest price to agree to [default: the one that was asked]
     #[arg(long, value_name = "AMOUNT", requires = "id")]
     max_cost: Option<Msat>,
+    /// The highest routing fee to agree to [default: the one that was asked, in proportion to a higher --max-cost]
+    #[arg(long, value_name = "AMOUNT", requires = "id")]
+    max_fee: Option<Msat>,
     /// For how long the consent is good
     #[arg(long = "for", value_name = "TIME", default_value = "1h", requires = "id")]
     good_for: Span,
@@ -83,6 +86,8 @@ struct Answered {
     #[serde(skip_serializing_if = "Option::is_none")]
     price_max_msat: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    fee_max_msat: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     until: Option<u64>,
     #[serde(skip)]
     text: String,
@@ -102,6 +107,7 @@ pub(crate) fn run(args: &Args, reader: Reader) -> anyhow::Result<ExitCode> {
                     id: id.clone(),
                     approved: false,
                     price_max_msat: None,
+                    fee_max_msat: None,
                     until: None,
                     text,
                 })?;
@@ -118,21 +124,32 @@ async fn agree(args: &Args, engine: &Engine, id: &str) -> anyhow::Result<Answere
     let Some(question) = pending.into_iter().find(|pending| pending.id == *id) else {
         anyhow::bail!("no question waits as `{id}`; `farebox approve` lists those that do");
     };
-    eprintln!("{}", Row::of(question).text);
+    eprintln!("{}", Row::of(question.clone()).text);
+    let price_max = args.max_cost.unwrap_or(question.price);
+    let fee_max = args.max_fee.unwrap_or_else(|| in_proportion(&question, price_max));
     let secret = secret(args.secret_file.as_deref(), "Secret: ")?;
     let until = SystemClock.now().saturating_add(args.good_for.0);
-    let consent = engine.approve(id, &secret, args.max_cost, until).await?;
+    let consent = engine.approve(&question, &secret, (Some(price_max), Some(fee_max)), until).await?;
     Ok(Answered {
         text: format!(
-            "one payment of at most {} until {}; make the request again",
+            "one payment of at most {} and {} of fees until {}; make the request again",
             consent.price_max,
+            consent.fee_max,
             utc(until)
         ),
         id: consent.id,
         approved: true,
         price_max_msat: Some(consent.price_max.get()),
+        fee_max_msat: Some(consent.fee_max.get()),
         until: Some(until.secs()),
     })
+}
+
+/// The fee that was asked, grown as the price has.
+fn in_proportion(question: &PendingApproval, price_max: Msat) -> Msat {
+    let (asked, fee) = (question.price.get().max(1), u128::from(question.fee_worst.get()));
+    let grown = fee * u128::from(price_max.get().max(asked)) / u128::from(asked);
+    u64::try_from(grown).map_or(Msat::MAX, Msat::new).min(Msat::MAX)
 }
 
 /// A secret out of a file, or typed by the person at the terminal. Never out of the environment or the command line, where
@@ -147,12 +164,17 @@ pub(super) fn secret(file: Option<&Path>, prompt: &str) -> anyhow::Result<Zeroiz
         return Ok(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()));
     }
     anyhow::ensure!(
-        std::io::stdin().is_terminal(),
+        is_somebody_there(),
         "the secret has to be typed at a terminal, or be in a file: --secret-file"
     );
     eprint!("{prompt}");
     let typed = console::Term::stderr().read_secure_line().context("cannot read from the terminal")?;
     Ok(Zeroizing::new(typed))
+}
+
+/// Whether a person can see what is asked and type an answer.
+pub(super) fn is_somebody_there() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
 impl Waiting {
@@ -181,10 +203,12 @@ impl Row {
         let shown = |text: &str| text.escape_debug().to_string();
         let by = label.as_deref().map(|label| format!(" for `{}`", shown(label))).unwrap_or_default();
         let text = format!(
-            "{id}  {} asks {price} (and up to {fee_worst} of fees) for {} {}{by}\n  paid to node {payee}; {}; asked {}",
+            "{}  {} asks {price} (and up to {fee_worst} of fees) for {} {}{by}\n  paid to node {}; {}; asked {}",
+            shown(&id),
             shown(&origin),
             shown(&method),
             shown(&path),
+            shown(&payee),
             rule.as_deref().map_or_else(
                 || "no rule allows it, or the seller is new".to_owned(),
                 |rule| format!("rule \"{}\"", shown(rule))
