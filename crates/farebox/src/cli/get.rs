@@ -24,6 +24,7 @@ mod report;
 mod request;
 
 use report::{Exit, Failure, Report};
+pub(super) use request::uri;
 
 /// How long to wait at the end for payments under way; what has not ended is in the journal.
 const CLOSE: Duration = Duration::from_secs(5);

@@ -2,7 +2,7 @@
 
 use std::{
     fmt, fs,
-    io::{IsTerminal as _, Write as _},
+    io::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -12,8 +12,9 @@ use farebox_client::{Engine, EngineConfig, Explained, policy::ConsentKey};
 use serde::Serialize;
 
 use super::{
-    approve::secret,
+    approve::{is_somebody_there, secret},
     budget::{self, BudgetRow},
+    get::uri,
 };
 use crate::{
     buyer::{self, Files},
@@ -108,7 +109,7 @@ pub(crate) fn run(command: &Command, reader: Reader) -> anyhow::Result<ExitCode>
 
 fn init(args: &Init) -> anyhow::Result<ExitCode> {
     let path = args.files.policy_path()?;
-    let is_asked = args.secret_file.is_some() || std::io::stdin().is_terminal();
+    let is_asked = args.secret_file.is_some() || is_somebody_there();
     let key = if is_asked && !path.exists() { chosen(args.secret_file.as_deref())? } else { None };
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).with_context(|| format!("cannot make `{}`", directory.display()))?;
@@ -160,12 +161,9 @@ async fn check(args: &Check) -> anyhow::Result<Verdict> {
         label: args.label.clone(),
         ..EngineConfig::new(args.files.journal()?)
     };
-    let url = if args.url.contains("://") { args.url.clone() } else { format!("https://{}", args.url) };
-    let request = http::Request::builder()
-        .method(args.request.clone())
-        .uri(url)
-        .body(())
-        .with_context(|| format!("`{}` is not an address", args.url))?;
+    let mut request = http::Request::new(());
+    *request.method_mut() = args.request.clone();
+    *request.uri_mut() = uri(&args.url)?;
     let explained = Engine::open(config)?.explain(&request).await?;
     Ok(Verdict::of(&explained, no_file))
 }

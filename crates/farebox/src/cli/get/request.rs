@@ -51,7 +51,8 @@ pub(super) fn build(url: &str, args: &RequestArgs) -> anyhow::Result<http::Reque
     Ok(request)
 }
 
-fn uri(url: &str) -> anyhow::Result<http::Uri> {
+/// An address as people write it.
+pub(in crate::cli) fn uri(url: &str) -> anyhow::Result<http::Uri> {
     let url = if url.contains("://") { url.to_owned() } else { format!("https://{url}") };
     // `Url` knows about spaces, other alphabets and dots in paths; `Uri` doesn't.
     let url = reqwest::Url::parse(&url)
