@@ -25,13 +25,17 @@ use farebox_lightning::{
 use farebox_protocol::{Invoice, Msat, PaymentHash};
 use http::HeaderMap;
 use sha2::{Digest as _, Sha256};
-use tokio::{runtime::Handle, time};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use amount::{FeeLimit, LEAST};
 pub use front::{BODY_BYTES_MAX, PATH};
 
-use attempts::Attempts;
+use attempts::{AtWork, Attempts};
 use journal::{Entry, Journal, Recorded, State, Wanted};
 
 use crate::{
@@ -46,8 +50,10 @@ const EXPIRY_LEFT: Duration = Duration::from_secs(20);
 const PAY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a wallet may take to say whether it knows an invoice.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Requests that may be worked on at once.
+/// Refunds that may be judged at once.
 const AT_ONCE_MAX: usize = 32;
+/// Questions how much there is that may be answered at once. Apart from those, so that asking much keeps nobody from money.
+const LOOKS_MAX: usize = 8;
 
 /// How money is paid back.
 #[derive(Clone, Debug)]
@@ -70,7 +76,9 @@ pub struct Refunds {
     clock: Arc<dyn Clock>,
     outgoing: OnceLock<Outgoing>,
     attempts: Attempts,
-    at_once: Arc<tokio::sync::Semaphore>,
+    at_work: AtWork,
+    at_once: Arc<Semaphore>,
+    looks: Semaphore,
     /// Work goes on there although the front door that asked has gone.
     runtime: Handle,
     tasks: TaskTracker,
@@ -221,7 +229,9 @@ impl Refunds {
             clock,
             outgoing: OnceLock::new(),
             attempts: Attempts::default(),
-            at_once: Arc::new(tokio::sync::Semaphore::new(AT_ONCE_MAX)),
+            at_work: AtWork::default(),
+            at_once: Arc::new(Semaphore::new(AT_ONCE_MAX)),
+            looks: Semaphore::new(LOOKS_MAX),
             runtime: Handle::current(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -268,10 +278,7 @@ impl Refunds {
         };
         let permit = Arc::clone(&self.at_once).try_acquire_owned().map_err(|_| RefundRefusal::Unavailable)?;
         let this = Arc::clone(self);
-        let work = async move {
-            let _permit = permit;
-            this.work_on(&holder, wish, outgoing).await
-        };
+        let work = async move { this.work_on(&holder, wish, outgoing, permit).await };
         self.tasks.spawn_on(work, &self.runtime).await.unwrap_or(Err(RefundRefusal::Unavailable))
     }
 
@@ -294,7 +301,7 @@ impl Refunds {
     /// When there is no holder, no money, or it can't be told.
     pub async fn refundable(&self, headers: &HeaderMap) -> Result<Refundable, RefundRefusal> {
         let holder = self.holder(headers)?;
-        let _permit = self.at_once.try_acquire().map_err(|_| RefundRefusal::Unavailable)?;
+        let _permit = self.looks.try_acquire().map_err(|_| RefundRefusal::Unavailable)?;
         let bought = self.bought(&holder).await?;
         let purchase = holder.identifier.payment_hash;
         let refunds = self.journal(move |journal| journal.of(purchase)).await?;
@@ -332,6 +339,7 @@ impl Refunds {
         holder: &Holder,
         wish: Wish,
         outgoing: Outgoing,
+        permit: OwnedSemaphorePermit,
     ) -> Result<Told, RefundRefusal> {
         let purchase = holder.identifier.payment_hash;
         let to: To = wish.to.parse()?;
@@ -339,12 +347,13 @@ impl Refunds {
         if let Some(id) = known
             && let Some(entry) = self.journal(move |journal| journal.find(id)).await?
         {
-            return Ok(entry.into());
+            return wish.again(entry);
         }
         let earlier = self.journal(move |journal| journal.of(purchase)).await?;
         if earlier.iter().any(|entry| entry.state == State::Open) {
             return Err(RefundRefusal::UnderWay);
         }
+        let trying = self.at_work.begin(purchase).ok_or(RefundRefusal::UnderWay)?;
         let bought = self.bought(holder).await?;
         // From here on somebody's server may be called, and the wallet asked.
         self.attempts.take(purchase).map_err(RefundRefusal::TooOften)?;
@@ -364,11 +373,13 @@ impl Refunds {
         let (daily_max, now) = (self.config.daily_max, self.clock.now());
         let entry = match self.journal(move |journal| journal.record(&wanted, daily_max, now)).await? {
             Recorded::New(entry) => entry,
-            Recorded::Known(entry) => return Ok(entry.into()),
+            Recorded::Known(entry) => return wish.again(entry),
             Recorded::UnderWay => return Err(RefundRefusal::UnderWay),
             Recorded::InvoiceUsed => return Err(RefundRefusal::Invoice("it was used for another refund")),
             Recorded::DayUsedUp => return Err(RefundRefusal::DayUsedUp),
         };
+        // From here on the row keeps others out, and waiting takes no room.
+        drop((trying, permit));
         let work = Arc::clone(self).carry_out(entry.clone(), invoice, outgoing);
         let work = self.tasks.spawn(work);
         let ended = time::timeout(self.config.answer_within, work).await;
@@ -463,6 +474,19 @@ impl Refunds {
             }
             Err(_) => Err(RefundRefusal::Unavailable),
         }
+    }
+}
+
+impl Wish {
+    /// What there is to say where the same was asked for before. What contradicts it is another request.
+    fn again(&self, entry: Entry) -> Result<Told, RefundRefusal> {
+        let Wanted { of, amount, .. } = entry.wanted;
+        if self.amount.is_some_and(|asked| asked != amount) || self.of.is_some_and(|asked| asked != of) {
+            return Err(RefundRefusal::Malformed(
+                "an earlier request of this `id` or invoice was for another amount or source; use a new one",
+            ));
+        }
+        Ok(entry.into())
     }
 }
 

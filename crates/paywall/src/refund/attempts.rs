@@ -1,9 +1,14 @@
-//! How often a purchase may be tried to be paid back: each try may make us call somebody's server, and ask the wallet.
+//! How often a purchase may be tried to be paid back: each try may make us call somebody's server, and ask the wallet. And
+//! one try at a time: servers may be slow on purpose, and there is room for so many tries only.
 //!
 //! Only who holds a token that was sold and paid here gets this far, so the number of purchases in memory is small; when there
 //! are more than there is room for, newcomers wait.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use farebox_protocol::PaymentHash;
 use parking_lot::Mutex;
@@ -40,6 +45,30 @@ impl Attempts {
                 Ok(())
             }
         }
+    }
+}
+
+/// The purchases that are being tried.
+#[derive(Clone, Default)]
+pub(super) struct AtWork(Arc<Mutex<HashSet<PaymentHash>>>);
+
+/// A try, until it is dropped.
+pub(super) struct Try {
+    at_work: AtWork,
+    purchase: PaymentHash,
+}
+
+impl AtWork {
+    /// Begins one, if there is none.
+    pub(super) fn begin(&self, purchase: PaymentHash) -> Option<Try> {
+        let is_first = self.0.lock().insert(purchase);
+        is_first.then(|| Try { at_work: self.clone(), purchase })
+    }
+}
+
+impl Drop for Try {
+    fn drop(&mut self) {
+        self.at_work.0.lock().remove(&self.purchase);
     }
 }
 

@@ -99,7 +99,8 @@ impl Journal {
              ) STRICT;
              CREATE INDEX IF NOT EXISTS refunds_of_purchase ON refunds (purchase);
              CREATE UNIQUE INDEX IF NOT EXISTS refunds_one_at_a_time ON refunds (purchase) WHERE state = 'open';
-             CREATE INDEX IF NOT EXISTS refunds_by_time ON refunds (asked_at);",
+             CREATE INDEX IF NOT EXISTS refunds_by_time ON refunds (asked_at);
+             CREATE INDEX IF NOT EXISTS refunds_by_end ON refunds (ended_at) WHERE state = 'paid';",
         )?;
         Ok(Self(connection))
     }
@@ -128,11 +129,12 @@ impl Journal {
         if any("SELECT EXISTS (SELECT 1 FROM refunds WHERE payment_hash = ?1)", &wanted.payment)? {
             return Ok(Recorded::InvoiceUsed);
         }
-        // Rows of the future count, too: a clock that went back forgives nothing.
+        // What was paid counts from when it left, and what hasn't ended always: an invoice can be held for days, and many of
+        // them be let go in one hour. Rows of the future count, too: a clock that went back forgives nothing.
         let since = now.secs().saturating_sub(DAY_SECS);
         let out: u64 = journal.query_row(
             "SELECT coalesce(sum(amount_msat + coalesce(fee_msat, fee_max_msat)), 0) FROM refunds
-             WHERE asked_at > ?1 AND state <> 'failed'",
+             WHERE state = 'open' OR (state = 'paid' AND (asked_at > ?1 OR ended_at > ?1))",
             [integer(since)],
             |row| row.get(0),
         )?;

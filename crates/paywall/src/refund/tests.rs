@@ -207,8 +207,19 @@ impl Disk {
 
     /// The same, paid through this node.
     async fn start_as(self: &Arc<Self>, node: &'static str, daily_max: u64) -> Desk {
+        self.start_over(node, daily_max, self.store.clone(), Arc::new(Addresses(Mutex::new(100)))).await
+    }
+
+    /// The same over these books, asking there for invoices.
+    async fn start_over<S: Store + Accounts + 'static>(
+        self: &Arc<Self>,
+        node: &'static str,
+        daily_max: u64,
+        store: Arc<S>,
+        resolver: Arc<dyn Resolve>,
+    ) -> Desk {
         let node = Arc::new(Node::new(Arc::clone(&self.clock), node));
-        let (store, clock) = (self.store.clone(), self.clock.clone());
+        let clock = self.clock.clone();
         let keyring = Keyring::single(secret());
         let config = PaywallConfig::new(Network::Regtest);
         let paywall = Paywall::open(config, keyring, node, store, clock.clone()).await.unwrap();
@@ -218,7 +229,6 @@ impl Disk {
             ..RefundConfig::new(Msat::new(daily_max))
         };
         let path = self.dir.path().join("refunds.sqlite");
-        let resolver = Arc::new(Addresses(Mutex::new(100)));
         let refunds = Refunds::open(&path, paywall.clone(), resolver, clock, config).unwrap();
         Desk { disk: Arc::clone(self), paywall, refunds }
     }

@@ -19,7 +19,10 @@ use tokio::time;
 use super::{Entry, PAY_TIMEOUT, Refunds, State, Wanted};
 use crate::{
     ledger::{RefundError, Refused, Unavailable, law::Refund},
-    store::accounts::{RefundId, RefundOrder},
+    store::{
+        StoreError,
+        accounts::{RefundId, RefundOrder},
+    },
     trouble::Backoff,
 };
 
@@ -147,6 +150,8 @@ impl Refunds {
                 Err(RefundError::Ended) => return Begun::Unknown,
                 Err(RefundError::UnderWay) => in_doubt = true,
                 Err(RefundError::Refused(Refused::Unavailable(_))) if in_doubt => {}
+                // What the books say of the question is an answer; that they can't be asked is none.
+                Err(RefundError::Store(error)) if in_doubt && !says_no(&error) => {}
                 Err(error) => return Begun::No(error.to_string()),
             }
             backoff.wait(&self.stop).await;
@@ -238,6 +243,11 @@ enum Begun {
     No(String),
     /// The program is stopping; the next start finds out.
     Unknown,
+}
+
+/// Whether the books have refused to set money aside, so that none is.
+const fn says_no(error: &StoreError) -> bool {
+    matches!(error, StoreError::NotThere | StoreError::OtherRefund | StoreError::OutOfRange(_))
 }
 
 fn name(id: RefundId) -> String {

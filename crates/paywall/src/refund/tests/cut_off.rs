@@ -1,6 +1,7 @@
 //! Processes that end in the middle of a refund: the next one brings it to its end, and it is paid at most once.
 
 use super::*;
+use crate::store::conformance::{Fault, Faulty};
 
 /// One process: dropped, all its tasks are gone.
 fn process() -> Runtime {
@@ -164,4 +165,31 @@ fn what_was_booked_and_not_ended_here_ends_as_the_books_say() {
         desk.paywall.ledger().end_refund(RefundId(bytes), part).await.unwrap();
     });
     resumed(&disk, &token, &id, "paid", 50_700);
+}
+
+/// The books did as they were asked and didn't say so, then could not be read for a moment: it is still not known that
+/// nothing was set aside.
+#[tokio::test(start_paused = true)]
+async fn what_may_have_been_set_aside_is_not_given_up_because_the_books_fail() {
+    let disk = Disk::new();
+    let faulty = Arc::new(Faulty::new(disk.store.clone()));
+    let addresses = Arc::new(Addresses(Mutex::new(100)));
+    let desk = disk.start_over("02aa", 1_000_000_000, faulty.clone(), addresses).await;
+    desk.refunds.pay_from(disk.wallet.clone()).await.unwrap();
+    let token = desk.credit(1).await;
+    desk.refunds.bought(&desk.refunds.holder(&token.headers()).unwrap()).await.unwrap();
+    let wanted = row(&token, 1);
+    let Recorded::New(entry) = desk.refunds.journal.record(&wanted, Msat::MAX, START).unwrap() else {
+        panic!("it is new");
+    };
+    let busy = crate::store::StoreError::Failed("busy".to_owned());
+    // Asked for, begun, begun again, asked for.
+    faulty.next.lock().extend([Fault::None, Fault::HangsAfterwards, Fault::None, Fault::Fails(busy)]);
+    let invoice = Invoice::parse(&Bill::new(1, 50_000).text()).unwrap();
+    let outgoing = desk.refunds.outgoing.get().cloned().unwrap();
+    let state = Arc::clone(&desk.refunds).carry_out(entry, invoice, outgoing).await;
+    assert_eq!(state, State::Paid { fee: Msat::ZERO });
+    let balance = disk.balance(&token).await;
+    assert_eq!((balance.refunding(), balance.refunded()), (0, 50_000));
+    desk.lawful().await;
 }

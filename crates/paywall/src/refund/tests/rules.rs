@@ -260,6 +260,79 @@ async fn a_day_has_so_much_also_over_a_restart() {
 }
 
 #[tokio::test]
+async fn what_may_still_leave_counts_however_long_ago_it_was_asked_for() {
+    let disk = Disk::new();
+    let desk = disk.start(100_000).await;
+    desk.refunds.pay_from(disk.wallet.clone()).await.unwrap();
+    let (one, two) = (desk.credit(1).await, desk.credit(2).await);
+    // An invoice that its payee holds: it can leave on any later day.
+    *disk.wallet.mood.lock() = Mood::Hangs;
+    let (_, held) = desk.refund(&one, Bill::new(1, 60_000)).await;
+    let later = START.saturating_add(Duration::from_secs(2 * 86_400));
+    disk.clock.set(later);
+    let bill = |number| Bill { made_at: later.secs(), ..Bill::new(number, 40_000) };
+    Desk::refused(&desk.refund(&two, bill(2)).await, "refund_day_used_up");
+
+    // It leaves, and counts as of then.
+    let mut id = [0; 16];
+    hex::decode_to_slice(held["id"].as_str().unwrap(), &mut id).unwrap();
+    desk.refunds.journal.end(RefundId(id), &State::Paid { fee: Msat::ZERO }, later).unwrap();
+    Desk::refused(&desk.refund(&two, bill(3)).await, "refund_day_used_up");
+}
+
+#[tokio::test]
+async fn a_name_is_for_one_request_and_not_for_another_amount_or_source() {
+    let desk = Disk::new().open().await;
+    let token = desk.credit(1).await;
+    let named = |amount: u64, of: &str| json!({ "to": "alice@example.com", "amount_msat": amount, "of": of, "id": "once" });
+    let first = desk.ask(&token.headers(), named(20_000, "credit")).await;
+    assert_eq!(first.1["state"], "paid");
+    Desk::refused(&desk.ask(&token.headers(), named(30_000, "credit")).await, "refund_malformed");
+    Desk::refused(&desk.ask(&token.headers(), named(20_000, "surplus")).await, "refund_malformed");
+    assert_eq!(desk.ask(&token.headers(), named(20_000, "credit")).await, first);
+    assert_eq!(desk.disk.wallet.paid(), 1);
+}
+
+/// A server that takes its time.
+struct Slow(tokio::sync::mpsc::UnboundedSender<()>);
+
+impl Resolve for Slow {
+    fn invoice<'a>(
+        &'a self,
+        _: &'a LightningAddress,
+        _: Msat,
+    ) -> BoxFuture<'a, Result<Invoice, AddressError>> {
+        self.0.send(()).unwrap();
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test]
+async fn a_few_buyers_with_slow_addresses_keep_nobody_else_from_their_money() {
+    let disk = Disk::new();
+    let (tell, mut called) = tokio::sync::mpsc::unbounded_channel();
+    let slow = Arc::new(Slow(tell));
+    let desk = disk.start_over("02aa", 1_000_000_000, disk.store.clone(), slow).await;
+    desk.refunds.pay_from(disk.wallet.clone()).await.unwrap();
+    let mut asking = tokio::task::JoinSet::new();
+    for number in 1..=4 {
+        let headers = desk.credit(number).await.headers();
+        for _ in 0..9 {
+            let (refunds, headers) = (Arc::clone(&desk.refunds), headers.clone());
+            let wish = Wish { to: "alice@example.com".to_owned(), ..Wish::default() };
+            asking.spawn(async move { refunds.ask(&headers, wish).await });
+        }
+        called.recv().await.unwrap();
+    }
+    // All but the first of each are told to wait.
+    for _ in 0..4 * 8 {
+        assert_eq!(asking.join_next().await.unwrap().unwrap(), Err(RefundRefusal::UnderWay));
+    }
+    let token = desk.credit(9).await;
+    assert_eq!(desk.refund(&token, Bill::new(1, 10_000)).await.1["state"], "paid");
+}
+
+#[tokio::test]
 async fn a_wallet_that_can_not_be_held_to_the_limit_pays_nothing() {
     let disk = Disk::new();
     let desk = disk.open().await;
