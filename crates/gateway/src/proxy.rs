@@ -300,7 +300,8 @@ async fn admit(
     if let Some(refunds) = shared.refunds.get()
         && path == farebox_paywall::refund::PATH
     {
-        return Err(Own::PaidBack(pay_back::answer(refunds, parts, target.query(), body).await));
+        // Boxed, so that the futures of all other requests have no room for it.
+        return Err(Own::PaidBack(Box::pin(pay_back::answer(refunds, parts, target.query(), body)).await));
     }
 
     let upgrade = upgrade::asked(parts, &body)?;
