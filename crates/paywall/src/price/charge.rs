@@ -10,7 +10,8 @@
 //! A fixed price is always known, and so is a price by bytes: that of the bytes that passed. Usage is known once the answer
 //! has told it, and *estimated* when the buyer didn't wait for that: one unit of output for each event of a stream, or for
 //! each [`BYTES_PER_UNIT`] bytes of any other answer, and one of input for each [`BYTES_PER_UNIT`] bytes of the request. So
-//! hanging up neither makes an answer free nor costs the buyer the maximum. A whole answer that doesn't tell its usage costs
+//! hanging up neither makes an answer free nor costs the buyer the maximum. Usage that a stream told before it went on is no
+//! more than a part of it. A whole answer that doesn't tell its usage costs
 //! the reserve, which is the price that the seller has set for not knowing.
 //!
 //! What is due is taken from the reserve, then from whatever else the buyer has left. What exceeds both is *written off*: it

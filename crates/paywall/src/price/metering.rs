@@ -8,7 +8,7 @@ use farebox_protocol::Msat;
 use http::{HeaderMap, HeaderName};
 
 use super::{
-    BYTES_PER_UNIT, Cost, Ending, Meter, Observed, Rates, Unreadable, UsageReader,
+    BYTES_PER_UNIT, Cost, Ending, Meter, Observed, PRICE_MAX, Rates, Unreadable, UsageReader,
     cost::{Units, total},
 };
 
@@ -109,11 +109,22 @@ impl Metering {
             (Meter::Usage { .. }, _) => Err(Unreadable::Missing),
             (Meter::Header(_), _) => Err(Unreadable::NoHeader),
         };
-        match found.and_then(|found| found.checked_add(base).ok_or(Unreadable::Absurd)) {
-            Ok(cost) => Metered { observed: Observed::Known(cost), why: None },
+        // Sums of what could be asked for fit into any book; those of all the bitcoin there is do not.
+        let askable = |found: Msat| found.checked_add(base).filter(|cost| *cost <= PRICE_MAX);
+        let more_came = matches!(&self.answer, Answer::Usage(reader) if reader.went_on());
+        match found.and_then(|found| askable(found).ok_or(Unreadable::Absurd)) {
+            Ok(cost) => match (meter, ending) {
+                (Meter::Usage { rates, .. }, Ending::Abandoned) if more_came => {
+                    let about = self.estimate(rates, base).max(cost);
+                    Metered { observed: Observed::Estimated(about), why: Some(Unreadable::Truncated) }
+                }
+                _ => Metered { observed: Observed::Known(cost), why: None },
+            },
             Err(why) => {
                 let observed = match (meter, ending) {
-                    (Meter::Usage { rates, .. }, Ending::Abandoned) => self.estimate(rates, base),
+                    (Meter::Usage { rates, .. }, Ending::Abandoned) => {
+                        Observed::Estimated(self.estimate(rates, base))
+                    }
                     _ => Observed::Unreadable,
                 };
                 Metered { observed, why: Some(why) }
@@ -122,7 +133,7 @@ impl Metering {
     }
 
     /// What an answer that the buyer left has cost about. The rule is the table's in [`charge`](super::charge).
-    fn estimate(&self, rates: &Rates, base: Msat) -> Observed {
+    fn estimate(&self, rates: &Rates, base: Msat) -> Msat {
         let (model, output) = match &self.answer {
             Answer::Usage(reader) => (reader.model(), reader.passed()),
             _ => (None, 0),
@@ -131,7 +142,7 @@ impl Metering {
         let input = self.request_bytes.div_ceil(BYTES_PER_UNIT);
         // What is more than there is, is more than the reserve.
         let about = rates.cost(Units { input, output }).unwrap_or(Msat::MAX);
-        Observed::Estimated(about.saturating_add(base))
+        about.saturating_add(base)
     }
 }
 

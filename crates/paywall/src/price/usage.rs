@@ -102,6 +102,8 @@ pub struct UsageReader {
     event: Found,
     found: Found,
     events: u64,
+    /// Of those, how many came after the last that told of usage.
+    since: u64,
     bytes: u64,
 }
 
@@ -133,6 +135,7 @@ impl UsageReader {
             event: Found::default(),
             found: Found::default(),
             events: 0,
+            since: 0,
             bytes: 0,
         }
     }
@@ -140,7 +143,7 @@ impl UsageReader {
     /// Looks at the next chunk.
     pub fn read(&mut self, chunk: &[u8]) {
         self.bytes = self.bytes.saturating_add(chunk.len() as u64);
-        let Self { shape, form, scanner, event, found, events, .. } = self;
+        let Self { shape, form, scanner, event, found, events, since, .. } = self;
         match form {
             Form::Neither(_) => {}
             Form::Json => {
@@ -149,7 +152,8 @@ impl UsageReader {
                     .for_each(|byte| scanner.push(*byte, &mut |at, what| found.note(shape, at, what)));
             }
             Form::Events(lines) => {
-                let mut sink = |piece| one_event(piece, shape, scanner, event, found, events);
+                let mut sink =
+                    |piece| one_event(piece, shape, scanner, event, found, (&mut *events, &mut *since));
                 chunk.iter().for_each(|byte| lines.push(*byte, &mut sink));
             }
         }
@@ -161,6 +165,11 @@ impl UsageReader {
             Form::Events(_) => self.events,
             Form::Json | Form::Neither(_) => self.bytes.div_ceil(super::BYTES_PER_UNIT),
         }
+    }
+
+    /// Whether a stream has gone on after it told of usage: then that was not the last word.
+    pub fn went_on(&self) -> bool {
+        self.since > 0
     }
 
     /// The model, as far as the answer has named one.
@@ -188,8 +197,10 @@ impl UsageReader {
                 }
             }
             Form::Events(mut lines) => {
-                let Self { shape, scanner, event, found, events, .. } = &mut *self;
-                lines.end(&mut |piece| one_event(piece, shape, scanner, event, found, events));
+                let Self { shape, scanner, event, found, events, since, .. } = &mut *self;
+                lines.end(&mut |piece| {
+                    one_event(piece, shape, scanner, event, found, (&mut *events, &mut *since));
+                });
             }
         }
         self.found.clone().usage()
@@ -203,7 +214,7 @@ fn one_event(
     scanner: &mut Scanner,
     event: &mut Found,
     found: &mut Found,
-    events: &mut u64,
+    (events, since): (&mut u64, &mut u64),
 ) {
     match piece {
         Piece::Data(byte) => scanner.push(byte, &mut |at, what| event.note(shape, at, what)),
@@ -212,6 +223,7 @@ fn one_event(
             let said = std::mem::take(event);
             if scanner.is_whole() {
                 *events = events.saturating_add(1);
+                *since = if said.tells() { 0 } else { since.saturating_add(1) };
                 found.add(said);
             }
             scanner.reset();
@@ -279,6 +291,11 @@ impl Found {
         } else {
             None
         }
+    }
+
+    /// Whether it says anything of usage.
+    const fn tells(&self) -> bool {
+        self.input.is_some() || self.output.is_some() || self.total.is_some()
     }
 
     /// What is said later counts.

@@ -152,3 +152,30 @@ fn an_upstream_may_say_what_it_costs() {
     check(&silent, Ending::Abandoned, "NoHeader", 0);
     check(&silent, Ending::Failed, "NoHeader", 0);
 }
+
+#[test]
+fn usage_that_a_stream_tells_before_its_end_is_not_what_the_rest_of_it_costs() {
+    let mut stream = tokens(rates());
+    stream.answer(&answer("text/event-stream"));
+    stream.chunk(b"data: {\"usage\":{\"prompt_tokens\":30,\"completion_tokens\":0}}\n\n");
+    check(&stream, Ending::Abandoned, "35 known", 35);
+    for _ in 0..100 {
+        stream.chunk(b"data: {\"choices\":[\"word\"]}\n\n");
+    }
+    check(&stream, Ending::Abandoned, "207 estimated Truncated", 207);
+    check(&stream, Ending::Whole, "35 known", 35);
+    // Told again, it counts; what is no event changes nothing.
+    stream.chunk(b"data: {\"usage\":{\"prompt_tokens\":30,\"completion_tokens\":60}}\n\ndata: [DONE]\n\n");
+    check(&stream, Ending::Abandoned, "155 known", 155);
+}
+
+#[test]
+fn a_cost_that_nobody_could_be_asked_for_is_unreadable() {
+    let mut header = metered(Meter::Header(HeaderName::from_static("x-cost")));
+    let costs =
+        |text| [(HeaderName::from_static("x-cost"), HeaderValue::from_static(text))].into_iter().collect();
+    header.answer(&costs("99999999999995"));
+    check(&header, Ending::Whole, "100000000000000 known", 1_500);
+    header.answer(&costs("99999999999996"));
+    check(&header, Ending::Whole, "Absurd", 1_000);
+}
