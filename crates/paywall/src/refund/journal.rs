@@ -17,6 +17,10 @@ use crate::store::accounts::{RefundId, RefundOf};
 /// What the daily cap looks back on.
 const DAY_SECS: u64 = 86_400;
 
+/// How long what hasn't ended is counted. No payee can hold a payment for longer than some two weeks, so what is older has
+/// left or never will; it waits for somebody to find out, and must not take from every day until then.
+const HELD_SECS: u64 = 30 * DAY_SECS;
+
 /// How many refunds of one purchase are told, newest first.
 const TOLD_MAX: u32 = 20;
 
@@ -129,13 +133,13 @@ impl Journal {
         if any("SELECT EXISTS (SELECT 1 FROM refunds WHERE payment_hash = ?1)", &wanted.payment)? {
             return Ok(Recorded::InvoiceUsed);
         }
-        // What was paid counts from when it left, and what hasn't ended always: an invoice can be held for days, and many of
-        // them be let go in one hour. Rows of the future count, too: a clock that went back forgives nothing.
-        let since = now.secs().saturating_sub(DAY_SECS);
+        // What was paid counts from when it left, and what hasn't ended for as long as it may leave: an invoice can be held for
+        // days, and many of them be let go in one hour. Rows of the future count, too: a clock that went back forgives nothing.
+        let since = |secs| integer(now.secs().saturating_sub(secs));
         let out: u64 = journal.query_row(
             "SELECT coalesce(sum(amount_msat + coalesce(fee_msat, fee_max_msat)), 0) FROM refunds
-             WHERE state = 'open' OR (state = 'paid' AND (asked_at > ?1 OR ended_at > ?1))",
-            [integer(since)],
+             WHERE (state = 'open' AND asked_at > ?2) OR (state = 'paid' AND (asked_at > ?1 OR ended_at > ?1))",
+            [since(DAY_SECS), since(HELD_SECS)],
             |row| row.get(0),
         )?;
         let all = wanted.amount.saturating_add(wanted.fee_max).saturating_add(Msat::new(out));

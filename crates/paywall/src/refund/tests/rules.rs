@@ -281,6 +281,22 @@ async fn what_may_still_leave_counts_however_long_ago_it_was_asked_for() {
 }
 
 #[tokio::test]
+async fn what_nobody_can_explain_does_not_take_from_every_day_for_ever() {
+    let disk = Disk::new();
+    let desk = disk.start(100_000).await;
+    desk.refunds.pay_from(disk.wallet.clone()).await.unwrap();
+    let (one, two) = (desk.credit(1).await, desk.credit(2).await);
+    *disk.wallet.mood.lock() = Mood::Hangs;
+    desk.refund(&one, Bill::new(1, 60_000)).await;
+    let later = START.saturating_add(Duration::from_secs(31 * 86_400));
+    disk.clock.set(later);
+    *disk.wallet.mood.lock() = Mood::Pays(0);
+    let bill = Bill { made_at: later.secs(), ..Bill::new(2, 40_000) };
+    assert_eq!(desk.refund(&two, bill).await.1["state"], "paid");
+    desk.lawful().await;
+}
+
+#[tokio::test]
 async fn a_name_is_for_one_request_and_not_for_another_amount_or_source() {
     let desk = Disk::new().open().await;
     let token = desk.credit(1).await;
