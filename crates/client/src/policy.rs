@@ -16,6 +16,8 @@ mod file;
 mod matching;
 
 pub use consent::{Consent, ConsentKey, NotAKey, SECRET_LEN_MIN, SecretError};
+#[cfg(unix)]
+pub use file::open_to_all;
 pub use file::{PolicyError, Problem};
 pub use matching::{HostPattern, Match, PathPattern, PatternError};
 

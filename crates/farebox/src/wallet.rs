@@ -111,6 +111,12 @@ impl WalletFlags {
 /// Reads the file.
 fn read(path: &Path) -> anyhow::Result<LightningConfig> {
     let unreadable = || format!("the wallet in `{}` can't be read", path.display());
+    // Asked before it is opened: opening a pipe would wait for its other end.
+    anyhow::ensure!(
+        fs::metadata(path).with_context(unreadable)?.is_file(),
+        "the wallet in `{}` is not a file",
+        path.display()
+    );
     let file = fs::File::open(path).with_context(unreadable)?;
     #[cfg(unix)]
     {
@@ -120,6 +126,13 @@ fn read(path: &Path) -> anyhow::Result<LightningConfig> {
             "`{}` can be written by others (mode {mode:o}), who could have your payments go elsewhere; run `chmod go-w` on it",
             path.display()
         );
+        if let Some(directory) = farebox_client::policy::open_to_all(path).with_context(unreadable)? {
+            anyhow::bail!(
+                "everybody can write to `{}` and so replace `{}`; run `chmod o-w` on the directory",
+                directory.display(),
+                path.display()
+            );
+        }
     }
     let mut text = String::new();
     std::io::Read::read_to_string(&mut std::io::Read::take(file, 1 << 20), &mut text)
@@ -167,7 +180,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_file_that_others_can_write_is_refused() {
+    fn a_file_that_others_can_write_or_replace_is_refused() {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("wallet.yaml");
@@ -176,5 +189,9 @@ mod tests {
         assert!(read(&path).unwrap_err().to_string().contains("chmod go-w"));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         assert!(read(&path).is_ok());
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("chmod o-w"));
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        assert!(read(dir.path()).unwrap_err().to_string().ends_with("is not a file"));
     }
 }

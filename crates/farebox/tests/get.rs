@@ -299,6 +299,7 @@ async fn a_person_agrees_with_a_secret_apart_from_the_program_that_buys() {
     assert_eq!(exit(&buyer.get(&[&shop.url("/now")]).await), 9);
     let agreed = json(&buyer.farebox(&["approve", id, "--secret-file", file], &[], b"").await);
     assert_eq!((&agreed["approved"], &agreed["price_max_msat"]), (&true.into(), &100_000.into()));
+    assert_eq!(agreed["fee_max_msat"], waiting["waiting"][0]["fee_worst_msat"]);
     assert_eq!(buyer.get(&[&shop.url("/now")]).await.stdout, b"goods");
     assert_eq!(buyer.payments(), 1);
 

@@ -398,8 +398,12 @@ impl Word {
 
 /// The directory, of the name or of the file that it leads to, in which everybody can replace files. In one that is sticky,
 /// like `/tmp`, they can't.
+///
+/// # Errors
+///
+/// When there is no such file or directory.
 #[cfg(unix)]
-fn open_to_all(path: &Path) -> std::io::Result<Option<PathBuf>> {
+pub fn open_to_all(path: &Path) -> std::io::Result<Option<PathBuf>> {
     for path in [std::path::absolute(path)?, fs::canonicalize(path)?] {
         let Some(directory) = path.parent() else { continue };
         let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(directory)?);

@@ -48,7 +48,7 @@ pub(crate) enum Tokens {
     Show(One),
     /// Print the credential itself, as it stands in an Authorization header
     Export(One),
-    /// Show it nowhere any more. What it cost stays on record
+    /// Show it nowhere any more: the next request there buys anew. What it cost stays on record
     Forget(One),
 }
 
@@ -215,7 +215,7 @@ impl Row {
             row.state,
             row.price,
             row.origin,
-            row.method,
+            row.method.escape_debug(),
             row.path.escape_debug(),
             utc(row.begun_at),
         );

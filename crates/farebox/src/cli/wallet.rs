@@ -119,7 +119,7 @@ impl Told {
         };
         let balance = balance_msat.map(farebox_protocol::Msat::new);
         let lines = [
-            format!("{kind} {} on {}", facts.wallet.0, facts.network.name()),
+            format!("{kind} {} on {}", facts.wallet.0.escape_debug(), facts.network.name()),
             balance.map_or_else(
                 || "it does not tell its balance".to_owned(),
                 |msat| format!("it can spend about {msat}"),
