@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, future::poll_fn, pin::Pin};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use farebox_paywall::price;
 use http::{
     HeaderMap, HeaderValue, Version,
@@ -18,6 +18,9 @@ use tokio::time::timeout;
 use super::super::failure::Failure;
 use crate::services::Route;
 
+/// Pieces smaller than this are put together.
+const PIECE: usize = 4 * 1024;
+
 /// The body of a request, of which the beginning may have been read.
 pub(in crate::proxy) struct Arriving {
     pub(in crate::proxy) body: Incoming,
@@ -28,6 +31,8 @@ pub(in crate::proxy) struct Arriving {
 #[derive(Default)]
 pub(in crate::proxy) struct Ahead {
     frames: VecDeque<Frame<Bytes>>,
+    /// What came last in pieces too small to be kept one by one; empty as soon as reading has ended.
+    small: BytesMut,
     /// Of what waits.
     bytes: u64,
     /// What came from the client.
@@ -70,7 +75,7 @@ impl Arriving {
                     if let Some(max) = route.config.request_bytes_max.filter(|max| ahead.taken > *max) {
                         return Err(Failure::BodyTooLarge { max });
                     }
-                    ahead.frames.push_back(frame);
+                    ahead.keep(frame);
                     ahead.is_whole = self.body.is_end_stream();
                 }
                 Some(Err(_)) => return Err(Failure::BodyLost),
@@ -81,6 +86,7 @@ impl Arriving {
                 None => ahead.is_whole = true,
             }
         }
+        ahead.gather();
         Ok(ahead.is_whole && ahead.bytes <= bytes_max)
     }
 
@@ -93,6 +99,33 @@ impl Arriving {
 }
 
 impl Ahead {
+    /// Small pieces are put together, each copied once: in pieces of one byte, a body would take up a hundred times the
+    /// memory that it is allowed.
+    fn keep(&mut self, frame: Frame<Bytes>) {
+        match frame.into_data() {
+            Ok(data) if data.len() < PIECE => {
+                self.small.extend_from_slice(&data);
+                if self.small.len() >= PIECE {
+                    self.gather();
+                }
+            }
+            Ok(data) => {
+                self.gather();
+                self.frames.push_back(Frame::data(data));
+            }
+            Err(other) => {
+                self.gather();
+                self.frames.push_back(other);
+            }
+        }
+    }
+
+    fn gather(&mut self) {
+        if !self.small.is_empty() {
+            self.frames.push_back(Frame::data(self.small.split().freeze()));
+        }
+    }
+
     /// The next piece to send on.
     pub(in crate::proxy) fn next(&mut self) -> Option<Frame<Bytes>> {
         let frame = self.frames.pop_front()?;
@@ -165,12 +198,17 @@ pub(super) async fn ask_for_usage(
     Ok(())
 }
 
+/// Headers that say what a body's bytes are.
+const SEALS: [&str; 4] = ["content-digest", "repr-digest", "digest", "content-md5"];
+
 fn is_plain_json(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let is_json = kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"));
+    // What has been summed up or signed must not be changed.
+    let is_sealed = SEALS.iter().any(|name| headers.contains_key(*name));
     let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
-    is_json && encodings.all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    is_json && !is_sealed && encodings.all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 #[cfg(test)]
@@ -186,12 +224,30 @@ mod tests {
     }
 
     #[test]
+    fn a_body_in_crumbs_is_kept_in_pieces() {
+        let mut ahead = Ahead::default();
+        for byte in 0..100_000_u32 {
+            ahead.keep(Frame::data(Bytes::copy_from_slice(&[byte.to_le_bytes()[0]])));
+        }
+        ahead.keep(Frame::data(Bytes::from(vec![7; PIECE])));
+        ahead.keep(Frame::data(Bytes::from_static(b"x")));
+        ahead.keep(Frame::trailers(HeaderMap::new()));
+        ahead.gather();
+        assert!(ahead.small.is_empty() && ahead.frames.len() < 30, "{}", ahead.frames.len());
+        assert!(ahead.frames.back().unwrap().is_trailers());
+        let want: Vec<u8> =
+            (0..100_000_u32).map(|byte| byte.to_le_bytes()[0]).chain([7; PIECE]).chain(*b"x").collect();
+        assert!(ahead.data() == want, "every byte, in its order");
+    }
+
+    #[test]
     fn only_what_says_that_it_is_plain_json_is_looked_at() {
         check(&[("content-type", "application/json")], true);
         check(&[("content-type", "Application/JSON; charset=utf-8")], true);
         check(&[("content-type", "application/vnd.api+json")], true);
         check(&[("content-type", "application/json"), ("content-encoding", "identity")], true);
         check(&[("content-type", "application/json"), ("content-encoding", "gzip")], false);
+        check(&[("content-type", "application/json"), ("content-digest", "sha-256=:x:")], false);
         check(&[("content-type", "text/json-ish")], false);
         check(&[("content-type", "application/jsonl")], false);
         check(&[], false);
