@@ -60,7 +60,9 @@ fn explain(error: &Error, expanded: &str, source: &Source, variables: &Variables
             problem(format!("write below this key where it is: {}", listed(expected)))
         }
         Error::SerdeUnknownVariant { variant, expected, .. } => {
-            let word = written().unwrap_or(variant);
+            // Where the choice is a key, what it holds is not to blame.
+            let is_key = node.is_some_and(|node| source.key(node).rsplit('.').next() == Some(variant));
+            let word = if is_key { variant } else { written().unwrap_or(variant) };
             problem(format!("`{word}` is not known here{}", advice(word, expected)))
         }
         Error::SerdeMissingField { field, .. } => {
