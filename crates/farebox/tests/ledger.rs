@@ -317,6 +317,25 @@ async fn an_exported_file_is_whole_private_and_replaces_nothing() {
 }
 
 #[tokio::test]
+async fn what_lies_where_an_export_is_drafted_is_neither_written_through_nor_taken_over() {
+    let shop = Shop::open().await;
+    let (draft, file) = (shop.path().join("out.csv.part"), shop.path().join("out.csv"));
+    // Somebody else has made a file there that all can read.
+    fs::write(&draft, "theirs").unwrap();
+    fs::set_permissions(&draft, fs::Permissions::from_mode(0o644)).unwrap();
+    shop.works(&["ledger", "export", "-o", "out.csv"]);
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    // Or a link to what we may write and they may not.
+    let precious = shop.path().join("precious");
+    fs::write(&precious, "ours").unwrap();
+    fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink(&precious, &draft).unwrap();
+    shop.works(&["ledger", "export", "-o", "out.csv"]);
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "ours");
+    assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 6);
+}
+
+#[tokio::test]
 async fn the_report_has_revenue_and_use_by_service_and_day() {
     let shop = Shop::open().await;
     let rows = shop.rows(&["ledger", "report"]);

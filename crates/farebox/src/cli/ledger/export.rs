@@ -80,9 +80,16 @@ fn to_file(args: &Args, format: Format, path: &Path) -> anyhow::Result<()> {
     draft.push(".part");
     let draft = PathBuf::from(draft);
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
+    options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    // What lies there is of a run that was cut off, or somebody else's: with their permissions, or leading elsewhere.
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot replace `{}`", draft.display()));
+        }
+        _ => {}
+    }
     let file = options.open(&draft).with_context(|| format!("cannot write `{}`", draft.display()))?;
     let mut out = BufWriter::new(file);
     let written = write(args, format, &mut out).and_then(|()| {
