@@ -148,6 +148,9 @@ the demo stays up; Ctrl-C ends it. In another terminal:
   export FAREBOX_WALLET_URL={wallet} FAREBOX_WALLET_PASSWORD={password} FAREBOX_JOURNAL={dir}/journal.sqlite
   {program} get '{url}'
 
+  # the seller's books
+  {program} ledger list --state-dir {dir}
+
   # what the gateway counts
   curl {ops}/metrics
 ",

@@ -131,6 +131,11 @@ fn init(args: &Init) -> anyhow::Result<ExitCode> {
     )?;
     file.sync_all()?;
     eprintln!("wrote {}; change it with an editor, then try `farebox policy check URL`", path.display());
+    if key.is_none() {
+        eprintln!(
+            "no secret is set, so nobody can agree with `farebox approve`; `farebox policy secret` prints a line that sets one"
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }
 

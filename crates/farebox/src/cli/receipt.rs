@@ -31,6 +31,7 @@ A receipt names the payment by its hash and holds neither token nor preimage: it
 Examples:
   farebox receipt make 5f3c09aa -o receipt.txt
   farebox receipt key
+  farebox receipt verify receipt.txt --key \"$(farebox receipt key --human)\"
   farebox receipt verify receipt.txt --key b3a1…")]
 pub(crate) enum Command {
     Make(Make),
@@ -69,6 +70,7 @@ pub(crate) struct Make {
 #[command(after_help = "\
 Examples:
   farebox receipt key
+  farebox receipt key --human > key.txt            the key alone; a pipe gets JSON
   farebox receipt key --state-dir /var/lib/farebox --json")]
 pub(crate) struct Key {
     #[command(flatten)]
