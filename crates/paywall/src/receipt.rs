@@ -301,7 +301,7 @@ impl FromStr for SellerName {
         // `escape_debug` would also change quotes; what it is asked for here is what a terminal or a line might obey.
         let is_plain = |c: char| {
             !c.is_control()
-                && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+                && !matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
         };
         let is_name =
             (1..=100).contains(&text.chars().count()) && text.trim() == text && text.chars().all(is_plain);

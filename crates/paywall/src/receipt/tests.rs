@@ -146,6 +146,8 @@ fn a_sellers_name_stays_on_its_line() {
         "\u{1b}[2J",
         "\u{202e}moc",
         "a\u{2028}b",
+        "a\u{200f}b",
+        "a\u{61c}b",
         &"x".repeat(101),
     ] {
         assert_eq!(name.parse::<SellerName>(), Err(NotAName), "{name:?}");
