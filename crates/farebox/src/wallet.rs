@@ -19,7 +19,8 @@ use farebox_lightning::{
 
 use crate::buyer;
 
-/// The variable that names the wallet where no flag does.
+/// The variables that name the wallet where no flag does.
+const WALLET: &str = "FAREBOX_WALLET";
 const WALLET_URL: &str = "FAREBOX_WALLET_URL";
 
 /// What to pay with.
@@ -28,7 +29,7 @@ const WALLET_URL: &str = "FAREBOX_WALLET_URL";
 pub(crate) struct WalletFlags {
     /// The file that says what to pay with: `lnd:`, `phoenixd:` or `embedded:`, with the keys that a seller's `lightning:` has
     /// [default: farebox/wallet.yaml in $XDG_CONFIG_HOME or ~/.config, if it is there]
-    #[arg(long, value_name = "FILE", env = "FAREBOX_WALLET", conflicts_with = "wallet_url")]
+    #[arg(long, value_name = "FILE", env = WALLET)]
     wallet: Option<PathBuf>,
     /// A phoenixd, or the wallet door of `farebox node`
     #[arg(long, value_name = "URL", env = WALLET_URL)]
@@ -58,7 +59,20 @@ impl Wallet {
 impl WalletFlags {
     /// Connects to the wallet; `None` where none is named and no file is there.
     pub(crate) async fn connect(&self) -> anyhow::Result<Option<Wallet>> {
-        if let Some(url) = self.url() {
+        let by_url = match (&self.wallet, self.url()) {
+            // A flag was meant for this call; a variable for all of them.
+            (Some(_), Some(_)) if self.origin() == WALLET_URL => None,
+            (Some(path), Some(url)) => {
+                let by_variable = std::env::var_os(WALLET).is_some_and(|named| named == *path);
+                anyhow::ensure!(
+                    by_variable,
+                    "--wallet and --wallet-url name two wallets; leave one of them out"
+                );
+                Some(url)
+            }
+            (_, url) => url,
+        };
+        if let Some(url) = by_url {
             let pay = self.phoenixd(url).await?;
             return Ok(Some(Wallet { pay, kind: "phoenixd", node: None }));
         }

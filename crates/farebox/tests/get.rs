@@ -331,13 +331,24 @@ async fn a_wallet_is_named_in_a_file_and_tells_what_it_can_do() {
     checked = json(&buyer.farebox(&["wallet", "check"], &[], b"").await);
     assert_eq!(checked["returns_preimages"], "yes");
 
+    // A flag counts before a variable, whichever is which.
+    let elsewhere = [("FAREBOX_WALLET_URL", "http://127.0.0.1:1")];
+    let flag = ["wallet", "check", "--wallet", wallet.to_str().unwrap()];
+    assert_eq!(exit(&buyer.farebox(&flag, &elsewhere, b"").await), 0);
+    let flag = ["wallet", "check", "--wallet-url", &buyer.wallet_url];
+    assert_eq!(exit(&buyer.farebox(&flag, &[("FAREBOX_WALLET", "/nowhere")], b"").await), 0);
+
     std::fs::write(&wallet, "phoenix: { url: x }").unwrap();
     let output = buyer.farebox(&["wallet", "check"], &[], b"").await;
     assert_eq!(exit(&output), 1);
     // What was bought needs no wallet; what is to be bought says what is wrong with it.
     assert_eq!(buyer.farebox(&["get", &shop.url("/now")], &[], b"").await.stdout, b"goods");
-    let both = ["get", "--wallet", "x", "--wallet-url", "http://127.0.0.1:1", "http://127.0.0.1:1"];
-    assert_eq!(exit(&buyer.farebox(&both, &[], b"").await), 2);
+    let both = ["wallet", "check", "--wallet", "x", "--wallet-url", "http://127.0.0.1:1"];
+    let output = buyer.farebox(&both, &[], b"").await;
+    assert!(
+        exit(&output) == 1 && String::from_utf8_lossy(&output.stderr).contains("two wallets"),
+        "{output:?}"
+    );
     std::fs::remove_file(&wallet).unwrap();
     assert_eq!(exit(&buyer.farebox(&["wallet", "check"], &[], b"").await), 1);
 }

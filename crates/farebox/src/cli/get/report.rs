@@ -100,8 +100,12 @@ impl Failure {
             Fault::Purchase(Stop::Refused(Refusal::ApprovalNeeded { waits, .. })) => waits.clone(),
             _ => None,
         };
-        if let Some(id) = &approval {
-            _ = write!(message, "; agree with `farebox approve {id}`, then ask again");
+        match (&approval, error.fault()) {
+            (Some(id), _) => _ = write!(message, "; agree with `farebox approve {id}`, then ask again"),
+            (None, Fault::Purchase(Stop::Refused(Refusal::ApprovalNeeded { .. }))) => {
+                message.push_str("; at a terminal you are asked, and elsewhere once `farebox policy secret` has set a secret");
+            }
+            _ => {}
         }
         Self {
             exit: Exit::of(error),
