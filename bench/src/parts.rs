@@ -15,7 +15,27 @@ pub(crate) mod websocket;
 
 use std::time::Duration;
 
-use crate::figures::{Figure, Latencies, figure};
+use anyhow::Result;
+
+use crate::{
+    Setting,
+    figures::{Figure, Latencies, figure},
+    load::wrk::{self, Expect},
+    programs::Running,
+};
+
+/// What small requests with these headers cost a proxy, over HTTP/1.1.
+fn by_wrk(running: &Running, headers: &[(&'static str, String)], setting: &Setting) -> Result<Vec<Figure>> {
+    let (measured, cpu) =
+        running.program.cpu_while(|| wrk::run(running.address, headers, setting.time, Expect::Success))?;
+    #[expect(clippy::cast_precision_loss, reason = "a few million requests at most")]
+    let requests = measured.requests as f64;
+    Ok(vec![
+        figure("CPU", "us/request", cpu.as_secs_f64() * 1e6 / requests),
+        figure("rate", "requests/s", measured.rate),
+        figure("p99", "ms", measured.p99_millis),
+    ])
+}
 
 /// The figures of a run that asks again as soon as it is answered.
 fn closed_loop(mut latencies: Latencies, time: Duration, cpu: Duration) -> Vec<Figure> {

@@ -44,10 +44,13 @@ pub(crate) fn run(check: bool) -> Result<()> {
         );
         // Who reads it should see why a lint is off there, as everywhere.
         let code = code
-            .replace("allow(non_camel_case_types)", "allow(non_camel_case_types, reason = \"generated\")")
+            .replace(
+                "allow(non_camel_case_types)",
+                "allow(non_camel_case_types, reason = \"named as in the .proto\")",
+            )
             .replace(
                 "clippy::let_unit_value,\n",
-                "clippy::let_unit_value,\n        reason = \"generated\"\n",
+                "clippy::let_unit_value,\n        reason = \"as tonic writes it\"\n",
             );
         let path = root().join(MODULES).join(format!("{name}.rs"));
         if !check {

@@ -8,8 +8,8 @@ use anyhow::Result;
 
 use crate::{
     Setting,
-    figures::{figure, taking_turns},
-    load::wrk::{self, Expect},
+    figures::taking_turns,
+    parts::by_wrk,
     programs::{Plan, Proxy, farebox, nginx::Small},
     table::Row,
 };
@@ -29,21 +29,5 @@ pub(crate) fn run(setting: &Setting) -> Result<Vec<Row>> {
         buyer("farebox, paid", farebox::credential()?),
         buyer("farebox, counted", farebox::counted_credential()?),
     ];
-    taking_turns(
-        "metered",
-        &buyers,
-        |buyer| buyer.name,
-        |buyer| {
-            let (measured, cpu) = running
-                .program
-                .cpu_while(|| wrk::run(running.address, &buyer.headers, setting.time, Expect::Success))?;
-            #[expect(clippy::cast_precision_loss, reason = "a few million requests at most")]
-            let requests = measured.requests as f64;
-            Ok(vec![
-                figure("CPU", "us/request", cpu.as_secs_f64() * 1e6 / requests),
-                figure("rate", "requests/s", measured.rate),
-                figure("p99", "ms", measured.p99_millis),
-            ])
-        },
-    )
+    taking_turns("metered", &buyers, |buyer| buyer.name, |buyer| by_wrk(&running, &buyer.headers, setting))
 }

@@ -7,8 +7,8 @@ use anyhow::Result;
 
 use crate::{
     Setting,
-    figures::{figure, taking_turns},
-    load::wrk::{self, Expect},
+    figures::taking_turns,
+    parts::by_wrk,
     programs::{self, Plan, nginx::Small},
     table::Row,
 };
@@ -21,17 +21,6 @@ pub(crate) fn run(setting: &Setting) -> Result<Vec<Row>> {
         "proxy",
         &proxies,
         |running| running.proxy.name(),
-        |running| {
-            let (measured, cpu) = running
-                .program
-                .cpu_while(|| wrk::run(running.address, &running.headers, setting.time, Expect::Success))?;
-            #[expect(clippy::cast_precision_loss, reason = "a few million requests at most")]
-            let requests = measured.requests as f64;
-            Ok(vec![
-                figure("CPU", "us/request", cpu.as_secs_f64() * 1e6 / requests),
-                figure("rate", "requests/s", measured.rate),
-                figure("p99", "ms", measured.p99_millis),
-            ])
-        },
+        |running| by_wrk(running, &running.headers, setting),
     )
 }

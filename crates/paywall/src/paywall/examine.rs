@@ -48,10 +48,10 @@ pub(super) struct Examined {
 
 /// What doesn't depend on the request: which token it is, and which secret of ours explains its signature.
 #[derive(Clone, Copy)]
-struct Explained {
-    identifier: Identifier,
+pub(super) struct Explained {
+    pub(super) identifier: Identifier,
     /// Its place in the keyring.
-    secret: usize,
+    pub(super) secret: usize,
     /// What it would be revoked by, where that is known already.
     hash: Option<IdentifierHash>,
 }
@@ -131,7 +131,7 @@ impl Paywall {
     }
 
     /// `None` when no secret of ours explains the token.
-    fn explain(&self, macaroon: &Macaroon) -> Option<Explained> {
+    pub(super) fn explain(&self, macaroon: &Macaroon) -> Option<Explained> {
         let identifier = macaroon.identifier().ok()?;
         let secret = self.keyring.entries().iter().position(|entry| {
             macaroon.verify(&entry.secret.root_key(self.config.network, &identifier)).is_ok()

@@ -10,7 +10,7 @@ use farebox_protocol::{Identifier, Network, Presented, Sale, Timestamp};
 use http::HeaderMap;
 use tokio::time;
 
-use super::Paywall;
+use super::{Paywall, examine::Explained};
 use crate::{
     keyring::KeyState,
     ledger::Refused,
@@ -75,16 +75,11 @@ impl Paywall {
         };
         let [credential] = credentials.as_slice() else { return Err(NoHolder::Malformed) };
         let [token] = credential.tokens.as_slice() else { return Err(NoHolder::Malformed) };
-        let identifier = token.identifier().map_err(|_| NoHolder::Unknown)?;
-        let explains = |secret: &farebox_protocol::MintSecret| {
-            token.verify(&secret.root_key(self.config.network, &identifier)).is_ok()
-        };
-        let entry = self.keyring.entries().iter().find(|entry| explains(&entry.secret));
-        let entry = entry.ok_or(NoHolder::Unknown)?;
+        let Explained { identifier, secret, .. } = self.explain(token).ok_or(NoHolder::Unknown)?;
         if !credential.preimage.pays(&identifier.payment_hash) {
             return Err(NoHolder::PreimageWrong);
         }
-        if entry.state != KeyState::Live {
+        if self.keyring.entries()[secret].state != KeyState::Live {
             return Err(NoHolder::Withdrawn);
         }
         if self.revoked.contains(|| identifier.hash()) {

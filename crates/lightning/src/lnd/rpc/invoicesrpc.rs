@@ -21,7 +21,7 @@ pub mod invoices_client {
         missing_docs,
         clippy::wildcard_imports,
         clippy::let_unit_value,
-        reason = "generated"
+        reason = "as tonic writes it"
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
@@ -142,7 +142,7 @@ pub mod invoices_server {
         missing_docs,
         clippy::wildcard_imports,
         clippy::let_unit_value,
-        reason = "generated"
+        reason = "as tonic writes it"
     )]
     use tonic::codegen::*;
     /// Generated trait containing gRPC methods that should be implemented for use with InvoicesServer.
@@ -235,7 +235,7 @@ pub mod invoices_server {
         fn call(&mut self, req: http::Request<B>) -> Self::Future {
             match req.uri().path() {
                 "/invoicesrpc.Invoices/CancelInvoice" => {
-                    #[allow(non_camel_case_types, reason = "generated")]
+                    #[allow(non_camel_case_types, reason = "named as in the .proto")]
                     struct CancelInvoiceSvc<T: Invoices>(pub Arc<T>);
                     impl<
                         T: Invoices,

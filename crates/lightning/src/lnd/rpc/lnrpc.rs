@@ -392,7 +392,7 @@ pub mod state_client {
         missing_docs,
         clippy::wildcard_imports,
         clippy::let_unit_value,
-        reason = "generated"
+        reason = "as tonic writes it"
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
@@ -510,7 +510,7 @@ pub mod state_server {
         missing_docs,
         clippy::wildcard_imports,
         clippy::let_unit_value,
-        reason = "generated"
+        reason = "as tonic writes it"
     )]
     use tonic::codegen::*;
     /// Generated trait containing gRPC methods that should be implemented for use with StateServer.
@@ -603,7 +603,7 @@ pub mod state_server {
         fn call(&mut self, req: http::Request<B>) -> Self::Future {
             match req.uri().path() {
                 "/lnrpc.State/GetState" => {
-                    #[allow(non_camel_case_types, reason = "generated")]
+                    #[allow(non_camel_case_types, reason = "named as in the .proto")]
                     struct GetStateSvc<T: State>(pub Arc<T>);
                     impl<T: State> tonic::server::UnaryService<super::GetStateRequest>
                     for GetStateSvc<T> {
@@ -693,7 +693,7 @@ pub mod lightning_client {
         missing_docs,
         clippy::wildcard_imports,
         clippy::let_unit_value,
-        reason = "generated"
+        reason = "as tonic writes it"
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
@@ -933,7 +933,7 @@ pub mod lightning_server {
         missing_docs,
         clippy::wildcard_imports,
         clippy::let_unit_value,
-        reason = "generated"
+        reason = "as tonic writes it"
     )]
     use tonic::codegen::*;
     /// Generated trait containing gRPC methods that should be implemented for use with LightningServer.
@@ -1066,7 +1066,7 @@ pub mod lightning_server {
         fn call(&mut self, req: http::Request<B>) -> Self::Future {
             match req.uri().path() {
                 "/lnrpc.Lightning/AddInvoice" => {
-                    #[allow(non_camel_case_types, reason = "generated")]
+                    #[allow(non_camel_case_types, reason = "named as in the .proto")]
                     struct AddInvoiceSvc<T: Lightning>(pub Arc<T>);
                     impl<T: Lightning> tonic::server::UnaryService<super::Invoice>
                     for AddInvoiceSvc<T> {
@@ -1109,7 +1109,7 @@ pub mod lightning_server {
                     Box::pin(fut)
                 }
                 "/lnrpc.Lightning/LookupInvoice" => {
-                    #[allow(non_camel_case_types, reason = "generated")]
+                    #[allow(non_camel_case_types, reason = "named as in the .proto")]
                     struct LookupInvoiceSvc<T: Lightning>(pub Arc<T>);
                     impl<T: Lightning> tonic::server::UnaryService<super::PaymentHash>
                     for LookupInvoiceSvc<T> {
@@ -1152,7 +1152,7 @@ pub mod lightning_server {
                     Box::pin(fut)
                 }
                 "/lnrpc.Lightning/SubscribeInvoices" => {
-                    #[allow(non_camel_case_types, reason = "generated")]
+                    #[allow(non_camel_case_types, reason = "named as in the .proto")]
                     struct SubscribeInvoicesSvc<T: Lightning>(pub Arc<T>);
                     impl<
                         T: Lightning,
@@ -1198,7 +1198,7 @@ pub mod lightning_server {
                     Box::pin(fut)
                 }
                 "/lnrpc.Lightning/DeleteCanceledInvoice" => {
-                    #[allow(non_camel_case_types, reason = "generated")]
+                    #[allow(non_camel_case_types, reason = "named as in the .proto")]
                     struct DeleteCanceledInvoiceSvc<T: Lightning>(pub Arc<T>);
                     impl<
                         T: Lightning,
@@ -1244,7 +1244,7 @@ pub mod lightning_server {
                     Box::pin(fut)
                 }
                 "/lnrpc.Lightning/GetInfo" => {
-                    #[allow(non_camel_case_types, reason = "generated")]
+                    #[allow(non_camel_case_types, reason = "named as in the .proto")]
                     struct GetInfoSvc<T: Lightning>(pub Arc<T>);
                     impl<T: Lightning> tonic::server::UnaryService<super::GetInfoRequest>
                     for GetInfoSvc<T> {
@@ -1287,7 +1287,7 @@ pub mod lightning_server {
                     Box::pin(fut)
                 }
                 "/lnrpc.Lightning/ChannelBalance" => {
-                    #[allow(non_camel_case_types, reason = "generated")]
+                    #[allow(non_camel_case_types, reason = "named as in the .proto")]
                     struct ChannelBalanceSvc<T: Lightning>(pub Arc<T>);
                     impl<
                         T: Lightning,

@@ -43,7 +43,7 @@ pub mod router_client {
         missing_docs,
         clippy::wildcard_imports,
         clippy::let_unit_value,
-        reason = "generated"
+        reason = "as tonic writes it"
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
@@ -189,7 +189,7 @@ pub mod router_server {
         missing_docs,
         clippy::wildcard_imports,
         clippy::let_unit_value,
-        reason = "generated"
+        reason = "as tonic writes it"
     )]
     use tonic::codegen::*;
     /// Generated trait containing gRPC methods that should be implemented for use with RouterServer.
@@ -302,7 +302,7 @@ pub mod router_server {
         fn call(&mut self, req: http::Request<B>) -> Self::Future {
             match req.uri().path() {
                 "/routerrpc.Router/SendPaymentV2" => {
-                    #[allow(non_camel_case_types, reason = "generated")]
+                    #[allow(non_camel_case_types, reason = "named as in the .proto")]
                     struct SendPaymentV2Svc<T: Router>(pub Arc<T>);
                     impl<
                         T: Router,
@@ -348,7 +348,7 @@ pub mod router_server {
                     Box::pin(fut)
                 }
                 "/routerrpc.Router/TrackPaymentV2" => {
-                    #[allow(non_camel_case_types, reason = "generated")]
+                    #[allow(non_camel_case_types, reason = "named as in the .proto")]
                     struct TrackPaymentV2Svc<T: Router>(pub Arc<T>);
                     impl<
                         T: Router,
