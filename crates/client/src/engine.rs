@@ -1,4 +1,5 @@
-//! Carries out what a [`Purchase`] commands: sends requests, keeps the journal, holds the lease, asks the wallet.
+//! Carries out what a [`Purchase`](crate::purchase::Purchase) commands: sends requests, keeps the journal, holds the
+//! lease, asks the wallet.
 //!
 //! Decisions are the machine's; nothing here compares an amount. A request's future may be dropped at any point: a
 //! payment that has begun runs in a task of `outgoing`, and its credential is in the journal when it has settled.
@@ -11,26 +12,28 @@ use farebox_lightning::outgoing::{Outgoing, OutgoingConfig, sqlite::SqliteIntent
 use farebox_lightning::{Pay, PayFacts};
 use farebox_protocol::{Msat, Network, PaymentHash, Scheme, Timestamp};
 use http::StatusCode;
-use reqwest::Url;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::approve::Approve;
 use crate::error::{Fault, FetchError, OpenError};
 use crate::failpoint::reach;
-use crate::http::{Hop, Http, answer};
+use crate::http::{Hop, Http};
 use crate::journal::{Journal, JournalError, PurchaseRow};
 use crate::policy::{Asked, Budget, Judgement, Policy, Verdict};
-use crate::purchase::{Money, Order, Purchase, Refusal, RequestFacts, Rules, judge};
+use crate::purchase::{Money, Order, Refusal, RequestFacts, Rules, judge};
 use crate::{HttpConfig, Limits, Origin, RequestError};
 
 mod buy;
 mod consent;
+mod courier;
 mod lease;
 mod settle;
 mod shelf;
 
 pub use consent::ApproveError;
+pub(crate) use courier::Target;
+use courier::{ByHttp, Head};
 
 /// So many redirects are followed.
 const REDIRECTS_MAX: usize = 10;
@@ -206,8 +209,8 @@ pub struct Quoted {
 }
 
 /// What one hop led to.
-struct Arrived {
-    response: reqwest::Response,
+struct Arrived<A> {
+    response: A,
     purchase: Option<Receipt>,
     credential: Option<PaymentHash>,
 }
@@ -240,7 +243,9 @@ impl Engine {
         let mut purchase: Option<Receipt> = None;
         for _ in 0..=REDIRECTS_MAX {
             let spent = purchase.as_ref().map_or(Money::None, Receipt::money);
-            let arrived = self.0.hop(&hop, purchase.is_some()).await.map_err(|error| error.after(&spent))?;
+            let mut courier = ByHttp { http: &self.0.http, hop: &hop };
+            let arrived = self.0.hop(&hop.target(), &mut courier, purchase.is_some()).await;
+            let arrived = arrived.map_err(|error| error.after(&spent))?;
             purchase = purchase.or(arrived.purchase);
             let money = || purchase.as_ref().map_or(Money::None, Receipt::money);
             let Some(next) = hop.next(&arrived.response).map_err(|error| FetchError::new(error, money()))?
@@ -270,8 +275,12 @@ impl Engine {
                 hop = next;
                 continue;
             }
-            let held = self.0.candidates(&hop).await.map_err(|error| FetchError::new(error, Money::None))?;
-            let rules = self.0.rules(&hop, false, None).await;
+            let held = self
+                .0
+                .candidates(&hop.target())
+                .await
+                .map_err(|error| FetchError::new(error, Money::None))?;
+            let rules = self.0.rules(&hop.target(), false, None).await;
             let rules = rules.map_err(|error| FetchError::new(error, Money::None))?;
             let quote = self.0.quoted(&hop, &response, rules, !held.is_empty()).await;
             return quote.map_err(|error| FetchError::new(error, Money::None));
@@ -283,7 +292,7 @@ impl Engine {
     pub async fn explain(&self, request: &http::Request<()>) -> Result<Explained, FetchError> {
         let free = |error: Fault| FetchError::new(error, Money::None);
         let hop = Hop::of(request.clone().map(|()| Bytes::new())).map_err(|error| free(error.into()))?;
-        let rules = self.0.rules(&hop, false, None).await.map_err(free)?;
+        let rules = self.0.rules(&hop.target(), false, None).await.map_err(free)?;
         let RequestFacts { method, path, label } = &*rules.request;
         let (origin, scheme) = (&hop.origin, Scheme::L402);
         let asked = Asked { origin, path, method, label: label.as_deref(), scheme };
@@ -350,24 +359,16 @@ impl Engine {
 }
 
 impl Shared {
-    /// One request to one server, with the purchase that it may take.
-    async fn hop(&self, hop: &Hop, has_bought: bool) -> Result<Arrived, FetchError> {
-        let free = |error| FetchError::new(error, Money::None);
-        let candidates = self.candidates(hop).await.map_err(free)?;
-        let wallet = self.outgoing.as_ref().map(Outgoing::facts);
-        let rules = self.rules(hop, has_bought, wallet).await.map_err(free)?;
-        let (purchase, first) = Purchase::new(hop.origin.clone(), rules, candidates);
-        let mut buying = buy::Buying::new(self, hop, purchase);
-        let arrived = buying.run(first).await;
-        buying.end().await;
-        arrived.map_err(|fault| FetchError::new(fault, buying.money()))
-    }
-
-    async fn rules(&self, hop: &Hop, has_bought: bool, wallet: Option<PayFacts>) -> Result<Rules, Fault> {
+    async fn rules(
+        &self,
+        target: &Target,
+        has_bought: bool,
+        wallet: Option<PayFacts>,
+    ) -> Result<Rules, Fault> {
         let is_known = match self.config.policy.new_origins {
             Verdict::Allow => true,
             _ => {
-                let origin = hop.origin.clone();
+                let origin = target.origin.clone();
                 self.journal(move |journal| journal.is_known(&origin)).await?
             }
         };
@@ -375,25 +376,25 @@ impl Shared {
             limits: self.config.limits,
             wallet,
             in_the_clear: self.config.in_the_clear,
-            authorization_taken: hop.has_authorization(),
+            authorization_taken: target.has_authorization,
             has_bought,
             buy_again: self.config.buy_again,
             policy: Arc::clone(&self.config.policy),
             request: Arc::new(RequestFacts {
-                method: hop.method.to_string(),
-                path: path_of(&hop.url),
+                method: target.method.clone(),
+                path: target.path.clone(),
                 label: self.config.label.clone(),
             }),
             is_known,
         })
     }
 
-    /// The credentials to try for `hop`: none in the clear, none beside an authorization of the caller's own.
-    async fn candidates(&self, hop: &Hop) -> Result<Vec<crate::Pass>, Fault> {
-        if hop.has_authorization() || (hop.origin.is_in_the_clear() && !self.config.in_the_clear) {
+    /// The credentials to try for it: none in the clear, none beside an authorization of the caller's own.
+    async fn candidates(&self, target: &Target) -> Result<Vec<crate::Pass>, Fault> {
+        if target.has_authorization || (target.origin.is_in_the_clear() && !self.config.in_the_clear) {
             return Ok(Vec::new());
         }
-        let (origin, path, now) = (hop.origin.clone(), hop.url.path().to_owned(), self.now());
+        let (origin, path, now) = (target.origin.clone(), target.path.clone(), self.now());
         self.journal(move |journal| journal.candidates(&origin, &path, now)).await
     }
 
@@ -404,7 +405,7 @@ impl Shared {
         rules: Rules,
         has_credential: bool,
     ) -> Result<Quote, Fault> {
-        let answer = answer(response, &hop.origin, self.now());
+        let answer = Head::of(response, &hop.origin).answer(self.now());
         let free = Quote {
             origin: hop.origin.clone(),
             status: answer.status,
@@ -469,9 +470,4 @@ impl Receipt {
     fn money(&self) -> Money {
         Money::Spent { payment_hash: self.payment_hash, price: self.price, fee: self.fee }
     }
-}
-
-/// The path of an address as the journal keeps it, without the query.
-fn path_of(url: &Url) -> String {
-    url.path().to_owned()
 }

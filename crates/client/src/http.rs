@@ -7,6 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use farebox_lightning::lnaddress::public::{Names, SystemNames};
 use farebox_protocol::{OfferedChallenge, Timestamp, http_auth};
 use http::{HeaderMap, Method, StatusCode, header};
 use reqwest::Url;
@@ -15,8 +16,13 @@ use rustls::pki_types::CertificateDer;
 use crate::purchase::Answer;
 use crate::{Origin, Pass};
 
+mod reach;
+
+use reach::Finder;
+pub use reach::Reach;
+
 /// How to reach servers.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct HttpConfig {
     /// How long a connection may take to stand.
     pub connect_timeout: Duration,
@@ -28,6 +34,10 @@ pub struct HttpConfig {
     pub extra_roots: Vec<CertificateDer<'static>>,
     /// The `User-Agent`, unless the request brings one.
     pub user_agent: String,
+    /// Which servers may be called, redirects included.
+    pub reach: Reach,
+    /// Who knows where a host is.
+    pub names: Arc<dyn Names>,
 }
 
 /// The way out to other servers.
@@ -49,7 +59,20 @@ impl Default for HttpConfig {
             proxy: Proxy::Environment,
             extra_roots: Vec::new(),
             user_agent: concat!("farebox/", env!("CARGO_PKG_VERSION")).to_owned(),
+            reach: Reach::Anywhere,
+            names: Arc::new(SystemNames),
         }
+    }
+}
+
+impl std::fmt::Debug for HttpConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpConfig")
+            .field("proxy", &self.proxy)
+            .field("reach", &self.reach)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("idle_timeout", &self.idle_timeout)
+            .finish_non_exhaustive()
     }
 }
 
@@ -75,6 +98,11 @@ pub enum RequestError {
         #[source]
         source: reqwest::Error,
     },
+    /// Not everybody's, and the engine may only call what is.
+    #[error(
+        "`{0}` is not called: it has no public address, or may have none, and only public servers are called here"
+    )]
+    PrivateTarget(Origin),
     /// The redirect leads nowhere.
     #[error("`{0}` redirects to an address that can't be followed")]
     RedirectUnreadable(Origin),
@@ -93,18 +121,19 @@ impl RequestError {
             Self::Setup(_) | Self::Certificate(_) => "http_setup",
             Self::Address => "address",
             Self::Network { .. } => "network",
+            Self::PrivateTarget(_) => "private_target",
             Self::RedirectUnreadable(_) | Self::Downgrade(_) | Self::TooManyRedirects(_) => "redirect",
         }
     }
 }
 
 /// The HTTP library, set up once.
-#[derive(Debug)]
 pub(crate) struct Http {
     client: reqwest::Client,
     /// For this machine itself, past any proxy of the environment: to a proxy elsewhere, plain HTTP to loopback would be
     /// plain HTTP to a stranger.
     direct: reqwest::Client,
+    finder: Arc<Finder>,
 }
 
 /// One request to one server; a redirect makes another.
@@ -132,8 +161,10 @@ impl Http {
             .with_no_client_auth();
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
 
+        let finder = Arc::new(Finder::new(config.reach, Arc::clone(&config.names), &config.proxy));
         let builder = || {
             reqwest::Client::builder()
+                .dns_resolver(Arc::clone(&finder))
                 .use_preconfigured_tls(tls.clone())
                 .redirect(reqwest::redirect::Policy::none())
                 .retry(reqwest::retry::never())
@@ -153,7 +184,7 @@ impl Http {
         };
         // Who names a proxy for this very call knows what it is.
         let direct = if matches!(config.proxy, Proxy::Through(_)) { client.clone() } else { direct };
-        Ok(Self { client, direct })
+        Ok(Self { client, direct, finder })
     }
 
     /// Sends `hop`, with the credential if there is one. The answer's body has not been read.
@@ -170,9 +201,12 @@ impl Http {
         if let Some(value) = pass.and_then(Pass::header_value) {
             request.headers_mut().insert(header::AUTHORIZATION, value);
         }
-        let network = |source: reqwest::Error| RequestError::Network {
-            origin: hop.origin.clone(),
-            source: source.without_url(),
+        if !self.finder.may_ask(&hop.url) {
+            return Err(RequestError::PrivateTarget(hop.origin.clone()));
+        }
+        let network = |source: reqwest::Error| match reach::is_not_public(&source) {
+            true => RequestError::PrivateTarget(hop.origin.clone()),
+            false => RequestError::Network { origin: hop.origin.clone(), source: source.without_url() },
         };
         let client = if hop.origin.is_this_machine() { &self.direct } else { &self.client };
         client.execute(request).await.map_err(network)

@@ -27,7 +27,7 @@ pub use approve::{Approve, Question};
 pub use engine::{ApproveError, BudgetUse, Engine, EngineConfig, Explained, Fetched, Quote, Quoted, Receipt};
 pub use error::{Fault, FetchError, OpenError};
 pub use failpoint::FAILPOINTS;
-pub use http::{HttpConfig, Proxy, RequestError};
+pub use http::{HttpConfig, Proxy, Reach, RequestError};
 pub use journal::{JournalError, Overrun, PendingApproval, PurchaseRow};
 pub use limits::Limits;
 pub use origin::{NotAnOrigin, Origin};

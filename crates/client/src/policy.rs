@@ -34,6 +34,8 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// By what consents of a person who isn't at the terminal are known. Without it there are none.
     pub consents: Option<ConsentKey>,
+    /// Whether programs that act on somebody's behalf may call servers that are not on the public internet.
+    pub private_targets: bool,
 }
 
 /// A rule: what it is for, whether that may be paid, how much of it.
@@ -150,7 +152,14 @@ impl Policy {
             ..Caps::default()
         };
         let allow = Verdict::Allow;
-        Self { caps, new_origins: allow, otherwise: allow, rules: Vec::new(), consents: None }
+        Self {
+            caps,
+            new_origins: allow,
+            otherwise: allow,
+            rules: Vec::new(),
+            consents: None,
+            private_targets: false,
+        }
     }
 
     /// No rules and no caps: whoever uses this bounds payments in another way.

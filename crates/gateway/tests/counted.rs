@@ -33,21 +33,24 @@ use tokio::{
     sync::{Notify, watch},
 };
 
+/// Of a call whose answer isn't nothing.
+const MESSAGE: Option<&[u8]> = Some(b"\0\0\0\0\x05whole");
+
 /// An upstream that does as the path says.
 async fn moody() -> Upstream {
     async fn answer(request: Received) -> axum::response::Response {
         let path = request.uri().path().to_owned();
-        let grpc = |trailers_only: bool, status: &'static str| {
+        let grpc = |messages: Option<&'static [u8]>, status: &'static str| {
             let told = HeaderMap::from_iter([(
                 http::HeaderName::from_static("grpc-status"),
                 HeaderValue::from_static(status),
             )]);
             let kind = ("content-type", "application/grpc");
-            if trailers_only {
+            let Some(messages) = messages else {
                 return ([kind], told, Body::empty()).into_response();
-            }
-            let frames =
-                [Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(b"x"))), Ok(Frame::trailers(told))];
+            };
+            let data = Frame::data(Bytes::from_static(messages));
+            let frames = [Ok::<_, std::io::Error>(data), Ok(Frame::trailers(told))];
             // Over HTTP/1.1 a server sends only those that it has announced.
             let announced = ("trailer", "grpc-status");
             ([kind, announced], Body::new(StreamBody::new(stream::iter(frames)))).into_response()
@@ -70,11 +73,13 @@ async fn moody() -> Upstream {
                 let broken = stream::iter([Ok("begun"), Err(std::io::Error::other("gone"))]);
                 Body::from_stream(broken).into_response()
             }
-            "/call/well" => grpc(false, "0"),
-            "/call/not-found" => grpc(true, "5"),
-            "/call/too-late" => grpc(false, "4"),
-            "/call/unavailable" => grpc(true, "14"),
-            "/call/internal" => grpc(false, "13"),
+            "/call/well" => grpc(MESSAGE, "0"),
+            "/call/not-found" => grpc(None, "5"),
+            "/call/too-late" => grpc(MESSAGE, "4"),
+            "/call/unavailable" => grpc(None, "14"),
+            "/call/internal" => grpc(Some(b"\0\0\0\0\x05half"), "13"),
+            "/call/internal-later" => grpc(MESSAGE, "13"),
+            "/call/unknown-later" => grpc(MESSAGE, "2"),
             "/call/lost" => {
                 let broken = stream::iter([Ok("begun"), Err(std::io::Error::other("gone"))]);
                 ([("content-type", "application/grpc")], Body::from_stream(broken)).into_response()
@@ -187,6 +192,8 @@ async fn a_call_is_charged_by_its_own_status() {
     let kind = [("content-type", "application/grpc"), ("te", "trailers")];
     check(&["/call/well", "/call/not-found", "/call/too-late"], &kind, 1).await;
     check(&["/call/unavailable", "/call/internal", "/call/lost"], &kind, 0).await;
+    // Not all that failed was for nothing: a spoilt message at its end would make any stream free.
+    check(&["/call/internal-later", "/call/unknown-later"], &kind, 1).await;
     // The buyer's own deadline passes, before the upstream has been silent for too long.
     let [kind, te] = kind;
     check(&["/never"], &[kind, te, ("grpc-timeout", "50m")], 1).await;

@@ -19,6 +19,10 @@ use crate::{
     store::accounts::{StoredAnswer, Unit},
 };
 
+mod call;
+
+use call::Call;
+
 /// Tells a buyer how many units are certainly left, in answers to requests that were counted.
 pub const LEFT_HEADER: HeaderName = HeaderName::from_static("farebox-left");
 
@@ -35,8 +39,9 @@ pub struct Bill {
     /// The right to answer under the buyer's key.
     first: Option<FirstTime>,
     is_sent: bool,
-    /// Whether the upstream has said that it failed.
+    /// Whether the upstream has answered that it failed.
     has_failed: bool,
+    call: Call,
 }
 
 impl Bill {
@@ -51,7 +56,8 @@ impl Bill {
     }
 
     const fn new(reservation: Reservation, meter: Option<Metering>) -> Self {
-        Self { reservation: Some(reservation), meter, first: None, is_sent: false, has_failed: false }
+        let call = Call::new();
+        Self { reservation: Some(reservation), meter, first: None, is_sent: false, has_failed: false, call }
     }
 
     /// Of which payment.
@@ -108,7 +114,8 @@ impl Bill {
     /// The answer begins, with a status and headers that are the upstream's. Takes out what is for us alone and adds what is
     /// left. Not for interim answers (1xx).
     pub fn answer(&mut self, status: StatusCode, headers: &mut HeaderMap) {
-        self.has_failed |= status.is_server_error() || is_grpc_failure(headers);
+        self.has_failed |= status.is_server_error();
+        self.call.told(headers);
         if let Some(meter) = &mut self.meter {
             meter.answer(headers);
             if let Some(name) = meter.header() {
@@ -122,6 +129,7 @@ impl Bill {
 
     /// The next chunk of the answer's body.
     pub fn chunk(&mut self, chunk: &[u8]) {
+        self.call.chunk(chunk);
         if let Some(meter) = &mut self.meter {
             meter.chunk(chunk);
         }
@@ -136,7 +144,7 @@ impl Bill {
 
     /// The trailers of the answer, where gRPC says how a call ended.
     pub fn trailers(&mut self, trailers: &HeaderMap) {
-        self.has_failed |= is_grpc_failure(trailers);
+        self.call.told(trailers);
     }
 
     /// Whether its answer is kept.
@@ -162,7 +170,14 @@ impl Bill {
 
     fn settle(&mut self, ending: Ending, answer: Option<StoredAnswer>) -> Charged {
         let Some(held) = self.reservation.take() else { return Charged::default() };
-        let ending = if self.has_failed { Ending::Failed } else { ending };
+        let ending = match ending {
+            _ if self.has_failed => Ending::Failed,
+            Ending::Whole | Ending::Abandoned if self.call.has_failed() => match self.call.has_message() {
+                true => Ending::Abandoned,
+                false => Ending::Failed,
+            },
+            ending => ending,
+        };
         let units = match (self.meter.take(), ending) {
             (Some(meter), _) => {
                 let metered = meter.end(ending);
@@ -190,14 +205,6 @@ impl Bill {
     const fn held(&self) -> &Reservation {
         self.reservation.as_ref().expect("it is held until the bill is settled, which takes the bill")
     }
-}
-
-/// Whether this is gRPC for what would be a 5xx. The buyer's own deadline is none: it must not make what has passed free.
-fn is_grpc_failure(headers: &HeaderMap) -> bool {
-    /// Unknown, unimplemented, internal, unavailable, data loss.
-    const FAILURES: [&str; 5] = ["2", "12", "13", "14", "15"];
-    let status = headers.get("grpc-status").and_then(|status| status.to_str().ok());
-    status.is_some_and(|status| FAILURES.contains(&status))
 }
 
 impl Drop for Bill {

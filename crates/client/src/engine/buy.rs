@@ -8,7 +8,8 @@ use farebox_lightning::{PayRequest, WalletId};
 use farebox_protocol::PaymentHash;
 use tokio::time;
 
-use super::{Arrived, Fault, Hop, JournalError, Receipt, Shared, answer, lease::Held, path_of, reach};
+use super::courier::{Courier, Target};
+use super::{Arrived, Fault, JournalError, Receipt, Shared, lease::Held, reach};
 use crate::approve::Question;
 use crate::journal::{From, Recorded, Reserved, Want};
 use crate::policy::Verdict;
@@ -19,12 +20,13 @@ use crate::{Pass, Scope};
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// One purchase and what it holds.
-pub(super) struct Buying<'a> {
+pub(super) struct Buying<'a, C: Courier> {
     shared: &'a Shared,
-    hop: &'a Hop,
+    target: &'a Target,
+    courier: &'a mut C,
     purchase: Purchase,
     lease: Option<Held>,
-    response: Option<reqwest::Response>,
+    response: Option<C::Answer>,
     /// What is being bought, or was.
     order: Option<Box<Order>>,
     /// The credential in the latest request.
@@ -33,9 +35,15 @@ pub(super) struct Buying<'a> {
     consent: Option<String>,
 }
 
-impl<'a> Buying<'a> {
-    pub(super) fn new(shared: &'a Shared, hop: &'a Hop, purchase: Purchase) -> Self {
-        Self { shared, hop, purchase, lease: None, response: None, order: None, shown: None, consent: None }
+impl<'a, C: Courier> Buying<'a, C> {
+    pub(super) fn new(
+        shared: &'a Shared,
+        target: &'a Target,
+        courier: &'a mut C,
+        purchase: Purchase,
+    ) -> Self {
+        let (lease, response, order, shown, consent) = (None, None, None, None, None);
+        Self { shared, target, courier, purchase, lease, response, order, shown, consent }
     }
 
     /// What is known of the money.
@@ -52,7 +60,7 @@ impl<'a> Buying<'a> {
     }
 
     /// Carries out command after command.
-    pub(super) async fn run(&mut self, first: Command) -> Result<Arrived, Fault> {
+    pub(super) async fn run(&mut self, first: Command) -> Result<Arrived<C::Answer>, Fault> {
         let mut command = first;
         loop {
             let event = match command {
@@ -79,8 +87,8 @@ impl<'a> Buying<'a> {
 
     async fn send(&mut self, pass: Option<&Pass>) -> Result<Event, Fault> {
         self.shown = pass.map(Pass::payment_hash);
-        let response = self.shared.http.send(self.hop, pass).await?;
-        let answer = answer(&response, &self.hop.origin, self.shared.now());
+        let response = self.courier.send(pass).await?;
+        let answer = self.courier.head(&response).answer(self.shared.now());
         self.response = Some(response);
         Ok(Event::Answered(answer))
     }
@@ -93,7 +101,7 @@ impl<'a> Buying<'a> {
         }
         let want = Want {
             scope,
-            path: path_of(&self.hop.url),
+            path: self.target.path.clone(),
             tried: self.purchase.tried().to_vec(),
             buy_again: self.shared.config.buy_again,
         };
@@ -137,8 +145,8 @@ impl<'a> Buying<'a> {
         let question = Question {
             origin: order.scope.origin.clone(),
             service: order.scope.service.clone(),
-            method: self.hop.method.to_string(),
-            path: path_of(&self.hop.url),
+            method: self.target.method.clone(),
+            path: self.target.path.clone(),
             label: self.shared.config.label.clone(),
             price: order.price,
             fee_worst: order.fee_worst,
@@ -164,7 +172,7 @@ impl<'a> Buying<'a> {
             return Ok(Event::LeaseLost);
         };
         let (wallet, now) = (self.wallet(), self.shared.now());
-        let (method, path) = (self.hop.method.to_string(), path_of(&self.hop.url));
+        let (method, path) = (self.target.method.clone(), self.target.path.clone());
         let label = self.shared.config.label.clone();
         let (ordered, consent) = (order.clone(), self.consent.clone());
         reach("client-before-record");
@@ -274,7 +282,7 @@ impl<'a> Buying<'a> {
 
     /// Writes down what the answers said of the credentials. When that fails, the worst is a round trip too many.
     async fn keep_notes(&mut self) {
-        let path = path_of(&self.hop.url);
+        let path = self.target.path.clone();
         for note in self.purchase.take_notes() {
             let (path, now) = (path.clone(), self.shared.now());
             if let Err(error) = self.shared.journal(move |journal| journal.note(&note, &path, now)).await {
@@ -284,7 +292,7 @@ impl<'a> Buying<'a> {
         }
     }
 
-    fn deliver(&mut self) -> Result<Arrived, Fault> {
+    fn deliver(&mut self) -> Result<Arrived<C::Answer>, Fault> {
         let response = self.response.take().ok_or(Stop::Confused)?;
         let purchase = match (self.purchase.money(), &self.order) {
             (Money::Spent { payment_hash, price, fee }, Some(order)) => Some(Receipt {

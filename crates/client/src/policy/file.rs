@@ -104,6 +104,10 @@ struct File {
     /// By what consents of a person who isn't at the terminal are known; `farebox policy secret` writes it. Default: none.
     #[serde(default, deserialize_with = "written")]
     consents: Option<Written<ConsentKey>>,
+    /// Whether agents (`farebox mcp`) may call servers on this machine or on private networks: `allow` or `deny`. `farebox get`
+    /// may always. Default: deny.
+    #[serde(default)]
+    private_targets: YesOrNo,
 }
 
 /// One rule.
@@ -188,6 +192,15 @@ enum Limit {
 enum Word {
     Allow,
     Ask,
+    Deny,
+}
+
+/// A verdict where nobody is there to ask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum YesOrNo {
+    Allow,
+    #[default]
     Deny,
 }
 
@@ -322,6 +335,7 @@ impl File {
             otherwise: self.otherwise.verdict(),
             rules: rules.map_err(problem)?,
             consents: self.consents.map(|written| written.0),
+            private_targets: self.private_targets == YesOrNo::Allow,
         })
     }
 }

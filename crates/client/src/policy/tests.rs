@@ -278,3 +278,14 @@ fn a_policy_that_others_can_write_is_none() {
     }
     assert!(matches!(Policy::read(&dir.path().join("none")), Err(PolicyError::Unreadable { .. })));
 }
+
+#[test]
+fn agents_call_private_servers_only_where_it_is_written() {
+    let says = |text: &str| Policy::parse(text).map(|policy| policy.private_targets);
+    assert_eq!(says("{}"), Ok(false));
+    assert_eq!(says("private-targets: deny"), Ok(false));
+    assert_eq!(says("private-targets: allow"), Ok(true));
+    for wrong in ["private-targets: ask", "private-targets: true", "private-targets:"] {
+        assert!(says(wrong).is_err(), "{wrong}");
+    }
+}

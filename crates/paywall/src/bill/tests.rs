@@ -151,6 +151,40 @@ async fn an_upstream_that_says_it_failed_is_not_paid_in_grpc_as_in_http() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_fails_after_its_first_message_is_charged_for_what_has_passed() {
+    let message = "\0\0\0\0\x03abc";
+    let kind = ("content-type", "application/grpc");
+    // Of the 10 bytes of each request, an estimate is 3 units; 8 bytes of the answer are 2.
+    for (cost, headers, whole, cut) in [
+        (None, &[kind][..], 1, 0),
+        (Some(Cost::Fixed(Msat::new(9))), &[kind], 9, 0),
+        (Some(by_bytes()), &[kind], 18, 0),
+        (Some(by_header()), &[kind, ("x-cost", "42")], 42, 0),
+        (Some(by_header()), &[kind], 0, 0),
+        (Some(by_usage()), &[kind], 5, 0),
+    ] {
+        for (body, want) in [(message, whole), (&message[..7], cut), ("", 0)] {
+            let (_shop, mut bill) = of(cost.clone()).await;
+            bill.sent();
+            bill.request(10);
+            bill.answer(StatusCode::OK, &mut head(headers));
+            bill.chunk(body.as_bytes());
+            bill.trailers(&head(&[("grpc-status", "13")]));
+            assert_eq!(bill.end(Ending::Whole).spent, want, "{cost:?} {headers:?} {body:?}");
+        }
+    }
+    // Neither an upstream that breaks off nor one that answers 5xx is paid for a message.
+    for (status, ending) in [(200, Ending::Broken), (503, Ending::Whole)] {
+        let (_shop, mut bill) = of(None).await;
+        bill.sent();
+        bill.answer(StatusCode::from_u16(status).unwrap(), &mut head(&[kind]));
+        bill.chunk(message.as_bytes());
+        bill.trailers(&head(&[("grpc-status", "14")]));
+        assert_eq!(bill.end(ending).spent, 0, "{status} {ending:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_answer_loses_what_is_for_us_alone_and_tells_what_is_left() {
     let (_shop, mut bill) = of(Some(by_header())).await;
     let mut headers = head(&[("x-cost", "42"), ("farebox-left", "1000000"), ("x-other", "1")]);

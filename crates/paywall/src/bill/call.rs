@@ -1,0 +1,78 @@
+//! How a gRPC call ended, to go by what its answer says: whether its status is what a 5xx is to HTTP, and whether a message
+//! had reached the buyer by then.
+//!
+//! A failing status makes a call free only as long as there was nothing to pay for. Servers say `INTERNAL` or `UNKNOWN` also
+//! to a message that their client has spoilt; if that undid what was served before, the last message of a stream would be a
+//! way to have all the others for nothing.
+
+use http::HeaderMap;
+
+/// A message's head: a flag, and its length in four bytes.
+const HEAD: usize = 5;
+
+/// What is known of a call. Says nothing where the answer isn't one of gRPC.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call {
+    head: [u8; HEAD],
+    bytes: u64,
+    has_failed: bool,
+}
+
+impl Call {
+    pub(super) const fn new() -> Self {
+        Self { head: [0; HEAD], bytes: 0, has_failed: false }
+    }
+
+    /// Headers or trailers.
+    pub(super) fn told(&mut self, headers: &HeaderMap) {
+        /// Unknown, unimplemented, internal, unavailable, data loss. The buyer's own deadline is none of them: it must not
+        /// make what has passed free.
+        const FAILURES: [&str; 5] = ["2", "12", "13", "14", "15"];
+        let status = headers.get("grpc-status").and_then(|status| status.to_str().ok());
+        self.has_failed |= status.is_some_and(|status| FAILURES.contains(&status));
+    }
+
+    /// The next chunk of the body.
+    pub(super) fn chunk(&mut self, chunk: &[u8]) {
+        if let Some(rest) = usize::try_from(self.bytes).ok().and_then(|at| self.head.get_mut(at..)) {
+            rest.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
+        }
+        self.bytes = self.bytes.saturating_add(chunk.len() as u64);
+    }
+
+    /// Whether it has failed.
+    pub(super) const fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
+    /// Whether its first message has passed whole.
+    pub(super) fn has_message(&self) -> bool {
+        let [flag, length @ ..] = self.head;
+        // Compressed or not; other flags are no message's.
+        flag <= 1 && self.bytes >= HEAD as u64 + u64::from(u32::from_be_bytes(length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(chunks: &[&[u8]], want: bool) {
+        let mut call = Call::new();
+        chunks.iter().for_each(|chunk| call.chunk(chunk));
+        assert_eq!(call.has_message(), want, "{chunks:?}");
+    }
+
+    #[test]
+    fn a_message_has_passed_with_its_last_byte_however_it_is_cut() {
+        check(&[], false);
+        check(&[b"\0\0\0\0"], false);
+        check(&[b"\0\0\0\0\0"], true);
+        check(&[b"\0\0\0\0\x02a"], false);
+        check(&[b"\0\0\0", b"\0", b"", b"\x02a", b"b"], true);
+        check(&[b"\x01\0\0\0\x02ab\0\0\0\0\x09"], true);
+        check(&[b"\x80\0\0\0\x02ab"], false);
+        check(&[b"\0\xff\xff\xff\xffab"], false);
+    }
+}
