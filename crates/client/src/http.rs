@@ -8,12 +8,11 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use farebox_lightning::lnaddress::public::{Names, SystemNames};
-use farebox_protocol::{OfferedChallenge, Timestamp, http_auth};
 use http::{HeaderMap, Method, StatusCode, header};
 use reqwest::Url;
 use rustls::pki_types::CertificateDer;
 
-use crate::purchase::Answer;
+use crate::engine::Target;
 use crate::{Origin, Pass};
 
 mod reach;
@@ -229,6 +228,16 @@ impl Hop {
             || self.url.password().is_some()
     }
 
+    /// What it asks for, as far as buying looks at it.
+    pub(crate) fn target(&self) -> Target {
+        Target {
+            origin: self.origin.clone(),
+            method: self.method.to_string(),
+            path: self.url.path().to_owned(),
+            has_authorization: self.has_authorization(),
+        }
+    }
+
     /// Where `response` leads, if it is a redirect.
     pub(crate) fn next(&self, response: &reqwest::Response) -> Result<Option<Self>, RequestError> {
         let status = response.status();
@@ -272,27 +281,5 @@ impl Hop {
             of_a_token.iter().for_each(|name| _ = next.headers.remove(*name));
         }
         Ok(Some(next))
-    }
-}
-
-/// What `response` says about money.
-pub(crate) fn answer(response: &reqwest::Response, asked: &Origin, now: Timestamp) -> Answer {
-    let values: Vec<&[u8]> = response
-        .headers()
-        .get_all(header::WWW_AUTHENTICATE)
-        .iter()
-        .map(header::HeaderValue::as_bytes)
-        .collect();
-    let names_scheme = values.iter().filter_map(|value| std::str::from_utf8(value).ok()).any(|value| {
-        http_auth::parse_challenges(value)
-            .iter()
-            .any(|challenge| ["L402", "LSAT"].iter().any(|name| challenge.scheme.eq_ignore_ascii_case(name)))
-    });
-    Answer {
-        status: response.status(),
-        origin: Origin::of(response.url()).unwrap_or_else(|| asked.clone()),
-        offered: OfferedChallenge::read_all(values),
-        names_scheme,
-        now,
     }
 }
