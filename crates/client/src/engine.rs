@@ -17,7 +17,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::approve::Approve;
 use crate::error::{Fault, FetchError, OpenError};
-use crate::failpoint::reach;
 use crate::http::{Hop, Http};
 use crate::journal::{Journal, JournalError, PurchaseRow};
 use crate::policy::{Asked, Budget, Judgement, Policy, Verdict};

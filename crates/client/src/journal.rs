@@ -16,6 +16,7 @@ use farebox_protocol::{Invoice, Msat, PaymentHash, Scheme, Timestamp};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior, params};
 
+use crate::failpoint::{Point, Write};
 use crate::holder::Holder;
 use crate::policy::{Budget, Judgement};
 use crate::purchase::{Note, Order, Refusal, Reservation};
@@ -171,6 +172,7 @@ impl Journal {
 
     /// Takes the lease of a scope and looks at what has happened there before. One transaction.
     pub(crate) fn reserve(&self, want: &Want, now: Timestamp) -> Result<Reserved, JournalError> {
+        let _write = Write::between(Point::BeforeReserve, Point::AfterReserve);
         let mut connection = self.connection.lock();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // What somebody else has bought is shared at once, whoever holds the lease.
@@ -199,11 +201,13 @@ impl Journal {
 
     /// Puts the end of a lease off; `false` when it has gone to somebody else.
     pub(crate) fn renew(&self, lease: &Lease, now: Timestamp) -> Result<bool, JournalError> {
+        let _write = Write::between(Point::BeforeRenew, Point::AfterRenew);
         lease::renew(&self.connection.lock(), lease, now)
     }
 
     /// Gives a lease back.
     pub(crate) fn release(&self, lease: &Lease) -> Result<(), JournalError> {
+        let _write = Write::between(Point::BeforeRelease, Point::AfterRelease);
         lease::release(&self.connection.lock(), lease)
     }
 
@@ -215,6 +219,7 @@ impl Journal {
         lease: &Lease,
         now: Timestamp,
     ) -> Result<Recorded, JournalError> {
+        let _write = Write::between(Point::BeforeRecord, Point::AfterRecord);
         let mut connection = self.connection.lock();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         if !lease::holds(&transaction, lease)? {
@@ -288,6 +293,7 @@ impl Journal {
         lease: &Lease,
         now: Timestamp,
     ) -> Result<Option<Refusal>, JournalError> {
+        let _write = Write::between(Point::BeforeAdopt, Point::AfterAdopt);
         let mut connection = self.connection.lock();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         if !lease::holds(&transaction, lease)? {
@@ -323,6 +329,7 @@ impl Journal {
         name: &str,
         now: Timestamp,
     ) -> Result<Option<String>, JournalError> {
+        let _write = Write::between(Point::BeforeAsk, Point::AfterAsk);
         let mut connection = self.connection.lock();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let id = approvals::ask(&transaction, question, name, now)?;
@@ -337,6 +344,7 @@ impl Journal {
 
     /// Writes down what a person has answered: a consent, or no at this moment. `false`: no such question waits.
     pub(crate) fn answer(&self, id: &str, answer: Result<&Given, Timestamp>) -> Result<bool, JournalError> {
+        let _write = Write::between(Point::BeforeAnswer, Point::AfterAnswer);
         approvals::answer(&self.connection.lock(), id, answer)
     }
 
@@ -352,6 +360,7 @@ impl Journal {
 
     /// Takes note that a person knows of an overrun. `false`: there is none that waits for this.
     pub(crate) fn acknowledge(&self, hash: &PaymentHash, now: Timestamp) -> Result<bool, JournalError> {
+        let _write = Write::between(Point::BeforeAcknowledge, Point::AfterAcknowledge);
         budget::acknowledge(&self.connection.lock(), hash, now)
     }
 
@@ -398,6 +407,7 @@ impl Journal {
 
     /// Keeps what an answer said about a credential.
     pub(crate) fn note(&self, note: &Note, path: &str, now: Timestamp) -> Result<(), JournalError> {
+        let _write = Write::between(Point::BeforeNote, Point::AfterNote);
         let mut connection = self.connection.lock();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         passes::note(&transaction, note, path, now)?;
@@ -429,6 +439,7 @@ impl Journal {
 
     /// Shows a credential nowhere any more. `false`: there is none alive.
     pub(crate) fn forget(&self, hash: &PaymentHash, now: Timestamp) -> Result<bool, JournalError> {
+        let _write = Write::between(Point::BeforeForget, Point::AfterForget);
         passes::forget(&self.connection.lock(), hash, now)
     }
 

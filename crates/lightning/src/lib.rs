@@ -7,6 +7,8 @@ pub mod conformance;
 pub mod door;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+#[doc(hidden)]
+pub mod failpoint;
 pub mod lnaddress;
 pub mod lnd;
 pub mod outgoing;

@@ -9,8 +9,9 @@ use farebox_protocol::PaymentHash;
 use tokio::time;
 
 use super::courier::{Courier, Target};
-use super::{Arrived, Fault, JournalError, Receipt, Shared, lease::Held, reach};
+use super::{Arrived, Fault, JournalError, Receipt, Shared, lease::Held};
 use crate::approve::Question;
+use crate::failpoint::{Point, reach};
 use crate::journal::{From, Recorded, Reserved, Want};
 use crate::policy::Verdict;
 use crate::purchase::{Command, Event, Money, Order, Purchase, Refusal, Stop};
@@ -67,9 +68,9 @@ impl<'a, C: Courier> Buying<'a, C> {
                 Command::Send(pass) => self.send(pass.as_ref()).await?,
                 Command::Retry(pass, after) => {
                     time::sleep(after).await;
-                    reach("client-before-retry");
+                    reach(Point::BeforeRetry);
                     let event = self.send(Some(&pass)).await?;
-                    reach("client-after-retry");
+                    reach(Point::AfterRetry);
                     event
                 }
                 Command::Reserve(scope) => self.reserve(scope).await?,
@@ -113,7 +114,6 @@ impl<'a, C: Courier> Buying<'a, C> {
         let (reservation, lease) =
             time::timeout(patience, waiting).await.map_err(|_| Fault::Busy(patience))??;
         self.lease = lease;
-        reach("client-after-reserve");
         Ok(Event::Reserved(reservation, self.shared.now()))
     }
 
@@ -175,7 +175,6 @@ impl<'a, C: Courier> Buying<'a, C> {
         let (method, path) = (self.target.method.clone(), self.target.path.clone());
         let label = self.shared.config.label.clone();
         let (ordered, consent) = (order.clone(), self.consent.clone());
-        reach("client-before-record");
         let recorded = self.shared.journal(move |journal| {
             let (label, consent) = (label.as_deref(), consent.as_deref());
             let from = From { method: &method, path: &path, label, wallet: &wallet, consent };
@@ -188,7 +187,6 @@ impl<'a, C: Courier> Buying<'a, C> {
             Err(Fault::Journal(JournalError::LeaseLost)) => Event::LeaseLost,
             Err(fault) => return Err(fault),
         };
-        reach("client-after-record");
         if !order.bound {
             tracing::warn!(
                 origin = %order.scope.origin, payment = %order.payment_hash(),
@@ -288,7 +286,6 @@ impl<'a, C: Courier> Buying<'a, C> {
             if let Err(error) = self.shared.journal(move |journal| journal.note(&note, &path, now)).await {
                 tracing::warn!(%error, "what became of a credential could not be written down");
             }
-            reach("client-after-note");
         }
     }
 

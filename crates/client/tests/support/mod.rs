@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test program uses its own part")]
 
+pub(crate) mod buyer;
 pub(crate) mod mint;
 pub(crate) mod shop;
 pub(crate) mod wallet;
