@@ -180,8 +180,11 @@ const LIVE: &[Suite] = &[
     },
     Suite {
         name: "demo",
-        shows: "plain curl and `farebox get` buy from the running demo, which stays on loopback (needs curl, strace)",
-        steps: &[cargo(&["cargo", "test", "--test", "live_demo", "--", "--ignored", "--nocapture"])],
+        shows: "plain curl and `farebox get` buy from the running demo, which stays on loopback; a payment is on the disk first (needs curl, strace)",
+        steps: &[
+            cargo(&["cargo", "test", "--test", "live_demo", "--", "--ignored", "--nocapture"]),
+            cargo(&["cargo", "test", "--test", "disk", "--", "--ignored", "--nocapture"]),
+        ],
     },
     Suite {
         name: "grpc",

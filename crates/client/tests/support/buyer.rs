@@ -137,7 +137,7 @@ pub(crate) fn buy() {
     let tasks: usize = std::env::var(TASKS).map_or(1, |tasks| tasks.parse().unwrap());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let answers = runtime.block_on(async {
-        let engine = Engine::open(config).unwrap();
+        let Ok(engine) = Engine::open(config) else { return vec!["no journal none".to_owned()] };
         let mut fetching = tokio::task::JoinSet::new();
         for _ in 0..tasks {
             let (engine, url) = (engine.clone(), url.clone());
