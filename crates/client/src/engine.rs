@@ -64,6 +64,8 @@ pub struct EngineConfig {
     pub approver: Option<Arc<dyn Approve>>,
     /// On whose behalf this engine buys: a name that rules of the policy may look at.
     pub label: Option<String>,
+    /// What the caller calls the request or the tool call that this engine buys for; it stands in the receipts.
+    pub request_id: Option<String>,
 }
 
 impl EngineConfig {
@@ -82,6 +84,7 @@ impl EngineConfig {
             policy: Arc::new(Policy::without_file()),
             approver: None,
             label: None,
+            request_id: None,
         }
     }
 }

@@ -26,6 +26,7 @@ mod approvals;
 pub(crate) mod budget;
 pub(crate) mod lease;
 mod passes;
+mod receipts;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,8 @@ pub(crate) use approvals::Given;
 pub use approvals::PendingApproval;
 pub use budget::Overrun;
 use lease::Lease;
+pub(crate) use receipts::Told;
+pub use receipts::{Broken, ReceiptRow, Verified};
 
 /// Why the journal can't be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -162,7 +165,8 @@ impl Journal {
         let holder = Arc::clone(&self.holder);
         let condition =
             move |transaction: &Transaction<'_>, hash: &PaymentHash| may_send(transaction, hash, &holder);
-        Ok(SqliteIntents::new(self.connection.clone())?.with_send_condition(Arc::new(condition)))
+        let payments = SqliteIntents::new(self.connection.clone())?;
+        Ok(payments.with_send_condition(Arc::new(condition)).with_witness(Arc::new(receipts::witness)))
     }
 
     /// Whether this very journal, and not another process or engine, is that holder.
@@ -258,8 +262,9 @@ impl Journal {
         }
         transaction.execute(
             "INSERT INTO purchases (payment_hash, origin, service, scheme, token, fee_worst_msat, valid_until, bound,
-                                    method, path, holder, generation, begun_at, label, rule, again)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+                                    method, path, holder, generation, begun_at, label, rule, again, payee, credential,
+                                    request_id)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
             params![
                 hash.as_bytes(),
                 order.scope.origin.to_string(),
@@ -277,9 +282,13 @@ impl Journal {
                 from.label,
                 order.judgement.rule,
                 again,
+                order.invoice.payee(),
+                receipts::credential_of(&order.token),
+                from.request_id,
             ],
         )?;
         budget::charge(&transaction, order)?;
+        receipts::add(&transaction, &hash, receipts::Event::Recorded, Told::default(), now)?;
         transaction.commit()?;
         Ok(Recorded::New)
     }
@@ -406,11 +415,17 @@ impl Journal {
     }
 
     /// Keeps what an answer said about a credential.
-    pub(crate) fn note(&self, note: &Note, path: &str, now: Timestamp) -> Result<(), JournalError> {
+    pub(crate) fn note(
+        &self,
+        note: &Note,
+        path: &str,
+        told: Told<'_>,
+        now: Timestamp,
+    ) -> Result<(), JournalError> {
         let _write = Write::between(Point::BeforeNote, Point::AfterNote);
         let mut connection = self.connection.lock();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        passes::note(&transaction, note, path, now)?;
+        passes::note(&transaction, note, path, told, now)?;
         transaction.commit()?;
         Ok(())
     }
@@ -440,7 +455,28 @@ impl Journal {
     /// Shows a credential nowhere any more. `false`: there is none alive.
     pub(crate) fn forget(&self, hash: &PaymentHash, now: Timestamp) -> Result<bool, JournalError> {
         let _write = Write::between(Point::BeforeForget, Point::AfterForget);
-        passes::forget(&self.connection.lock(), hash, now)
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let is_done = passes::forget(&transaction, hash, now)?;
+        transaction.commit()?;
+        Ok(is_done)
+    }
+
+    /// The latest receipts, newest first.
+    pub(crate) fn receipts(&self, most: u32, is_unserved: bool) -> Result<Vec<ReceiptRow>, JournalError> {
+        receipts::latest(&self.connection.lock(), most, is_unserved)
+    }
+
+    /// Receipts with numbers above `after`, oldest first.
+    pub(crate) fn receipts_after(&self, after: u64, most: u32) -> Result<Vec<ReceiptRow>, JournalError> {
+        receipts::list(&self.connection.lock(), after, most)
+    }
+
+    /// Recomputes the chain of receipts and holds it against the purchases. All of it is seen at one moment.
+    pub(crate) fn verify_receipts(&self, noted: &[[u8; 32]]) -> Result<Verified, JournalError> {
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction()?;
+        receipts::verify(&transaction, noted)
     }
 
     /// Every purchase, newest first.
@@ -460,6 +496,8 @@ pub(crate) struct From<'a> {
     pub(crate) path: &'a str,
     /// On whose behalf.
     pub(crate) label: Option<&'a str>,
+    /// What the caller calls the request.
+    pub(crate) request_id: Option<&'a str>,
     pub(crate) wallet: &'a WalletId,
     /// The consent that a person gave beforehand, if it takes one.
     pub(crate) consent: Option<&'a str>,
@@ -513,7 +551,8 @@ fn abandon_unsent(transaction: &Transaction<'_>, scope: &Scope, now: Timestamp) 
     for hash in hashes {
         if let Some(payment) = sqlite::find(transaction, &PaymentHash::from_bytes(hash))? {
             let failure = Failure { reason: "its process ended before it was sent".to_owned(), unsent: true };
-            sqlite::fail(transaction, &payment, &failure, now)?;
+            let closed = sqlite::fail(transaction, &payment, &failure, now)?;
+            receipts::witness(transaction, &closed, now)?;
         }
     }
     Ok(())

@@ -12,7 +12,7 @@ use super::courier::{Courier, Target};
 use super::{Arrived, Fault, JournalError, Receipt, Shared, lease::Held};
 use crate::approve::Question;
 use crate::failpoint::{Point, reach};
-use crate::journal::{From, Recorded, Reserved, Want};
+use crate::journal::{From, Recorded, Reserved, Told, Want};
 use crate::policy::Verdict;
 use crate::purchase::{Command, Event, Money, Order, Purchase, Refusal, Stop};
 use crate::{Pass, Scope};
@@ -175,9 +175,10 @@ impl<'a, C: Courier> Buying<'a, C> {
         let (method, path) = (self.target.method.clone(), self.target.path.clone());
         let label = self.shared.config.label.clone();
         let (ordered, consent) = (order.clone(), self.consent.clone());
+        let request_id = self.shared.config.request_id.clone();
         let recorded = self.shared.journal(move |journal| {
-            let (label, consent) = (label.as_deref(), consent.as_deref());
-            let from = From { method: &method, path: &path, label, wallet: &wallet, consent };
+            let (label, consent, request_id) = (label.as_deref(), consent.as_deref(), request_id.as_deref());
+            let from = From { method: &method, path: &path, label, request_id, wallet: &wallet, consent };
             journal.record(&ordered, &from, &lease, now)
         });
         let event = match recorded.await {
@@ -281,9 +282,14 @@ impl<'a, C: Courier> Buying<'a, C> {
     /// Writes down what the answers said of the credentials. When that fails, the worst is a round trip too many.
     async fn keep_notes(&mut self) {
         let path = self.target.path.clone();
+        let told = self.response.as_ref().map_or_else(Told::default, |response| {
+            let head = self.courier.head(response);
+            Told { status: Some(head.status.as_u16()), bytes: length_of(head.headers), note: None }
+        });
         for note in self.purchase.take_notes() {
             let (path, now) = (path.clone(), self.shared.now());
-            if let Err(error) = self.shared.journal(move |journal| journal.note(&note, &path, now)).await {
+            let noted = self.shared.journal(move |journal| journal.note(&note, &path, told, now));
+            if let Err(error) = noted.await {
                 tracing::warn!(%error, "what became of a credential could not be written down");
             }
         }
@@ -320,6 +326,11 @@ impl Shared {
             (self.journal.clone(), Arc::clone(&self.config.clock), self.tasks.clone());
         move |lease| Held::new(lease, journal, clock, tasks)
     }
+}
+
+/// How long an answer says that its body is.
+fn length_of(headers: &http::HeaderMap) -> Option<u64> {
+    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn not_begun(reason: &str) -> Ended {

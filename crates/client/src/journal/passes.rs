@@ -5,6 +5,7 @@
 use farebox_protocol::{PaymentHash, Preimage, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
+use super::receipts::{self, Event, Told};
 use super::{JournalError, PURCHASE, Want, integer, read_hash, read_scheme, read_scope};
 use crate::purchase::Note;
 use crate::{Origin, Pass, Scope};
@@ -97,7 +98,7 @@ pub(super) fn give_up(
     hashes: &[PaymentHash],
     now: Timestamp,
 ) -> Result<(), JournalError> {
-    hashes.iter().try_for_each(|hash| bury(transaction, hash, now))
+    hashes.iter().try_for_each(|hash| bury(transaction, hash, Event::Forgotten, Told::default(), now))
 }
 
 /// The credential that a payment bought, dead or alive.
@@ -109,24 +110,28 @@ pub(super) fn of(connection: &Connection, hash: &PaymentHash) -> Result<Option<P
 
 /// The buyer wants it shown nowhere any more.
 pub(super) fn forget(
-    connection: &Connection,
+    transaction: &Transaction<'_>,
     hash: &PaymentHash,
     now: Timestamp,
 ) -> Result<bool, JournalError> {
-    let changed = connection.execute(
+    let changed = transaction.execute(
         "UPDATE purchases SET dead_at = ?1 WHERE payment_hash = ?2 AND dead_at IS NULL
          AND EXISTS (SELECT 1 FROM outgoing_payments o
                      WHERE o.payment_hash = purchases.payment_hash AND o.state = 'settled')",
         params![integer(now.secs()), hash.as_bytes()],
     )?;
+    if changed == 1 {
+        receipts::add(transaction, hash, Event::Forgotten, Told::default(), now)?;
+    }
     Ok(changed == 1)
 }
 
-/// Keeps what an answer said about a credential.
+/// Keeps what an answer said about a credential. `told` is what else it said.
 pub(super) fn note(
     transaction: &Transaction<'_>,
     note: &Note,
     path: &str,
+    told: Told<'_>,
     now: Timestamp,
 ) -> Result<(), JournalError> {
     let now_secs = integer(now.secs());
@@ -137,15 +142,21 @@ pub(super) fn note(
                 "UPDATE purchases SET honoured_at = ?1 WHERE payment_hash = ?2",
                 params![now_secs, hash.as_bytes()],
             )?;
-            Ok(())
+            Ok(receipts::add(transaction, hash, Event::Served, told, now)?)
         }
-        Note::Refused(hash) => answered(transaction, hash, path, 0, now_secs),
+        Note::Refused(hash) => {
+            answered(transaction, hash, path, 0, now_secs)?;
+            Ok(receipts::add(transaction, hash, Event::Refused, told, now)?)
+        }
         // A dearer tier of the same service may refuse what a cheaper one accepts elsewhere: only where it has been
         // honoured before does a refusal mean that it is over.
         Note::Spent(hash) => {
             let was_good_here = kinship(transaction, hash, path)? == Kinship::Same;
             answered(transaction, hash, path, 0, now_secs)?;
-            if was_good_here { bury(transaction, hash, now) } else { Ok(()) }
+            match was_good_here {
+                true => bury(transaction, hash, Event::UsedUp, told, now),
+                false => Ok(receipts::add(transaction, hash, Event::Refused, told, now)?),
+            }
         }
     }
 }
@@ -165,12 +176,18 @@ fn answered(
     Ok(())
 }
 
-fn bury(transaction: &Transaction<'_>, hash: &PaymentHash, now: Timestamp) -> Result<(), JournalError> {
+fn bury(
+    transaction: &Transaction<'_>,
+    hash: &PaymentHash,
+    why: Event,
+    told: Told<'_>,
+    now: Timestamp,
+) -> Result<(), JournalError> {
     transaction.execute(
         "UPDATE purchases SET dead_at = ?1 WHERE payment_hash = ?2",
         params![integer(now.secs()), hash.as_bytes()],
     )?;
-    Ok(())
+    Ok(receipts::add(transaction, hash, why, told, now)?)
 }
 
 fn alive_in(transaction: &Transaction<'_>, scope: &Scope, now: Timestamp) -> Result<Vec<Pass>, JournalError> {

@@ -5,7 +5,7 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::JournalError;
+use super::{JournalError, receipts};
 
 /// Never change a step that has been released; add one.
 const STEPS: &[&str] = &[
@@ -91,7 +91,15 @@ CREATE INDEX approvals_origin ON approvals (origin);
 -- Since when a person knows that a fee exceeded the most that the wallet had promised.
 ALTER TABLE purchases ADD COLUMN overrun_seen_at INTEGER;
 ",
+    receipts::TABLES,
 ];
+
+/// The layout that this program writes.
+#[cfg(test)]
+pub(super) const VERSION: usize = STEPS.len();
+
+/// The step that brings receipts; purchases from before it get theirs after all steps.
+const RECEIPTS: usize = 5;
 
 /// Brings the file up to date. Two processes may do so at once: the second finds nothing left to do.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), JournalError> {
@@ -102,6 +110,9 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), JournalError> {
     }
     for step in STEPS.iter().skip(taken) {
         transaction.execute_batch(step)?;
+    }
+    if taken < RECEIPTS {
+        receipts::carry_over(&transaction)?;
     }
     transaction.pragma_update(None, "user_version", STEPS.len())?;
     transaction.commit()?;

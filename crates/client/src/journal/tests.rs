@@ -9,6 +9,8 @@ use super::*;
 use crate::mint::Draft;
 use crate::policy::Window;
 
+mod receipts;
+
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
 fn later(secs: u64) -> Timestamp {
@@ -75,7 +77,14 @@ fn recorded(
     now: Timestamp,
 ) -> Result<Recorded, JournalError> {
     let wallet = WalletId("w".to_owned());
-    let from = From { method: "GET", path: "/", label: Some("test"), wallet: &wallet, consent: None };
+    let from = From {
+        method: "GET",
+        path: "/",
+        label: Some("test"),
+        wallet: &wallet,
+        consent: None,
+        request_id: None,
+    };
     journal.record(order, &from, lease, now)
 }
 
@@ -225,7 +234,7 @@ fn what_others_bought_is_shared_even_while_they_hold_the_lease() {
     let shown = Want { tried: vec![(hash(1), false)], ..want("a") };
     assert!(matches!(theirs.reserve(&shown, NOW).unwrap(), Reserved::Held));
     // Honoured since then: worth another try.
-    ours.note(&Note::Honoured(hash(1)), "/", NOW).unwrap();
+    ours.note(&Note::Honoured(hash(1)), "/", Told::default(), NOW).unwrap();
     assert!(matches!(theirs.reserve(&shown, NOW).unwrap(), Reserved::Go(Reservation::Pass(_), None)));
 }
 
@@ -253,8 +262,8 @@ fn the_likeliest_credential_is_shown_first() {
         buy(&journal, number, &order(number, &format!("s{number}")));
     }
     assert_eq!(candidates(&journal, "/x", NOW), [4, 3, 2], "the newest, and not all of them");
-    journal.note(&Note::Honoured(hash(1)), "/a/b/c", NOW).unwrap();
-    journal.note(&Note::Honoured(hash(2)), "/a", NOW).unwrap();
+    journal.note(&Note::Honoured(hash(1)), "/a/b/c", Told::default(), NOW).unwrap();
+    journal.note(&Note::Honoured(hash(2)), "/a", Told::default(), NOW).unwrap();
     assert_eq!(candidates(&journal, "/a/b/d", NOW), [1, 2, 4], "the nearest relative");
     assert_eq!(candidates(&journal, "/a", NOW)[0], 2, "the very path");
 }
@@ -263,12 +272,12 @@ fn the_likeliest_credential_is_shown_first() {
 fn a_refusal_counts_for_its_path_only() {
     let journal = File::new().open();
     buy(&journal, 1, &order(1, "a"));
-    journal.note(&Note::Honoured(hash(1)), "/a", NOW).unwrap();
-    journal.note(&Note::Refused(hash(1)), "/b", NOW).unwrap();
+    journal.note(&Note::Honoured(hash(1)), "/a", Told::default(), NOW).unwrap();
+    journal.note(&Note::Refused(hash(1)), "/b", Told::default(), NOW).unwrap();
     assert_eq!(candidates(&journal, "/b", NOW), [0; 0]);
     assert_eq!(candidates(&journal, "/a", NOW), [1]);
     assert_eq!(candidates(&journal, "/c", NOW), [1]);
-    journal.note(&Note::Spent(hash(1)), "/a", NOW).unwrap();
+    journal.note(&Note::Spent(hash(1)), "/a", Told::default(), NOW).unwrap();
     assert_eq!(candidates(&journal, "/c", NOW), [0; 0]);
     assert_eq!(journal.purchases().unwrap().len(), 1, "nothing is deleted");
 }
@@ -277,8 +286,8 @@ fn a_refusal_counts_for_its_path_only() {
 fn a_dearer_place_of_the_same_service_kills_no_token() {
     let journal = File::new().open();
     buy(&journal, 1, &order(1, "a"));
-    journal.note(&Note::Honoured(hash(1)), "/cheap", NOW).unwrap();
-    journal.note(&Note::Spent(hash(1)), "/dear", NOW).unwrap();
+    journal.note(&Note::Honoured(hash(1)), "/cheap", Told::default(), NOW).unwrap();
+    journal.note(&Note::Spent(hash(1)), "/dear", Told::default(), NOW).unwrap();
     assert_eq!(candidates(&journal, "/cheap", NOW), [1]);
     assert_eq!(candidates(&journal, "/dear", NOW), [0; 0]);
 }
@@ -287,7 +296,7 @@ fn a_dearer_place_of_the_same_service_kills_no_token() {
 fn a_credential_that_was_never_honoured_is_shown_again_where_it_was_refused() {
     let journal = File::new().open();
     buy(&journal, 1, &order(1, "a"));
-    journal.note(&Note::Refused(hash(1)), "/a", NOW).unwrap();
+    journal.note(&Note::Refused(hash(1)), "/a", Told::default(), NOW).unwrap();
     assert_eq!(candidates(&journal, "/a", NOW), [1]);
 }
 
@@ -305,7 +314,7 @@ fn a_credential_that_is_over_by_its_own_words_is_not_shown() {
 fn a_server_that_sells_its_tokens_too_short_is_not_paid_for_each() {
     let journal = File::new().open();
     buy(&journal, 1, &Order { valid_until: Some(later(10)), ..order(1, "a") });
-    journal.note(&Note::Refused(hash(1)), "/", NOW).unwrap();
+    journal.note(&Note::Refused(hash(1)), "/", Told::default(), NOW).unwrap();
     let told = journal.reserve(&want("a"), later(11)).unwrap();
     assert!(matches!(told, Reserved::Go(Reservation::NeverHonoured(_), Some(_))), "{told:?}");
 }
@@ -369,7 +378,10 @@ fn a_file_of_a_later_version_is_left_alone() {
     let error = Journal::open(&file.path).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the journal has version 99, this program knows up to 4; use a newer farebox"
+        format!(
+            "the journal has version 99, this program knows up to {}; use a newer farebox",
+            schema::VERSION
+        )
     );
 }
 
@@ -491,7 +503,9 @@ fn an_older_journal_is_brought_up_to_date_with_what_it_has_spent() {
     let journal = file.open();
     buy(&journal, 1, &order(1, "a"));
     journal.connection.lock().execute_batch(
-        "DROP TABLE approvals; ALTER TABLE purchases DROP COLUMN overrun_seen_at; DROP TABLE charges; DROP INDEX purchases_origin; DROP INDEX purchases_begun;
+        "DROP TABLE receipts; ALTER TABLE purchases DROP COLUMN payee; ALTER TABLE purchases DROP COLUMN credential;
+         ALTER TABLE purchases DROP COLUMN request_id;
+         DROP TABLE approvals; ALTER TABLE purchases DROP COLUMN overrun_seen_at; DROP TABLE charges; DROP INDEX purchases_origin; DROP INDEX purchases_begun;
          ALTER TABLE purchases DROP COLUMN again;
          ALTER TABLE purchases DROP COLUMN label; ALTER TABLE purchases DROP COLUMN rule; PRAGMA user_version = 1;",
     ).unwrap();
@@ -613,8 +627,14 @@ fn question(order: &Order) -> Question {
 fn by_consent(journal: &Journal, order: &Order, consent: &str) -> Option<Lease> {
     let lease = lease(journal, &want(&order.scope.service), NOW).unwrap();
     let wallet = WalletId("w".to_owned());
-    let from =
-        From { method: "GET", path: "/", label: Some("test"), wallet: &wallet, consent: Some(consent) };
+    let from = From {
+        method: "GET",
+        path: "/",
+        label: Some("test"),
+        wallet: &wallet,
+        consent: Some(consent),
+        request_id: None,
+    };
     if journal.record(order, &from, &lease, NOW).unwrap() == Recorded::New {
         return Some(lease);
     }

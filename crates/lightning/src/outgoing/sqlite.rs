@@ -276,11 +276,16 @@ fn unusable(path: &Path, error: &std::io::Error) -> IntentError {
 /// What must hold in the transaction that marks a payment as sent; an `Err` rolls it back, and nothing is paid.
 pub type SendCondition = dyn Fn(&Transaction<'_>, &PaymentHash) -> Result<(), IntentError> + Send + Sync;
 
+/// What is written beside a payment that has ended or whose outcome has become unknown, in the same transaction. It never
+/// stands in the money's way: when it fails, what it wrote is undone, the log says so, and the payment's own row is kept.
+pub type Witness = dyn Fn(&Connection, &Intent, Timestamp) -> Result<(), IntentError> + Send + Sync;
+
 /// [`Intents`] over a connection that others may use, too.
 #[derive(Clone)]
 pub struct SqliteIntents {
     connection: Arc<Mutex<Connection>>,
     condition: Option<Arc<SendCondition>>,
+    witness: Option<Arc<Witness>>,
 }
 
 impl std::fmt::Debug for SqliteIntents {
@@ -293,7 +298,7 @@ impl SqliteIntents {
     /// Makes or updates the tables of `connection` and keeps the journal there.
     pub fn new(connection: Arc<Mutex<Connection>>) -> Result<Self, IntentError> {
         migrate(&connection.lock())?;
-        Ok(Self { connection, condition: None })
+        Ok(Self { connection, condition: None, witness: None })
     }
 
     /// A journal in a file of its own.
@@ -313,10 +318,46 @@ impl SqliteIntents {
         self
     }
 
+    /// Lets `witness` write in each transaction that settles or fails a payment or calls it unknown.
+    #[must_use]
+    pub fn with_witness(mut self, witness: Arc<Witness>) -> Self {
+        self.witness = Some(witness);
+        self
+    }
+
+    /// Moves a row, and lets the witness write beside it.
+    fn moved(
+        &self,
+        now: Timestamp,
+        write: impl FnOnce(&Connection) -> Result<Intent, IntentError>,
+    ) -> Result<Intent, IntentError> {
+        let mut connection = self.connection.lock();
+        let Some(witness) = &self.witness else { return write(&connection) };
+        let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let row = write(&transaction)?;
+        if let Err(error) = witnessed(&mut transaction, witness, &row, now) {
+            tracing::warn!(%error, payment = %row.hash, "what became of a payment is kept, and not its receipt");
+        }
+        transaction.commit()?;
+        Ok(row)
+    }
+
     /// The shared connection.
     pub fn connection(&self) -> &Arc<Mutex<Connection>> {
         &self.connection
     }
+}
+
+/// In a savepoint: dropped without a commit, it is undone, and nothing else is.
+fn witnessed(
+    transaction: &mut Transaction<'_>,
+    witness: &Arc<Witness>,
+    row: &Intent,
+    now: Timestamp,
+) -> Result<(), IntentError> {
+    let savepoint = transaction.savepoint()?;
+    witness(&savepoint, row, now)?;
+    Ok(savepoint.commit()?)
 }
 
 impl Intents for SqliteIntents {
@@ -343,15 +384,15 @@ impl Intents for SqliteIntents {
         fee: Msat,
         now: Timestamp,
     ) -> Result<Intent, IntentError> {
-        settle(&self.connection.lock(), hash, preimage, fee, now)
+        self.moved(now, |connection| settle(connection, hash, preimage, fee, now))
     }
 
     fn fail(&self, seen: &Intent, failure: &Failure, now: Timestamp) -> Result<Intent, IntentError> {
-        fail(&self.connection.lock(), seen, failure, now)
+        self.moved(now, |connection| fail(connection, seen, failure, now))
     }
 
     fn unknown(&self, seen: &Intent, reason: &str, now: Timestamp) -> Result<Intent, IntentError> {
-        unknown(&self.connection.lock(), seen, reason, now)
+        self.moved(now, |connection| unknown(connection, seen, reason, now))
     }
 
     fn find(&self, hash: &PaymentHash) -> Result<Option<Intent>, IntentError> {
