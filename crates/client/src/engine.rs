@@ -104,12 +104,12 @@ pub struct Engine(Arc<Shared>);
 
 struct Shared {
     config: EngineConfig,
-    http: Http,
+    http: Arc<Http>,
     journal: Journal,
     payments: SqliteIntents,
     outgoing: Option<Outgoing>,
     /// Told whenever a lease is given back: those who wait in this process need not poll.
-    changed: Notify,
+    changed: Arc<Notify>,
     tasks: TaskTracker,
 }
 
@@ -226,15 +226,30 @@ impl std::fmt::Debug for Engine {
 impl Engine {
     /// Opens the journal and sets everything up. Blocks for a moment; asks neither server nor wallet.
     pub fn open(config: EngineConfig) -> Result<Self, OpenError> {
-        let http = Http::new(&config.http)?;
+        let http = Arc::new(Http::new(&config.http)?);
         let journal = Journal::open(&config.journal)?;
         let payments = journal.payments().map_err(JournalError::from)?;
         let outgoing = config.wallet.as_ref().map(|wallet| {
             let intents = Arc::new(payments.clone());
             Outgoing::new(wallet.clone(), intents, config.clock.clone(), OutgoingConfig::default())
         });
-        let (changed, tasks) = (Notify::new(), TaskTracker::new());
+        let (changed, tasks) = (Arc::default(), TaskTracker::new());
         Ok(Self(Arc::new(Shared { config, http, journal, payments, outgoing, changed, tasks })))
+    }
+
+    /// This engine under another policy and other limits, which hold for what is asked of the one returned. Journal, wallet and
+    /// connections are the same, and so is their end: closing one closes both.
+    pub fn under(&self, policy: Arc<Policy>, limits: Limits) -> Self {
+        let Shared { config, http, journal, payments, outgoing, changed, tasks } = &*self.0;
+        Self(Arc::new(Shared {
+            config: EngineConfig { policy, limits, ..config.clone() },
+            http: Arc::clone(http),
+            journal: journal.clone(),
+            payments: payments.clone(),
+            outgoing: outgoing.clone(),
+            changed: Arc::clone(changed),
+            tasks: tasks.clone(),
+        }))
     }
 
     /// Sends `request` and returns the answer, having paid for it where that was asked and allowed.

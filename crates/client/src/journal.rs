@@ -31,8 +31,8 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use approvals::Given;
-pub use approvals::PendingApproval;
+pub use approvals::{Approval, PendingApproval};
+pub(crate) use approvals::{Found, Given};
 pub use budget::Overrun;
 use lease::Lease;
 pub(crate) use receipts::Told;
@@ -360,6 +360,11 @@ impl Journal {
     /// Consents that may fit a question; their signatures are not looked at here.
     pub(crate) fn given(&self, question: &Question, now: Timestamp) -> Result<Vec<Given>, JournalError> {
         approvals::given(&self.connection.lock(), question, now)
+    }
+
+    /// What has become of a question; whether a consent is signed is not looked at here.
+    pub(crate) fn approval(&self, id: &str, now: Timestamp) -> Result<Option<Found>, JournalError> {
+        approvals::find(&self.connection.lock(), id, now)
     }
 
     /// Payments whose fee exceeded what the wallet had promised, and which nobody has acknowledged.

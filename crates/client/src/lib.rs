@@ -28,7 +28,9 @@ pub use engine::{ApproveError, BudgetUse, Engine, EngineConfig, Explained, Fetch
 pub use error::{Fault, FetchError, OpenError};
 pub use failpoint::FAILPOINTS;
 pub use http::{HttpConfig, Proxy, Reach, RequestError};
-pub use journal::{Broken, JournalError, Overrun, PendingApproval, PurchaseRow, ReceiptRow, Verified};
+pub use journal::{
+    Approval, Broken, JournalError, Overrun, PendingApproval, PurchaseRow, ReceiptRow, Verified,
+};
 pub use limits::Limits;
 pub use origin::{NotAnOrigin, Origin};
 pub use pass::{Pass, Scope};

@@ -7,7 +7,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::{Engine, Fault, FetchError, Money, Shared};
 use crate::Question;
-use crate::journal::{Given, Overrun, PendingApproval};
+use crate::journal::{Approval, Found, Given, Overrun, PendingApproval};
 use crate::policy::{Consent, SecretError};
 
 /// Why a question was not answered.
@@ -35,6 +35,25 @@ impl Engine {
     pub async fn pending(&self) -> Result<Vec<PendingApproval>, FetchError> {
         let now = self.0.now();
         self.asked(move |journal| journal.pending(now)).await
+    }
+
+    /// What has become of the question with this name; `None` where it isn't known (any more).
+    pub async fn approval(&self, id: &str) -> Result<Option<Approval>, FetchError> {
+        let (name, now) = (id.to_owned(), self.0.now());
+        let found = self.asked(move |journal| journal.approval(&name, now)).await?;
+        let holds = |given: &Given| {
+            let key = self.0.config.policy.consents.as_ref();
+            key.is_some_and(|key| key.holds(&given.consent, &given.signature))
+        };
+        Ok(found.map(|found| match found {
+            Found::Open(approval) => approval,
+            Found::Given(_, Some(payment)) => Approval::Used(payment),
+            Found::Given(given, None) if given.consent.until > now && holds(&given) => {
+                let Consent { price_max, fee_max, until, .. } = given.consent;
+                Approval::Approved { price_max, fee_max, until }
+            }
+            Found::Given(..) => Approval::Expired,
+        }))
     }
 
     /// Agrees to this question, as the person has seen it: one payment of at most `price_max` and `fee_max` (what was asked, if

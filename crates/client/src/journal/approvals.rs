@@ -47,6 +47,38 @@ pub struct PendingApproval {
     pub asked_at: Timestamp,
 }
 
+/// What has become of a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Approval {
+    /// It waits for a person.
+    Pending,
+    /// A person has agreed, and the consent is good for a payment.
+    Approved {
+        /// The highest price agreed to.
+        price_max: Msat,
+        /// The highest fee agreed to.
+        fee_max: Msat,
+        /// The end of the consent.
+        until: Timestamp,
+    },
+    /// The consent stands for this payment, and for no other one.
+    Used(PaymentHash),
+    /// A person has said no.
+    Denied,
+    /// Nobody has answered in time, or the consent is over.
+    Expired,
+}
+
+/// What the table says of a question.
+#[derive(Clone, Debug)]
+pub(crate) enum Found {
+    /// Nobody has agreed.
+    Open(Approval),
+    /// Somebody has, if the signature holds; and the payment it stands for, if it stands for one that came to something.
+    Given(Box<Given>, Option<PaymentHash>),
+}
+
 /// A signed consent.
 #[derive(Clone, Debug)]
 pub(crate) struct Given {
@@ -180,16 +212,28 @@ pub(super) fn given(
             label,
             integer(fee_worst.get())
         ],
-        |row| {
-            // What was asked is, in an answer, what was agreed to.
-            let PendingApproval { id, origin, method, path, label, fee_worst: fee_max, .. } = read(row)?;
-            let (price_max, until) = (Msat::new(row.get("price_max_msat")?), row.get("until")?);
-            let until = Timestamp::from_secs(until);
-            let consent = Consent { id, origin, method, path, label, price_max, fee_max, until };
-            Ok(Given { consent, signature: row.get("signature")? })
-        },
+        read_given,
     )?;
     Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// What has become of the question with this name, if it is still known. That a consent is signed is not checked here.
+pub(super) fn find(connection: &Connection, id: &str, now: Timestamp) -> Result<Option<Found>, JournalError> {
+    // No payment has this hash: it stands for "none yet".
+    let query = format!("SELECT *, {} AS is_free FROM approvals a WHERE id = ?2", *IS_FREE);
+    let mut statement = connection.prepare_cached(&query)?;
+    let found = statement.query_row(params![[0_u8; 0], id], |row| {
+        if row.get::<_, Option<u64>>("denied_at")?.is_some() {
+            return Ok(Found::Open(Approval::Denied));
+        }
+        if row.get::<_, Option<Vec<u8>>>("signature")?.is_none() {
+            let is_old = row.get::<_, u64>("asked_at")?.saturating_add(ASKED_FOR_SECS) <= now.secs();
+            return Ok(Found::Open(if is_old { Approval::Expired } else { Approval::Pending }));
+        }
+        let used_by: Option<[u8; 32]> = if row.get("is_free")? { None } else { row.get("used_by")? };
+        Ok(Found::Given(read_given(row)?.into(), used_by.map(PaymentHash::from_bytes)))
+    });
+    Ok(found.optional()?)
 }
 
 /// Binds a consent to the payment that it is used for. `false`: it is used for another one.
@@ -200,6 +244,15 @@ pub(super) fn bind(
 ) -> Result<bool, JournalError> {
     let query = format!("UPDATE approvals AS a SET used_by = ?1 WHERE a.id = ?2 AND {}", *IS_FREE);
     Ok(transaction.execute(&query, params![payment.as_bytes(), id])? == 1)
+}
+
+fn read_given(row: &Row<'_>) -> rusqlite::Result<Given> {
+    // What was asked is, in an answer, what was agreed to.
+    let PendingApproval { id, origin, method, path, label, fee_worst: fee_max, .. } = read(row)?;
+    let (price_max, until) = (Msat::new(row.get("price_max_msat")?), row.get("until")?);
+    let until = Timestamp::from_secs(until);
+    let consent = Consent { id, origin, method, path, label, price_max, fee_max, until };
+    Ok(Given { consent, signature: row.get("signature")? })
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<PendingApproval> {
