@@ -1,8 +1,8 @@
 //! What holds of every account, whatever buyers, upstreams, disks and clocks do.
 //!
 //! The bytes are a story: payments, requests that reserve, commit, release or are dropped, many at once, stores that fail or
-//! only say so, crashes, restarts, refunds. A model beside it counts every unit by hand; after each step the ledger must
-//! agree with it, and whenever the books are opened again they must be somewhere between what was acknowledged and what was
+//! only say so, crashes, restarts, refunds, limits by the month and clocks that go over its end and back. A model beside it
+//! counts every unit by hand; after each step the ledger must agree with it, and whenever the books are opened again they must be somewhere between what was acknowledged and what was
 //! used, never on the buyer's cost.
 
 use std::{
@@ -18,16 +18,21 @@ use bytes::Bytes;
 use farebox_lightning::{Cursor, Settlement, clock::ManualClock};
 use farebox_paywall::{
     ledger::{
-        FirstTime, Ledger, LedgerConfig, RefundError, Refused, Repeat, Reservation, Unavailable, law::Refund,
+        FirstTime, Ledger, LedgerConfig, RefundError, Refused, Repeat, Reservation, Unavailable,
+        law::Refund,
+        month::{Draw, Month, Taken},
     },
     store::{
         Presentation, Sold, Store, StoreError,
-        accounts::{Accounts, Allotment, RefundId, RefundOf, RefundOrder, RequestDigest, StoredAnswer, Unit},
+        accounts::{
+            Accounts, Allotment, MonthlyUse, RefundId, RefundOf, RefundOrder, RequestDigest, StoredAnswer,
+            Unit,
+        },
         conformance::{Fault, Faulty},
         sqlite::SqliteStore,
     },
 };
-use farebox_protocol::{IdentifierHash, Msat, Offer, PaymentHash, Terms, Timestamp, TokenId};
+use farebox_protocol::{CapabilityName, IdentifierHash, Msat, Offer, PaymentHash, Terms, Timestamp, TokenId};
 use tokio::runtime::Runtime;
 
 /// How many purchases there are; the ledger has room for fewer.
@@ -35,8 +40,9 @@ const TOKENS: usize = 6;
 const PRICE: u64 = 40;
 const START: u64 = 1_700_000_000;
 
-/// Panics when a law is broken. Tells how many units were spent, refunded, written off and given away by crashes.
-pub(crate) fn check(data: &[u8]) -> [u64; 4] {
+/// Panics when a law is broken. Tells how many units were spent, refunded, written off and given away by crashes, what was
+/// taken of limits by the month, and how often one was reached.
+pub(crate) fn check(data: &[u8]) -> [u64; 6] {
     let mut world = World::new();
     let mut story = Story(data);
     while let Some(action) = story.next() {
@@ -89,6 +95,18 @@ struct Held {
     token: usize,
     due: u64,
     reservation: Reservation,
+    /// What of it is limited, and since which month.
+    drawn: Vec<(Tally, u64, Taken)>,
+}
+
+/// A purchase, a month, one of two capabilities, and whether money is counted.
+type Tally = (usize, Month, bool, bool);
+
+/// What has been used of a tally, and what of it is on the disk for certain.
+#[derive(Clone, Copy, Debug, Default)]
+struct Used {
+    used: u64,
+    acked: u64,
 }
 
 struct World {
@@ -99,6 +117,9 @@ struct World {
     clock: Arc<ManualClock>,
     ledger: Arc<Ledger>,
     tokens: Vec<Token>,
+    tallies: HashMap<Tally, Used>,
+    /// The latest month of this process.
+    month: Month,
     held: Vec<Held>,
     /// Keys under way, and answers that were given.
     first: Vec<(usize, u8, FirstTime)>,
@@ -107,7 +128,7 @@ struct World {
     /// Whether a group may be on the disk that nobody knows of.
     in_doubt: bool,
     settled: u64,
-    told: [u64; 4],
+    told: [u64; 6],
 }
 
 fn process() -> Runtime {
@@ -147,6 +168,10 @@ fn presentation(token: usize) -> Presentation {
     Presentation { hash: hash(token), sold, at: Timestamp::from_secs(START) }
 }
 
+fn name(write: bool) -> CapabilityName {
+    if write { "write" } else { "read" }.parse().expect("a name")
+}
+
 impl World {
     fn new() -> Self {
         let sound = Arc::new(SqliteStore::in_memory().expect("memory"));
@@ -161,13 +186,15 @@ impl World {
             clock,
             ledger,
             tokens: vec![Token::default(); TOKENS],
+            tallies: HashMap::new(),
+            month: Month(0),
             held: Vec::new(),
             first: Vec::new(),
             answers: HashMap::new(),
             refunds: HashMap::new(),
             in_doubt: false,
             settled: 0,
-            told: [0; 4],
+            told: [0; 6],
         }
     }
 
@@ -176,7 +203,7 @@ impl World {
     }
 
     fn act(&mut self, action: u8, story: &mut Story<'_>) {
-        match action % 16 {
+        match action % 17 {
             0 => self.reserve(story.below(TOKENS), story.units() + 1),
             1 => self.reserve_at_once(story.below(TOKENS), story.units() + 1),
             2 => self.commit(story),
@@ -200,6 +227,7 @@ impl World {
             12 => self.settle(story),
             13 => self.break_the_store(story),
             14 => self.ask_under_a_key(story),
+            15 => self.draw(story),
             _ => self.store.repair(),
         }
     }
@@ -224,7 +252,7 @@ impl World {
             Ok(reservation) => {
                 assert!(units <= left, "{units} of {left}");
                 self.tokens[token].opened = true;
-                self.held.push(Held { token, due: 0, reservation });
+                self.held.push(Held { token, due: 0, reservation, drawn: Vec::new() });
             }
             Err(Refused::InFlight) => assert!(units > left && units <= left + reserved),
             Err(Refused::UsedUp { left: told }) => assert!(units > left + reserved && told == left),
@@ -240,7 +268,96 @@ impl World {
     }
 
     fn reserved(&self, token: usize) -> u64 {
-        self.held.iter().filter(|held| held.token == token).map(|held| held.reservation.units()).sum()
+        let of_account = |held: &&Held| held.token == token && held.reservation.is_of_account();
+        self.held.iter().filter(of_account).map(|held| held.reservation.units()).sum()
+    }
+
+    /// One more request, of an account or with a pass, that is limited in one or two ways.
+    fn draw(&mut self, story: &mut Story<'_>) {
+        let (token, units) = (story.below(TOKENS), NonZeroU64::new(story.units() + 1).expect("above zero"));
+        let how = story.byte();
+        let reservation = match how % 3 {
+            0 => self.ledger.of_pass(hash(token), units).ok(),
+            _ => match self.ledger.reserve_at_once(&hash(token), units) {
+                Some(Ok(reservation)) => Some(reservation),
+                _ => None,
+            },
+        };
+        let Some(reservation) = reservation else { return };
+        let month = self.ledger.month();
+        assert!(month >= self.month, "a month has begun again");
+        self.month = month;
+        let draws: Vec<(Draw, Tally)> = (0..=how % 2)
+            .map(|second| {
+                let (write, money) = ((how & 4 > 0) ^ (second > 0), how & 8 > 0);
+                let (unit, takes, taken) = match money {
+                    true => (Unit::Msat, units.get(), Taken::AsCharged),
+                    false => (Unit::Request, 1, Taken::All),
+                };
+                let (capability, most) = (name(write), u64::from(story.byte() % 48));
+                (Draw { capability, unit, most, takes, taken }, (token, month, write, money))
+            })
+            .collect();
+        let asked: Vec<Draw> = draws.iter().map(|(draw, _)| draw.clone()).collect();
+        let outcome = match how & 16 > 0 {
+            true => self.ledger.limit_at_once(reservation, &asked),
+            false => Some(self.run(self.ledger.limit(reservation, &asked))),
+        };
+        let beside = |of: &Tally| (self.used(of), self.drawn(of));
+        match outcome {
+            None | Some(Err(Refused::Unavailable(_))) => {}
+            Some(Ok(reservation)) => {
+                for (draw, tally) in &draws {
+                    let (used, reserved) = beside(tally);
+                    assert!(used + reserved + draw.takes <= draw.most, "{used}, {reserved}: {draw:?}");
+                }
+                let drawn = draws.iter().map(|(draw, tally)| (*tally, draw.takes, draw.taken)).collect();
+                self.tokens[token].opened |= reservation.is_of_account();
+                self.held.push(Held { token, due: 0, reservation, drawn });
+            }
+            Some(Err(Refused::InFlight)) => {
+                assert!(draws.iter().all(|(draw, tally)| beside(tally).0 + draw.takes <= draw.most));
+                let is_short = |(draw, tally): &(Draw, Tally)| {
+                    let (used, reserved) = beside(tally);
+                    used + reserved + draw.takes > draw.most
+                };
+                assert!(draws.iter().any(is_short));
+            }
+            Some(Err(Refused::Limited(reached))) => {
+                let is_it = |(draw, tally): &&(Draw, Tally)| {
+                    draw.capability == reached.capability && beside(tally).0 == reached.used
+                };
+                let (draw, _) = draws.iter().find(is_it).expect("one of those that were asked for");
+                assert!(reached.used + draw.takes > draw.most && reached.ends_at == month.ends_at());
+                self.told[5] += 1;
+            }
+            Some(Err(other)) => panic!("{other}"),
+        }
+    }
+
+    fn used(&self, tally: &Tally) -> u64 {
+        self.tallies.get(tally).map_or(0, |tally| tally.used)
+    }
+
+    fn drawn(&self, tally: &Tally) -> u64 {
+        let drawn = self.held.iter().flat_map(|held| &held.drawn);
+        drawn.filter(|(of, ..)| of == tally).map(|(_, takes, _)| takes).sum()
+    }
+
+    /// What a charge has taken of limits.
+    fn count(&mut self, drawn: &[(Tally, u64, Taken)], charged: u64) {
+        for (tally, takes, taken) in drawn {
+            let used = if *taken == Taken::All { *takes } else { charged };
+            self.tallies.entry(*tally).or_default().used += used;
+            self.told[4] += used;
+        }
+    }
+
+    fn on_the_disk(&self, &(token, month, write, money): &Tally) -> u64 {
+        let uses = self.run(self.sound.uses(hash(token), month)).expect("reads");
+        let unit = if money { Unit::Msat } else { Unit::Request };
+        let of = |used: &&MonthlyUse| used.capability == name(write) && used.unit == unit;
+        uses.iter().find(of).map_or(0, |used| used.used)
     }
 
     fn take_held(&mut self, story: &mut Story<'_>) -> Option<Held> {
@@ -259,10 +376,24 @@ impl World {
         (spent, units - spent)
     }
 
+    fn charge_held(&mut self, held: &Held, units: u64) -> (u64, u64) {
+        match held.reservation.is_of_account() {
+            true => {
+                let (spent, written_off) = self.charge(held.token, units);
+                self.count(&held.drawn, spent);
+                (spent, written_off)
+            }
+            false => {
+                self.count(&held.drawn, units);
+                (0, 0)
+            }
+        }
+    }
+
     fn commit(&mut self, story: &mut Story<'_>) {
         let Some(held) = self.take_held(story) else { return };
         let units = story.units() * u64::from(story.byte() % 5);
-        let want = self.charge(held.token, units);
+        let want = self.charge_held(&held, units);
         let key = self.first.iter().position(|(token, ..)| *token == held.token);
         let charged = match key {
             None => held.reservation.commit(units),
@@ -289,7 +420,7 @@ impl World {
             return;
         }
         if held.due > 0 {
-            self.charge(held.token, held.due);
+            self.charge_held(&held, held.due);
         }
         drop(held);
     }
@@ -349,6 +480,12 @@ impl World {
         for token in &mut self.tokens {
             token.acked = (token.spent, token.written_off);
         }
+        for tally in self.tallies.values_mut() {
+            tally.acked = tally.used;
+        }
+        for (tally, used) in &self.tallies {
+            assert_eq!(self.on_the_disk(tally), used.acked, "{tally:?}");
+        }
         for (token, at) in (0..).zip(&self.tokens) {
             if at.opened {
                 let account = self.run(Accounts::account(&*self.sound, hash(token))).expect("reads");
@@ -376,7 +513,7 @@ impl World {
         }
         while let Some(held) = self.held.pop() {
             if held.due > 0 {
-                self.charge(held.token, held.due);
+                self.charge_held(&held, held.due);
             }
             drop(held);
         }
@@ -420,6 +557,15 @@ impl World {
             // Refunds are on the disk before anything else happens; what was in doubt is read back.
             (token.refunding, token.refunded) = (account.balance.refunding(), account.balance.refunded());
             token.opened = true;
+        }
+        self.month = Month(0);
+        let tallies: Vec<Tally> = self.tallies.keys().copied().collect();
+        for tally in tallies {
+            let found = self.on_the_disk(&tally);
+            let used = self.tallies.get_mut(&tally).expect("one of them");
+            assert!((used.acked..=used.used).contains(&found), "{found} of {used:?}");
+            assert!(self.in_doubt || found == used.acked);
+            *used = Used { used: found, acked: found };
         }
         for (id, (_, amount, end)) in &mut self.refunds {
             let row =
@@ -609,6 +755,18 @@ impl World {
             let have = (balance.spent(), balance.written_off(), balance.refunding(), balance.refunded());
             assert_eq!(have, counted);
             assert_eq!((balance.reserved(), balance.left()), (self.reserved(number), self.left(number)));
+        }
+        let month = self.ledger.month();
+        for number in 0..TOKENS {
+            for (write, money) in [(false, false), (false, true), (true, false), (true, true)] {
+                let (tally, unit) =
+                    ((number, month, write, money), if money { Unit::Msat } else { Unit::Request });
+                let want = (self.used(&tally), self.drawn(&tally));
+                match self.ledger.used(&hash(number), &name(write), unit) {
+                    Some(found) => assert_eq!(found, want),
+                    None => assert_eq!(want.1, 0, "forgotten with a reservation"),
+                }
+            }
         }
     }
 

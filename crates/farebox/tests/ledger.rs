@@ -123,7 +123,14 @@ impl Shop {
     async fn charge(&self, group: u64, number: u8, service: &str, requests: u64, units: u64) {
         let service = service.parse().unwrap();
         let debits = vec![Debit { hash: hash(number), service, requests, units, written_off: 0 }];
-        let group = Group { epoch: self.epoch, number: group, at: at(90_000), debits, answers: Vec::new() };
+        let group = Group {
+            epoch: self.epoch,
+            number: group,
+            at: at(90_000),
+            debits,
+            uses: Vec::new(),
+            answers: Vec::new(),
+        };
         self.store().debit(Arc::new(group)).await.unwrap();
     }
 

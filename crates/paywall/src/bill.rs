@@ -6,7 +6,7 @@
 //! once, by the rule in [`price`](crate::price): also where it is only dropped, as when a buyer hangs up, a task panics or
 //! the answer never comes.
 //!
-//! Passes have none, and nothing that costs nothing has one.
+//! Passes have none unless they are limited by the month, and nothing that costs nothing has one.
 
 use std::sync::Arc;
 
@@ -65,9 +65,15 @@ impl Bill {
         self.held().hash()
     }
 
-    /// How many units are left beside those set aside for this request, as far as was known when they were.
+    /// How many units are left beside those set aside for this request, as far as was known when they were; none where a pass
+    /// is only limited.
     pub fn left(&self) -> u64 {
         self.held().left()
+    }
+
+    /// Whether it is taken from what was bought. Where a pass is only limited, it isn't.
+    pub(crate) fn is_of_account(&self) -> bool {
+        self.held().is_of_account()
     }
 
     /// What it is counted in.
@@ -122,7 +128,7 @@ impl Bill {
                 headers.remove(name);
             }
         }
-        if let Some(held) = &self.reservation {
+        if let Some(held) = self.reservation.as_ref().filter(|held| held.is_of_account()) {
             headers.insert(LEFT_HEADER, HeaderValue::from(held.left()));
         }
     }

@@ -11,15 +11,17 @@
 
 use std::{
     num::NonZeroU64,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use farebox_lightning::clock::Clock;
 use farebox_protocol::{PaymentHash, ServiceName};
-use parking_lot::Mutex;
 use tokio::time;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
 use crate::store::{
     Presentation, Sale, StoreError,
@@ -29,6 +31,7 @@ use crate::store::{
 mod answers;
 mod cache;
 pub mod law;
+pub mod month;
 mod refund;
 mod reservation;
 mod writer;
@@ -38,12 +41,10 @@ pub use refund::RefundError;
 pub use reservation::Reservation;
 pub use writer::Unwritten;
 
-use cache::{Entry, Live, Shard};
+use cache::{Cache, Full, Live};
 use law::{Balance, Charged, Short};
+use month::Reached;
 use writer::Writing;
-
-/// How many locks share the accounts.
-const SHARDS: usize = 16;
 
 /// How a ledger behaves.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +69,10 @@ pub struct Ledger {
     config: LedgerConfig,
     store: Arc<dyn Accounts>,
     clock: Arc<dyn Clock>,
-    shards: [Mutex<Shard>; SHARDS],
+    accounts: Cache<PaymentHash, Live>,
+    months: Cache<month::Key, month::Live>,
+    /// The latest month that the clock has shown: it never goes back.
+    month: AtomicU64,
     writing: Writing,
     answers: answers::Answers,
     refunding: refund::Refunding,
@@ -92,6 +96,9 @@ pub enum Refused {
     /// This payment bought something else.
     #[error("this payment is on the books for another sale")]
     OtherSale,
+    /// A limit of the token for this month leaves too little.
+    #[error(transparent)]
+    Limited(#[from] Box<Reached>),
     /// It can't be told just now.
     #[error("the ledger can't be asked just now: {0}")]
     Unavailable(#[from] Unavailable),
@@ -138,6 +145,12 @@ pub struct LedgerHealth {
     pub accounts: usize,
 }
 
+impl From<Full> for Refused {
+    fn from(Full: Full) -> Self {
+        Self::Unavailable(Unavailable::Full)
+    }
+}
+
 impl LedgerConfig {
     /// The usual settings.
     pub const fn new() -> Self {
@@ -174,7 +187,9 @@ impl Ledger {
             config,
             store,
             clock,
-            shards: std::array::from_fn(|_| Mutex::default()),
+            accounts: Cache::new(),
+            months: Cache::new(),
+            month: AtomicU64::new(0),
             writing: Writing::new(epoch),
             answers: answers::Answers::new(config.answers_bytes_max),
             refunding: refund::Refunding::default(),
@@ -194,7 +209,7 @@ impl Ledger {
         if let Err(unavailable) = self.is_available() {
             return Some(Err(unavailable.into()));
         }
-        let mut shard = self.shard(hash).lock();
+        let mut shard = self.accounts.shard(hash).lock();
         let live = shard.live(hash)?;
         if !live.is_of(service, allotment) {
             return Some(Err(Refused::OtherSale));
@@ -211,7 +226,7 @@ impl Ledger {
         if let Err(unavailable) = self.is_available() {
             return Some(Err(unavailable.into()));
         }
-        let mut shard = self.shard(hash).lock();
+        let mut shard = self.accounts.shard(hash).lock();
         Some(self.take(*hash, shard.live(hash)?, units))
     }
 
@@ -297,28 +312,20 @@ impl Ledger {
         terms: Option<(Presentation, Allotment)>,
         work: impl FnOnce(&mut Live) -> T,
     ) -> Result<(T, Option<Vec<Sale>>), Refused> {
-        let found = async {
-            loop {
-                self.is_available()?;
-                let loading = {
-                    let mut shard = self.shard(&hash).lock();
-                    match shard.entry(&hash) {
-                        Some(Entry::Here(live)) => return Ok((work(live), None)),
-                        Some(Entry::Loading(over)) => Err(over.clone()),
-                        None => Ok(self.begin_loading(&mut shard, hash)?),
-                    }
-                };
-                match loading {
-                    Ok(loading) => {
-                        let (account, sales) = self.load(hash, terms).await?;
-                        return Ok((loading.done(&account, work), sales));
-                    }
-                    Err(over) => over.cancelled().await,
-                }
-            }
+        let load = async {
+            let (account, sales) = self.load(hash, terms).await?;
+            Ok((Live::new(&account), sales))
         };
+        let may = || Ok(self.is_available()?);
+        let found = self.accounts.at_work(hash, self.config.accounts_max, may, load, work);
+        let (done, sales) = self.in_time(found).await?;
+        Ok((done, sales.flatten()))
+    }
+
+    /// Within the store's time.
+    async fn in_time<T>(&self, asked: impl Future<Output = Result<T, Refused>>) -> Result<T, Refused> {
         let patience = self.config.store_timeout;
-        time::timeout(patience, found).await.map_err(|_| Unavailable::TimedOut(patience))?
+        time::timeout(patience, asked).await.map_err(|_| Unavailable::TimedOut(patience))?
     }
 
     async fn load(
@@ -339,13 +346,6 @@ impl Ledger {
         Ok((opened.account.ok_or(Refused::OtherSale)?, Some(opened.sales)))
     }
 
-    fn begin_loading(&self, shard: &mut Shard, hash: PaymentHash) -> Result<Loading<'_>, Unavailable> {
-        let over = CancellationToken::new();
-        let entry = Entry::Loading(over.clone());
-        shard.put(hash, entry, self.config.accounts_max.div_ceil(SHARDS)).map_err(|_| Unavailable::Full)?;
-        Ok(Loading { ledger: self, hash, over })
-    }
-
     fn release(&self, hash: &PaymentHash, units: NonZeroU64) {
         self.held(hash, |live| {
             live.balance.release(units.get());
@@ -360,7 +360,7 @@ impl Ledger {
         charge: u64,
         answer: Option<KeptAnswer>,
     ) -> Charged {
-        let mut shard = self.shard(hash).lock();
+        let mut shard = self.accounts.shard(hash).lock();
         let live = shard.live(hash).expect("what is held is never forgotten");
         let charged = live.balance.commit(units.get(), charge);
         debug_assert!(live.balance.holds(), "{:?}", live.balance);
@@ -380,20 +380,16 @@ impl Ledger {
 
     /// Works on an account that something holds in memory.
     fn held<T>(&self, hash: &PaymentHash, work: impl FnOnce(&mut Live) -> T) -> T {
-        let mut shard = self.shard(hash).lock();
+        let mut shard = self.accounts.shard(hash).lock();
         let live = shard.live(hash).expect("what is held is never forgotten");
         let done = work(live);
         debug_assert!(live.balance.holds(), "{:?}", live.balance);
         done
     }
 
-    fn shard(&self, hash: &PaymentHash) -> &Mutex<Shard> {
-        &self.shards[usize::from(hash.as_bytes()[0]) % SHARDS]
-    }
-
     /// The balance of an account, if it is in memory.
     pub fn balance(&self, hash: &PaymentHash) -> Option<Balance> {
-        self.shard(hash).lock().live(hash).map(|live| live.balance)
+        self.accounts.shard(hash).lock().live(hash).map(|live| live.balance)
     }
 
     /// How it is doing.
@@ -401,35 +397,8 @@ impl Ledger {
         LedgerHealth {
             writing: self.writing.trouble.text(),
             unwritten: self.writing.unwritten.load(Ordering::Acquire),
-            accounts: self.shards.iter().map(|shard| shard.lock().len()).sum(),
+            accounts: self.accounts.len(),
         }
-    }
-}
-
-/// An account that is being read. Dropped, it makes way for the next who tries.
-struct Loading<'a> {
-    ledger: &'a Ledger,
-    hash: PaymentHash,
-    over: CancellationToken,
-}
-
-impl Loading<'_> {
-    fn done<T>(self, account: &Account, work: impl FnOnce(&mut Live) -> T) -> T {
-        let mut shard = self.ledger.shard(&self.hash).lock();
-        let entry = shard.entry(&self.hash).expect("a place that is being read into is never forgotten");
-        *entry = Entry::Here(Box::new(Live::new(account)));
-        let Entry::Here(live) = entry else { unreachable!("put there just now") };
-        work(live)
-    }
-}
-
-impl Drop for Loading<'_> {
-    fn drop(&mut self) {
-        let mut shard = self.ledger.shard(&self.hash).lock();
-        if let Some(Entry::Loading(_)) = shard.entry(&self.hash) {
-            shard.remove(&self.hash);
-        }
-        self.over.cancel();
     }
 }
 

@@ -272,8 +272,11 @@ impl Paywall {
             }
             decision = decide(&examined.facts(now));
         }
-        let short = examined.short;
-        let refusal = |code, retry_after| Refusal { retry_after, short, ..refusal(request, code) };
+        let (short, reached) = (examined.short, examined.reached.take());
+        let refusal = |code, retry_after| {
+            let reached = reached.as_deref().filter(|_| code == Code::LimitReached);
+            Refusal { retry_after, short, reached, ..refusal(request, code) }
+        };
         let decision = match decision {
             Decision::Forward(grant) => {
                 if let Some(older) = self.retires(&examined, grant) {
@@ -337,7 +340,7 @@ impl Paywall {
         };
         // Opening the account of what is counted has booked its first presentation.
         let bill = examined.bill.take().filter(|(of, _)| *of == index).map(|(_, bill)| bill);
-        if bill.is_none() {
+        if bill.as_ref().is_none_or(|bill| !bill.is_of_account()) {
             let hash = identifier.payment_hash;
             let sold = || examined.sold(index, request.service);
             self.books.note(&hash, || sold().map(|sold| Presentation { hash, sold, at: now }));

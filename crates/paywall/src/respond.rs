@@ -14,7 +14,9 @@ use farebox_protocol::{Msat, Offer};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::{Map, Value, json};
 
-use crate::{Answer, Code, OFFER_HEADER, Quote, Request, Service, mint::Minted, paywall::Short};
+use crate::{
+    Answer, Code, OFFER_HEADER, Quote, Request, Service, ledger::month::Reached, mint::Minted, paywall::Short,
+};
 
 mod audience;
 mod page;
@@ -39,6 +41,8 @@ pub(crate) struct Refusal<'a> {
     pub(crate) is_denied: bool,
     /// What was missing, where a buyer has too little left.
     pub(crate) short: Option<Short>,
+    /// The limit that is reached, where one is.
+    pub(crate) reached: Option<&'a Reached>,
     /// What was asked, where an answer says what there is to choose from.
     pub(crate) request: Option<Request<'a>>,
 }
@@ -119,6 +123,7 @@ impl Refusal<'_> {
             retry_after: None,
             is_denied: false,
             short: None,
+            reached: None,
             request: None,
         }
     }
@@ -239,6 +244,16 @@ impl Refusal<'_> {
             set("left", json!(left));
             set("needed", json!(needed));
             set("unit", json!(unit.as_str()));
+        }
+        if let Some(Reached { capability, unit, most, used, needed, ends_at }) = self.reached {
+            let (capability, unit) = (capability.as_str(), unit.as_str());
+            set(
+                "limit",
+                json!({
+                    "capability": capability, "unit": unit, "most": most, "used": used, "needed": needed,
+                    "ends_at": ends_at.secs(),
+                }),
+            );
         }
         if let Some(wait) = self.retry_after {
             set("retry_after", json!(whole_seconds(wait)));

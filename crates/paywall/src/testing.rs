@@ -30,13 +30,13 @@ use tokio::sync::Notify;
 
 use crate::{
     Admission, Answer, Backend, Backends, Continuity, Keyring, Paywall, PaywallConfig, Request, Service,
-    ledger::law::Refund,
+    ledger::{law::Refund, month::Month},
     store::{
         Arrival, Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Revoked, Sale, Store,
         StoreError,
         accounts::{
             Account, Accounts, Allotment, AnswerKey, Audit, DayOfUse, Debited, Epoch, EpochId, Group,
-            KeptAnswer, Opened, RefundId, RefundOrder, RefundRow,
+            KeptAnswer, MonthlyUse, Opened, RefundId, RefundOrder, RefundRow,
         },
         sqlite::SqliteStore,
     },
@@ -364,6 +364,10 @@ impl Accounts for Flaky {
         allotment: Allotment,
     ) -> BoxFuture<'_, Result<Opened, StoreError>> {
         self.through(move |store| store.open_account(presentation, allotment))
+    }
+
+    fn uses(&self, hash: PaymentHash, month: Month) -> BoxFuture<'_, Result<Vec<MonthlyUse>, StoreError>> {
+        self.through(move |store| store.uses(hash, month))
     }
 
     fn debit(&self, group: Arc<Group>) -> BoxFuture<'_, Result<Debited, StoreError>> {

@@ -452,10 +452,9 @@ pub fn judge(macaroon: &Macaroon, asked: &Asked<'_>) -> Result<Judged, CaveatRef
     Ok(judged)
 }
 
-/// The limits that a token sets for a request and only a ledger can judge: all of them must be kept. Ask for a token that
-/// [`judge`] has allowed.
-pub fn limits<'a>(macaroon: &'a Macaroon, asked: &Asked<'a>) -> impl Iterator<Item = Limit<'a>> {
-    let taken = asked.capabilities.unwrap_or_default();
+/// The limits that a token sets for a request that takes these capabilities, and only a ledger can judge: all of them must be
+/// kept. Ask for a token that [`judge`] has allowed.
+pub fn limits<'a>(macaroon: &'a Macaroon, taken: &'a [&str]) -> impl Iterator<Item = Limit<'a>> {
     macaroon.caveats().filter_map(move |caveat| {
         let (name, value) = caveat.split_once('=')?;
         let value = crate::terms::decimal(value)?;

@@ -4,8 +4,8 @@ use std::{num::NonZeroU64, sync::Arc};
 
 use farebox_protocol::PaymentHash;
 
-use super::{FirstTime, Ledger, law::Charged};
-use crate::store::accounts::StoredAnswer;
+use super::{FirstTime, Ledger, law::Charged, month::Tab};
+use crate::store::accounts::{KeptAnswer, StoredAnswer};
 
 /// Units set aside for one request.
 ///
@@ -17,15 +17,29 @@ pub struct Reservation {
     ledger: Arc<Ledger>,
     hash: PaymentHash,
     units: NonZeroU64,
-    /// What was left beside it when it was made.
-    left: u64,
+    /// What was left beside it when it was made; `None` where there is no account that it is taken from.
+    left: Option<u64>,
+    /// What it may take of limits by the month.
+    tab: Option<Box<Tab>>,
     due: u64,
     ended: bool,
 }
 
 impl Reservation {
     pub(super) const fn new(ledger: Arc<Ledger>, hash: PaymentHash, units: NonZeroU64, left: u64) -> Self {
-        Self { ledger, hash, units, left, due: 0, ended: false }
+        Self { ledger, hash, units, left: Some(left), tab: None, due: 0, ended: false }
+    }
+
+    /// Of what nothing is used up of, but limited.
+    pub(super) const fn of_pass(ledger: Arc<Ledger>, hash: PaymentHash, units: NonZeroU64) -> Self {
+        Self { ledger, hash, units, left: None, tab: None, due: 0, ended: false }
+    }
+
+    /// The same, and what it may take of limits.
+    pub(super) fn with(mut self, tab: Tab) -> Self {
+        debug_assert!(self.tab.is_none(), "limits are set once");
+        self.tab = Some(Box::new(tab));
+        self
     }
 
     /// Of which payment.
@@ -38,9 +52,14 @@ impl Reservation {
         self.units.get()
     }
 
-    /// How many units were left beside these when they were set aside.
-    pub const fn left(&self) -> u64 {
-        self.left
+    /// How many units were left beside these when they were set aside; none where a pass is only limited.
+    pub fn left(&self) -> u64 {
+        self.left.unwrap_or_default()
+    }
+
+    /// Whether units of an account are set aside; where a pass is only limited, none are.
+    pub const fn is_of_account(&self) -> bool {
+        self.left.is_some()
     }
 
     /// Says what is charged if this is dropped from now on: what the buyer has had already.
@@ -49,24 +68,47 @@ impl Reservation {
     }
 
     /// Charges for the request. What exceeds the reservation is taken from what the buyer has left, and what exceeds that
-    /// is written off.
+    /// is written off. A pass is charged nothing; only its limits count.
     pub fn commit(mut self, units: u64) -> Charged {
-        self.ended = true;
-        self.ledger.commit(&self.hash, self.units, units, None)
+        self.charge(units, None)
     }
 
     /// The same, and keeps the answer for who repeats the request: both are written together, or neither. `None` stands
     /// for an answer that is too large to be kept; who repeats its request is told so, and not charged.
     pub fn commit_answered(mut self, units: u64, first: FirstTime, answer: Option<StoredAnswer>) -> Charged {
-        self.ended = true;
-        let kept = first.keep(answer);
-        self.ledger.commit(&self.hash, self.units, units, Some(kept))
+        self.charge(units, Some(first.keep(answer)))
     }
 
     /// Gives all units back.
     pub fn release(mut self) {
+        self.give_back();
+    }
+
+    fn charge(&mut self, units: u64, answer: Option<KeptAnswer>) -> Charged {
         self.ended = true;
-        self.ledger.release(&self.hash, self.units);
+        match (self.tab.take(), self.is_of_account()) {
+            (None, true) => self.ledger.commit(&self.hash, self.units, units, answer),
+            (Some(tab), true) => {
+                let charged = self.ledger.commit(&self.hash, self.units, units, answer);
+                self.ledger.commit_tab(&tab, charged.spent, None);
+                charged
+            }
+            (Some(tab), false) => {
+                self.ledger.commit_tab(&tab, units, answer);
+                Charged::default()
+            }
+            (None, false) => Charged::default(),
+        }
+    }
+
+    fn give_back(&mut self) {
+        self.ended = true;
+        if let Some(tab) = self.tab.take() {
+            self.ledger.release_tab(&tab);
+        }
+        if self.is_of_account() {
+            self.ledger.release(&self.hash, self.units);
+        }
     }
 
     /// Hands the units over to a refund, which ends them from now on.
@@ -81,12 +123,10 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if std::mem::replace(&mut self.ended, true) {
-            return;
-        }
-        match self.due {
-            0 => self.ledger.release(&self.hash, self.units),
-            due => drop(self.ledger.commit(&self.hash, self.units, due, None)),
+        match (self.ended, self.due) {
+            (true, _) => {}
+            (false, 0) => self.give_back(),
+            (false, due) => drop(self.charge(due, None)),
         }
     }
 }

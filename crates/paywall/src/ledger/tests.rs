@@ -7,8 +7,9 @@ use bytes::Bytes;
 use farebox_lightning::clock::ManualClock;
 use farebox_protocol::{IdentifierHash, Msat, Offer, Terms, Timestamp, TokenId};
 use proptest::prelude::*;
+use tokio_util::sync::CancellationToken;
 
-use super::*;
+use super::{cache::SHARDS, *};
 use crate::store::{
     Sold, Store,
     accounts::{RefundId, RefundOf, RefundOrder, RequestDigest, StoredAnswer, Unit},
@@ -20,6 +21,7 @@ mod faults;
 mod killed;
 #[path = "../../../../fuzz/laws/ledger.rs"]
 mod laws;
+mod months;
 
 const START: Timestamp = Timestamp::from_secs(1_700_000_000);
 
@@ -420,7 +422,7 @@ fn a_story_from_the_environment() {
 #[test]
 fn stories_come_as_far_as_every_kind_of_end() {
     let mut random = 0x2545_f491_4f6c_dd1d_u64;
-    let mut told = [0; 4];
+    let mut told = [0; 6];
     for _ in 0..300 {
         let story: Vec<u8> = (0..600)
             .map(|_| {
@@ -434,5 +436,8 @@ fn stories_come_as_far_as_every_kind_of_end() {
         let ends = std::panic::catch_unwind(|| laws::check(&story)).unwrap_or_else(|_| panic!("STORY={hex}"));
         told.iter_mut().zip(ends).for_each(|(sum, more)| *sum += more);
     }
-    assert!(told.iter().all(|units| *units > 100), "spent, refunded, written off, given away: {told:?}");
+    assert!(
+        told.iter().all(|units| *units > 100),
+        "spent, refunded, written off, given away, taken of limits, limits reached: {told:?}"
+    );
 }

@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Ledger;
+use super::{Ledger, month};
 use crate::{
     store::{
         StoreError,
@@ -61,6 +61,8 @@ struct Sequence {
 #[derive(Clone)]
 struct Pending {
     group: Arc<Group>,
+    /// Whose months are in it.
+    months: Arc<[month::Key]>,
     /// How many commits are in it.
     commits: usize,
 }
@@ -215,8 +217,7 @@ impl Ledger {
         let (mut debits, mut answers) = (Vec::new(), Vec::new());
         let mut commits = 0;
         // Not always the same one first, so that under load everybody's turn comes.
-        let first = usize::try_from(number % self.shards.len() as u64).unwrap_or_default();
-        for shard in self.shards.iter().cycle().skip(first).take(self.shards.len()) {
+        for shard in self.accounts.shards_from(number) {
             let mut shard = shard.lock();
             while debits.len() < GROUP_MAX
                 && answers.len() < ANSWERS_MAX
@@ -230,17 +231,21 @@ impl Ledger {
                 debits.push(debit);
             }
         }
-        if debits.is_empty() {
+        let is_full = |months, answers| months >= GROUP_MAX || answers >= ANSWERS_MAX;
+        let (uses, months, of_months) = self.gather_months(number, is_full, &mut answers);
+        commits += of_months;
+        if debits.is_empty() && months.is_empty() {
             return None;
         }
-        let group = Arc::new(Group { epoch, number, at: self.clock.now(), debits, answers });
-        Some(Pending { group, commits })
+        let group = Arc::new(Group { epoch, number, at: self.clock.now(), debits, uses, answers });
+        Some(Pending { group, months: months.into(), commits })
     }
 
     fn written(&self, pending: &Pending) {
         for debit in &pending.group.debits {
             self.held(&debit.hash, |live| live.writing = false);
         }
+        self.written_months(&pending.months);
         self.answers.written(&pending.group.answers);
         self.writing.unwritten.fetch_sub(pending.commits, Ordering::AcqRel);
     }

@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use super::{
     Paywall,
-    count::Short,
+    count::{Limit, Short, limits},
     known::{Proven, alone, ends_in_preimage},
 };
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
     decide::{Candidate, Facts, Freebie, Gate, Key, Ledger, Presented, Vouched},
     forward::Names,
     keyring::KeyState,
+    ledger::month::Reached,
     respond::may_mint,
     store::Sold,
 };
@@ -44,6 +45,10 @@ pub(super) struct Examined {
     pub(super) bill: Option<(usize, Box<Bill>)>,
     /// What was missing of the first token of which too little is left.
     pub(super) short: Option<Short>,
+    /// The limits by the month of each token that has some, beside its place; `None` where they aren't understood.
+    limits: Vec<(usize, Option<Vec<Limit>>)>,
+    /// The first limit by the month that leaves too little.
+    pub(super) reached: Option<Box<Reached>>,
 }
 
 /// What doesn't depend on the request: which token it is, and which secret of ours explains its signature.
@@ -86,6 +91,8 @@ impl Paywall {
             proven: None,
             bill: None,
             short: None,
+            limits: Vec::new(),
+            reached: None,
         };
         if gate == Gate::Free {
             return examined;
@@ -96,6 +103,7 @@ impl Paywall {
             let explained = Explained { identifier, secret, hash: Some(proven.identifier_hash) };
             let judge = |asked: &Asked<'_>| proven.judge(asked);
             examined.push(Some(self.weigh(judge, explained, true, request, &taken, now)));
+            examined.note_limits(&proven.macaroon, &taken);
             examined.proven = Some(proven);
             return examined;
         }
@@ -117,6 +125,7 @@ impl Paywall {
             let holds = explained.is_some_and(|of| preimage.pays(&of.identifier.payment_hash));
             let judge = |asked: &Asked<'_>| judge(macaroon, asked);
             examined.push(explained.map(|of| self.weigh(judge, of, holds, request, &taken, now)));
+            examined.note_limits(macaroon, &taken);
             last = explained.filter(|_| holds).map(|of| (of, macaroon));
         }
         // Only where the credential is that value: it may as well stand in the gRPC metadata beside somebody else's, or be
@@ -192,6 +201,19 @@ impl Examined {
             weighed.map_or((Candidate::UNEXAMINED, None), |(it, token)| (it, Some(token)));
         self.candidates.push(candidate);
         self.tokens.push(token);
+    }
+
+    /// Notes what the last token is limited to.
+    fn note_limits(&mut self, macaroon: &Macaroon, taken: &[&str]) {
+        let is_limited = |token: &Token| token.judged.is_some_and(|judged| judged.is_limited);
+        if self.tokens.last().and_then(Option::as_ref).is_some_and(is_limited) {
+            self.limits.push((self.tokens.len() - 1, limits(macaroon, taken)));
+        }
+    }
+
+    /// What a token is limited to; `None` where that isn't known.
+    pub(super) fn limits(&self, index: usize) -> Option<&[Limit]> {
+        self.limits.iter().find(|(of, _)| *of == index)?.1.as_deref()
     }
 
     pub(super) fn candidate_mut(&mut self, index: usize) -> &mut Candidate {

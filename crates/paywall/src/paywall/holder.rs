@@ -129,7 +129,7 @@ impl Paywall {
                 Ok(left.saturating_add(one.get()))
             }
             Err(Refused::UsedUp { left }) => Ok(left),
-            Err(Refused::InFlight) => Ok(0),
+            Err(Refused::InFlight | Refused::Limited(_)) => Ok(0),
             Err(Refused::OtherSale) => Err(NotBought::OtherSale),
             Err(Refused::Unavailable(error)) => Err(NotBought::Unavailable(error.to_string())),
         }

@@ -18,6 +18,7 @@ mod counted_tests;
 mod freebie_tests;
 mod label_tests;
 mod many_rows;
+mod month_tests;
 mod node_tests;
 mod rate_tests;
 mod ready_tests;

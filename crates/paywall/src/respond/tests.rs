@@ -52,6 +52,7 @@ fn check(code: Code, audience: Audience, want: Expect) {
         retry_after,
         is_denied: false,
         short: None,
+        reached: None,
         request: None,
     };
     want.assert_eq(&render(&refusal.answer(audience)));
@@ -195,6 +196,7 @@ fn a_denial_speaks_of_no_invoice() {
             retry_after: None,
             is_denied: true,
             short: None,
+            reached: None,
             request: None,
         };
         render(&refusal.answer(audience))
@@ -352,6 +354,7 @@ fn every_answer_forbids_caching_and_names_its_code() {
                 retry_after: None,
                 is_denied: false,
                 short: None,
+                reached: None,
                 request: None,
             };
             let answer = refusal.answer(audience);

@@ -8,11 +8,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use farebox_protocol::{Msat, Offer, PaymentHash, ServiceName, Terms, Timestamp};
+use farebox_protocol::{CapabilityName, Msat, Offer, PaymentHash, ServiceName, Terms, Timestamp};
 use futures_util::future::BoxFuture;
 
 use super::{Page, Presentation, Sale, StoreError};
-use crate::ledger::law::{Balance, Refund};
+use crate::ledger::{
+    law::{Balance, Refund},
+    month::Month,
+};
 
 /// What units are counted in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,6 +97,8 @@ pub struct Group {
     pub at: Timestamp,
     /// At most one for each account.
     pub debits: Vec<Debit>,
+    /// What tokens with limits by the month have used: at most one for each purchase, month, capability and unit.
+    pub uses: Vec<MonthlyUse>,
     /// Answers to charged requests, for who repeats them.
     pub answers: Vec<KeptAnswer>,
 }
@@ -111,6 +116,21 @@ pub struct Debit {
     pub units: u64,
     /// Units used that nobody pays for.
     pub written_off: u64,
+}
+
+/// What tokens that are limited by the month have used of a purchase.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MonthlyUse {
+    /// Of which payment. It needs no account, nor need its token be on the books yet.
+    pub hash: PaymentHash,
+    /// In which month.
+    pub month: Month,
+    /// Of what.
+    pub capability: CapabilityName,
+    /// What it is counted in.
+    pub unit: Unit,
+    /// How much.
+    pub used: u64,
 }
 
 /// What a store found wrong with debits that it wrote. A ledger that works never hears of any; they must not keep the rest
@@ -251,6 +271,9 @@ pub trait Accounts: Send + Sync {
         presentation: Presentation,
         allotment: Allotment,
     ) -> BoxFuture<'_, Result<Opened, StoreError>>;
+
+    /// What has been used of a purchase in one month by tokens that are limited by the month.
+    fn uses(&self, hash: PaymentHash, month: Month) -> BoxFuture<'_, Result<Vec<MonthlyUse>, StoreError>>;
 
     /// Writes a group of debits, once. On the disk when done.
     fn debit(&self, group: Arc<Group>) -> BoxFuture<'_, Result<Debited, StoreError>>;

@@ -14,13 +14,16 @@ use rusqlite::Connection;
 
 use super::accounts::{
     Account, Accounts, Allotment, AnswerKey, Audit, DayOfUse, Debited, Epoch, EpochId, Group, KeptAnswer,
-    Opened, RefundId, RefundOrder, RefundRow,
+    MonthlyUse, Opened, RefundId, RefundOrder, RefundRow,
 };
 use super::{
     Arrival, Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Revoked, Sale, Store,
     StoreError,
 };
-use crate::{Continuity, ledger::law::Refund};
+use crate::{
+    Continuity,
+    ledger::{law::Refund, month::Month},
+};
 
 mod accounts;
 mod audit;
@@ -201,6 +204,10 @@ impl Accounts for SqliteStore {
         allotment: Allotment,
     ) -> BoxFuture<'_, Result<Opened, StoreError>> {
         self.write(move |books| accounts::open_account(books, &presentation, allotment))
+    }
+
+    fn uses(&self, hash: PaymentHash, month: Month) -> BoxFuture<'_, Result<Vec<MonthlyUse>, StoreError>> {
+        self.read(move |books| accounts::uses(books, hash, Some(month)))
     }
 
     fn debit(&self, group: Arc<Group>) -> BoxFuture<'_, Result<Debited, StoreError>> {

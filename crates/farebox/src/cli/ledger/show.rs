@@ -6,7 +6,7 @@ use farebox_lightning::clock::{Clock as _, SystemClock};
 use farebox_paywall::{
     ledger::law::Refund,
     store::{
-        accounts::{RefundOf, RefundRow},
+        accounts::{MonthlyUse, RefundOf, RefundRow},
         entry::{Entry, Payment, State},
     },
 };
@@ -19,7 +19,7 @@ use crate::{
     seller,
 };
 
-/// Show one purchase: its account, its payments, its refunds, and whether it was revoked
+/// Show one purchase: its account, its payments, its refunds, its use by the month, and whether it was revoked
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 HASH is the payment hash, the first 8 digits or more of it, or the identifier hash that `token
@@ -42,6 +42,7 @@ struct Shown {
     record: Record,
     settlements: Vec<Settled>,
     refunds: Vec<Refunded>,
+    months: Vec<Used>,
     #[serde(skip)]
     entry: Entry,
     #[serde(skip)]
@@ -65,6 +66,17 @@ struct Refunded {
     ended_at: Option<u64>,
 }
 
+/// What tokens with limits by the month have used in one.
+#[derive(Serialize)]
+struct Used {
+    month: String,
+    capability: String,
+    unit: &'static str,
+    used: u64,
+    #[serde(skip)]
+    of: MonthlyUse,
+}
+
 pub(super) fn run(args: &Args, reader: Reader) -> anyhow::Result<ExitCode> {
     let inspector = open(&args.books)?;
     let entry = inspector.find(&args.hash)?;
@@ -73,6 +85,7 @@ pub(super) fn run(args: &Args, reader: Reader) -> anyhow::Result<ExitCode> {
         record: Record::of_entry(&entry, now),
         settlements: inspector.payments(hash)?.into_iter().map(Settled::from).collect(),
         refunds: inspector.refunds(hash)?.into_iter().map(Refunded::from).collect(),
+        months: inspector.months(hash)?.into_iter().map(Used::from).collect(),
         entry,
         now,
     };
@@ -83,6 +96,13 @@ pub(super) fn run(args: &Args, reader: Reader) -> anyhow::Result<ExitCode> {
 impl From<Payment> for Settled {
     fn from(payment: Payment) -> Self {
         Self { at: payment.at.secs(), amount_msat: payment.amount.get(), node: payment.node }
+    }
+}
+
+impl From<MonthlyUse> for Used {
+    fn from(of: MonthlyUse) -> Self {
+        let (month, capability) = (of.month.to_string(), of.capability.to_string());
+        Self { month, capability, unit: of.unit.as_str(), used: of.used, of }
     }
 }
 
@@ -148,6 +168,13 @@ impl fmt::Display for Shown {
             write!(f, "\n  {at}  {amount} at node {}", harmless(&settled.node))?;
         }
         self.account(f)?;
+        for Used { month, capability, of, .. } in &self.months {
+            write!(
+                f,
+                "\nused in {month}  {} as `{capability}`, with limited tokens",
+                counted(of.unit, of.used)
+            )?;
+        }
         for refund in &self.refunds {
             let amount = Msat::new(refund.amount_msat);
             let asked = utc(Timestamp::from_secs(refund.asked_at));

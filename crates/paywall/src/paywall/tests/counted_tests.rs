@@ -124,19 +124,6 @@ async fn a_token_narrowed_by_its_holder_draws_from_the_same_account() {
     check(&shop.get(&credential(&narrowed, &preimage)).await, Code::UnitsSpent);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_limit_by_the_month_that_nobody_counts_is_refused_and_never_ignored() {
-    let mut shop = selling(2).await;
-    let (macaroon, preimage) = shop.buy().await;
-    let limited = macaroon.attenuate("read_monthly_requests=10").unwrap();
-    shop.service.menu.capabilities =
-        vec![crate::Capability { name: "read".parse().unwrap(), methods: Vec::new(), paths: Vec::new() }];
-    let refused = shop.get(&credential(&limited, &preimage)).await;
-    check(&refused, Code::LedgerUnavailable);
-    let answer = answer(refused);
-    assert!(answer.retry_after.is_some() && !answer.headers.contains_key(header::WWW_AUTHENTICATE));
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_many_who_race_for_the_last_units_as_many_win_as_there_are() {
     let shop = Arc::new(selling(10).await);

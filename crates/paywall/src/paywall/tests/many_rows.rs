@@ -201,6 +201,7 @@ impl Loaded {
             number: self.groups,
             at: START,
             debits: debits.collect(),
+            uses: vec![],
             answers: vec![],
         };
         let debited = self.store.debit(Arc::new(group)).await.unwrap();

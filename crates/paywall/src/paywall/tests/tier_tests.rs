@@ -73,9 +73,9 @@ async fn a_token_does_what_its_tier_and_its_capabilities_say_and_no_more() {
     let lent = pro.attenuate("weather_capabilities=read").unwrap().attenuate("read_valid_until=1").unwrap();
     let lent = credential(&lent, &pro_paid);
     check(&ask(&Method::GET, &lent).await, Code::TokenExpired);
-    let limited = credential(&pro.attenuate("write_monthly_requests=5").unwrap(), &pro_paid);
+    let limited = credential(&pro.attenuate("write_monthly_requests=0").unwrap(), &pro_paid);
     check(&ask(&Method::GET, &limited).await, Code::Pass);
-    check(&ask(&Method::POST, &limited).await, Code::LedgerUnavailable);
+    check(&ask(&Method::POST, &limited).await, Code::LimitReached);
 }
 
 #[tokio::test(start_paused = true)]

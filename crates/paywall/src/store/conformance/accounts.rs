@@ -7,12 +7,15 @@ use farebox_protocol::{Msat, Timestamp};
 
 use super::{hash, present, presentation, settle, settlement, sold};
 use crate::{
-    ledger::law::{Balance, Refund},
+    ledger::{
+        law::{Balance, Refund},
+        month::Month,
+    },
     store::{
         Page, Presentation, Store, StoreError,
         accounts::{
             Account, Accounts, Allotment, AnswerKey, DayOfUse, Debit, Debited, EpochId, Group, KeptAnswer,
-            RefundId, RefundOf, RefundOrder, RequestDigest, StoredAnswer, Unit,
+            MonthlyUse, RefundId, RefundOf, RefundOrder, RequestDigest, StoredAnswer, Unit,
         },
     },
 };
@@ -29,6 +32,7 @@ where
     a_debit_that_does_not_fit_holds_nothing_else_up(&*fresh().await).await;
     an_impossible_debit_spoils_its_group_and_no_other(&*fresh().await).await;
     use_is_counted_by_service_and_day(&*fresh().await).await;
+    use_by_the_month_adds_up_and_never_goes_round(&*fresh().await).await;
     an_answer_is_kept_for_its_time(&*fresh().await).await;
     credit_goes_back_once_and_no_more_than_is_left(&*fresh().await).await;
     surplus_goes_back_once_and_no_more_than_there_is(&*fresh().await).await;
@@ -47,7 +51,7 @@ fn charge(number: u8, units: u64) -> Debit {
 }
 
 fn group(epoch: EpochId, number: u64, debits: Vec<Debit>) -> Group {
-    Group { epoch, number, at: at(3_000), debits, answers: vec![] }
+    Group { epoch, number, at: at(3_000), debits, uses: vec![], answers: vec![] }
 }
 
 const fn at(secs: u64) -> Timestamp {
@@ -197,6 +201,39 @@ async fn use_is_counted_by_service_and_day(store: &dyn Store) {
     };
     assert_eq!(store.days_of_use(0, u64::MAX).await.expect("reads"), [of(3, 3, 12, 4), of(5, 1, 2, 0)]);
     assert_eq!(store.days_of_use(4, 5).await.expect("reads"), [of(5, 1, 2, 0)]);
+    lawful(store).await;
+}
+
+async fn use_by_the_month_adds_up_and_never_goes_round(store: &dyn Store) {
+    let epoch = store.begin_epoch(at(1)).await.expect("begins");
+    let used = |number, month, name: &str, unit, used| {
+        let capability = name.parse().expect("a name");
+        MonthlyUse { hash: hash(number), month: Month(month), capability, unit, used }
+    };
+    let first = vec![
+        used(1, 7, "read", Unit::Request, 3),
+        used(1, 7, "read", Unit::Msat, 500),
+        used(1, 7, "write", Unit::Request, 1),
+        used(1, 8, "read", Unit::Request, 2),
+        used(2, 7, "read", Unit::Request, 9),
+    ];
+    assert_eq!(store.uses(hash(1), Month(7)).await, Ok(vec![]));
+    let group = |number, uses| Group { uses, ..group(epoch, number, vec![]) };
+    // Nobody has opened an account, nor shown a token that the books would know of.
+    for _ in 0..2 {
+        assert_eq!(write(store, group(1, first.clone())).await, Ok(Debited::default()));
+    }
+    let more = vec![used(1, 7, "read", Unit::Msat, u64::MAX), used(1, 7, "read", Unit::Request, 1)];
+    write(store, group(2, more)).await.expect("writes");
+    let mut found = store.uses(hash(1), Month(7)).await.expect("reads");
+    found.sort_by_key(|of| (of.capability.clone(), of.unit.as_str()));
+    let want = [
+        used(1, 7, "read", Unit::Msat, i64::MAX.unsigned_abs()),
+        used(1, 7, "read", Unit::Request, 4),
+        used(1, 7, "write", Unit::Request, 1),
+    ];
+    assert_eq!(found, want);
+    assert_eq!(store.uses(hash(1), Month(8)).await.expect("reads")[0].used, 2);
     lawful(store).await;
 }
 

@@ -9,13 +9,13 @@ use parking_lot::Mutex;
 
 use crate::{
     Continuity,
-    ledger::law::Refund,
+    ledger::{law::Refund, month::Month},
     store::{
         Arrival, Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Revoked, Sale, Store,
         StoreError,
         accounts::{
             Account, Accounts, Allotment, AnswerKey, Audit, DayOfUse, Debited, Epoch, EpochId, Group,
-            KeptAnswer, Opened, RefundId, RefundOrder, RefundRow,
+            KeptAnswer, MonthlyUse, Opened, RefundId, RefundOrder, RefundRow,
         },
     },
 };
@@ -118,6 +118,7 @@ impl Accounts for Faulty {
         account(hash: PaymentHash) -> Option<Account>;
         accounts(page: Page) -> Vec<Account>;
         open_account(presentation: Presentation, allotment: Allotment) -> Opened;
+        uses(hash: PaymentHash, month: Month) -> Vec<MonthlyUse>;
         debit(group: Arc<Group>) -> Debited;
         kept_answer(key: AnswerKey, now: Timestamp) -> Option<KeptAnswer>;
         begin_refund(order: RefundOrder) -> ();

@@ -11,10 +11,13 @@ use super::{
     rows::{self, ROWS_MAX, number, parsed, time, unsigned},
 };
 use crate::{
-    ledger::law::{Balance, Refund},
+    ledger::{
+        law::{Balance, Refund},
+        month::Month,
+    },
     store::accounts::{
-        Account, Allotment, AnswerKey, DayOfUse, Debit, Debited, Epoch, EpochId, Group, KeptAnswer, Opened,
-        RefundId, RefundOf, RefundOrder, RefundRow, RequestDigest, StoredAnswer, Unit,
+        Account, Allotment, AnswerKey, DayOfUse, Debit, Debited, Epoch, EpochId, Group, KeptAnswer,
+        MonthlyUse, Opened, RefundId, RefundOf, RefundOrder, RefundRow, RequestDigest, StoredAnswer, Unit,
     },
 };
 
@@ -118,7 +121,7 @@ pub(super) fn open_account(
 }
 
 pub(super) fn debit(books: &Connection, group: &Group) -> Result<Debited, StoreError> {
-    let Group { epoch, number: place, at, debits, answers } = group;
+    let Group { epoch, number: place, at, debits, uses, answers } = group;
     if !take_place(books, *epoch, *place, *at)? {
         return Ok(Debited::default());
     }
@@ -149,6 +152,9 @@ pub(super) fn debit(books: &Connection, group: &Group) -> Result<Debited, StoreE
             number(units, "units")?,
             number(written_off, "units")?,
         ])?;
+    }
+    for used in uses {
+        add_use(books, used)?;
     }
     for answer in answers {
         keep_answer(books, answer)?;
@@ -206,6 +212,53 @@ fn charge(books: &Connection, debit: &Debit, at: Timestamp) -> Result<Option<(Un
     let excess = debit.units - account.balance.left().min(debit.units);
     let taken = take(debit.units - excess, debit.written_off.saturating_add(excess))?;
     Ok(taken.map(|unit| (unit, excess)))
+}
+
+fn add_use(books: &Connection, of: &MonthlyUse) -> Result<(), StoreError> {
+    let mut add = books.prepare_cached(
+        "INSERT INTO use_by_month (hash, month, capability, unit, used) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT DO UPDATE SET used = min(used, 9223372036854775807 - excluded.used) + excluded.used",
+    )?;
+    add.execute(params![
+        of.hash.as_bytes(),
+        number(of.month.0, "month")?,
+        of.capability.as_str(),
+        of.unit.as_str(),
+        most(of.used),
+    ])?;
+    Ok(())
+}
+
+/// In one month, or in all of them.
+pub(super) fn uses(
+    books: &Connection,
+    hash: PaymentHash,
+    month: Option<Month>,
+) -> Result<Vec<MonthlyUse>, StoreError> {
+    let (from, to) = match month {
+        Some(month) => (number(month.0, "month")?, number(month.0, "month")?),
+        None => (0, i64::MAX),
+    };
+    let mut some = books.prepare_cached(
+        "SELECT month, capability, unit, used FROM use_by_month WHERE hash = ?1 AND month BETWEEN ?2 AND ?3
+         ORDER BY month, capability, unit",
+    )?;
+    let uses = some.query_map(params![hash.as_bytes(), from, to], |row| {
+        let month = Month(unsigned(row, 0)?);
+        Ok(MonthlyUse {
+            hash,
+            month,
+            capability: parsed(row, 1)?,
+            unit: parsed(row, 2)?,
+            used: unsigned(row, 3)?,
+        })
+    })?;
+    Ok(uses.collect::<Result<_, _>>()?)
+}
+
+/// A sum that is cut at the most that the books can hold, and so never goes round.
+fn most(sum: u64) -> i64 {
+    i64::try_from(sum).unwrap_or(i64::MAX)
 }
 
 fn keep_answer(books: &Connection, kept: &KeptAnswer) -> Result<(), StoreError> {

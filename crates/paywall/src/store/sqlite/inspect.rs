@@ -21,7 +21,7 @@ use super::{
 use crate::{
     ledger::law::Balance,
     store::{
-        accounts::{Account, RefundRow},
+        accounts::{Account, MonthlyUse, RefundRow},
         entry::{Day, Entry, Order, Payment, RevokedAt, Select, State, Verified},
     },
 };
@@ -186,7 +186,7 @@ impl Inspector {
         }
     }
 
-    /// The payments that have come for a purchase, in the order in which they came. Reads the payments of all of them.
+    /// The payments that have come for a purchase, in the order in which they came.
     pub fn payments(&self, hash: PaymentHash) -> Result<Vec<Payment>, StoreError> {
         let mut some = self.connection.prepare_cached(
             "SELECT node, cursor, amount_msat, at FROM settlement WHERE hash = ?1 ORDER BY at, node, cursor",
@@ -200,6 +200,11 @@ impl Inspector {
             })
         })?;
         Ok(payments.collect::<Result<_, _>>()?)
+    }
+
+    /// What has been used of a purchase, month by month, by tokens that are limited by the month.
+    pub fn months(&self, hash: PaymentHash) -> Result<Vec<MonthlyUse>, StoreError> {
+        accounts::uses(&self.connection, hash, None)
     }
 
     /// What was or is paid back of a purchase, in the order in which it was asked for.

@@ -7,10 +7,11 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::StoreError;
 
 /// Oldest first; the format is how many have been applied. Append only.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("../../../migrations/0001_books.sql"),
     include_str!("../../../migrations/0002_claims.sql"),
     include_str!("../../../migrations/0003_ledger.sql"),
+    include_str!("../../../migrations/0004_months.sql"),
 ];
 
 /// Marks the file as ours, so that another program's database isn't taken for books: "fare" in ASCII.

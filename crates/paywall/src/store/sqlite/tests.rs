@@ -86,6 +86,46 @@ async fn books_of_an_older_farebox_are_brought_up_to_date() {
 }
 
 #[tokio::test]
+async fn books_from_before_months_were_counted_lose_nothing_and_have_used_none() {
+    let (_dir, path) = directory();
+    file::create_private(&path).unwrap();
+    let mut old = file::connect(&path).unwrap();
+    schema::migrate_to(&mut old, 3).unwrap();
+    old.execute_batch(
+        "INSERT INTO purchase (hash, token_id, identifier_hash, service, tier, terms, price_msat, presented_at,
+             paid_msat, payments, settled_at)
+             VALUES (zeroblob(32), zeroblob(32), zeroblob(32), 'weather', 0, 'v1;offer=requests;count=9;msat=7', 7, 1, 7, 1, 1);
+         INSERT INTO settlement VALUES ('n', 3, zeroblob(32), 7, 1);
+         INSERT INTO account (purchase, unit, sold, spent, requests, opened_at) VALUES (1, 'request', 9, 4, 4, 1);
+         INSERT INTO use_by_day VALUES (0, 'weather', 'request', 4, 4, 0);
+         INSERT INTO epoch (began_at, groups, written_at) VALUES (1, 2, 5)",
+    )
+    .unwrap();
+    drop(old);
+    assert!(matches!(SqliteStore::open_to_inspect(&path), Err(StoreError::NotReady(_))));
+    let store = SqliteStore::open(&path).unwrap();
+    let hash = PaymentHash::from_bytes([0; 32]);
+    let account = store.account(hash).await.unwrap().unwrap();
+    assert_eq!((account.balance.spent(), account.balance.left(), account.requests), (4, 5, 4));
+    assert_eq!(store.epochs(1).await.unwrap()[0].groups, 2);
+    assert_eq!(store.audit().await.unwrap().breaches, [""; 0]);
+    let inspector = SqliteStore::open_to_inspect(&path).unwrap();
+    assert_eq!(inspector.months(hash).unwrap(), []);
+    assert_eq!(inspector.payments(hash).unwrap().len(), 1);
+    assert_eq!(inspector.find(&"0".repeat(64)).unwrap().purchase.hash, hash);
+    // Who looks for one doesn't read them all.
+    let books = file::connect(&path).unwrap();
+    for question in [
+        "SELECT 1 FROM purchase WHERE identifier_hash = zeroblob(32)",
+        "SELECT 1 FROM settlement WHERE hash = zeroblob(32)",
+    ] {
+        let plan: String =
+            books.query_row(&format!("EXPLAIN QUERY PLAN {question}"), [], |row| row.get("detail")).unwrap();
+        assert!(plan.starts_with("SEARCH"), "{question}: {plan}");
+    }
+}
+
+#[tokio::test]
 async fn what_was_acknowledged_is_there_after_a_restart() {
     let (_dir, path) = directory();
     let store = SqliteStore::open(&path).unwrap();

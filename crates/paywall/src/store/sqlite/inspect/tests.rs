@@ -130,7 +130,7 @@ impl Books {
             debit(9, "model", 1, 1_000, 70),
         ];
         let at = Timestamp::from_secs(5 * DAY);
-        let group = Group { epoch, number: 1, at, debits, answers: Vec::new() };
+        let group = Group { epoch, number: 1, at, debits, uses: Vec::new(), answers: Vec::new() };
         books.store().debit(Arc::new(group)).await.unwrap();
         books.refund(1, RefundOf::Credit, 3, 2_000, Some(Refund::Paid)).await;
         books.refund(2, RefundOf::Credit, 3, 1_000, None).await;
