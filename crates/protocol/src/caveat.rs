@@ -11,7 +11,7 @@ mod rules;
 
 use std::net::IpAddr;
 
-use crate::{IdentifierHash, Macaroon, Msat, ServiceName, Terms, Timestamp};
+use crate::{IdentifierHash, Macaroon, Msat, Offer, ServiceName, Terms, Timestamp};
 
 pub(crate) use rules::{method::is_method, path::reads as is_path};
 
@@ -230,6 +230,9 @@ pub struct Asked<'a> {
     pub capabilities: Option<&'a [&'a str]>,
     /// What the service asks for such a request today; `None` where that isn't known. Bound tokens have a ceiling for it.
     pub price: Option<Msat>,
+    /// What such a request takes from credit today, or sets aside of it; `None` where that isn't known. A token that was
+    /// sold as credit has its ceiling for this: the price of a service that sells credit is no price of any request.
+    pub cost: Option<Msat>,
 }
 
 /// What the caveats say of a request that they allow.
@@ -402,6 +405,7 @@ impl CaveatRefusal {
 
 /// Whether the caveats of a token allow a request. The token's signature must have been verified before.
 pub fn judge(macaroon: &Macaroon, asked: &Asked<'_>) -> Result<Judged, CaveatRefusal> {
+    let asked = &Asked { price: price(macaroon, asked), ..*asked };
     let mut judged = Judged::default();
     let mut before = [None; TABLE.len()];
     for (at, caveat) in macaroon.caveats().enumerate() {
@@ -465,6 +469,15 @@ pub fn limits<'a>(macaroon: &'a Macaroon, taken: &'a [&str]) -> impl Iterator<It
         };
         taken.contains(&capability).then_some(Limit { capability, most })
     })
+}
+
+/// What a ceiling is for. The mint writes the terms behind it, so they are looked for beforehand; those of a token that has
+/// several refuse it anyway.
+fn price(macaroon: &Macaroon, asked: &Asked<'_>) -> Option<Msat> {
+    let terms = macaroon.caveats().find_map(|caveat| caveat.strip_prefix("farebox_terms="));
+    let is_credit =
+        terms.and_then(|terms| terms.parse::<Terms>().ok()).is_some_and(|of| of.offer == Offer::Credit);
+    if is_credit { asked.cost } else { asked.price }
 }
 
 /// The last value of a condition among these caveats.

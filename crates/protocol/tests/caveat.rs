@@ -106,6 +106,7 @@ impl Request {
             strict: self.strict,
             capabilities: taken.as_deref(),
             price: self.price.map(Msat::new),
+            cost: None,
         })
     }
 }
@@ -311,6 +312,38 @@ fn a_condition_of_the_mint_stands_once() {
 }
 
 #[test]
+fn a_ceiling_is_for_what_the_request_costs_in_the_coin_of_the_tokens_terms() {
+    let (weather, get) = ("weather".parse().unwrap(), http::Method::GET);
+    let check = |offer: &str, price: Option<u64>, cost: Option<u64>, want: Result<(), &str>| {
+        let bound = "farebox_bound=GET;msat=2500;/v1".to_owned();
+        let terms = format!("farebox_terms=v1;{offer};msat=100000");
+        let asked = Asked {
+            service: &weather,
+            method: &get,
+            path: "/v1",
+            client: None,
+            now: Timestamp::default(),
+            strict: false,
+            capabilities: None,
+            price: price.map(Msat::new),
+            cost: cost.map(Msat::new),
+        };
+        // The mint's own stands before the terms, a holder's behind them.
+        for caveats in [[terms.clone(), bound.clone()], [bound, terms]] {
+            let judged = judge(&token(&caveats), &asked).map(drop);
+            assert_eq!(judged.map_err(|refusal| refusal.code()), want, "{caveats:?} {price:?} {cost:?}");
+        }
+    };
+    let dear = Err("token_price_ceiling");
+    check("offer=credit;unit=msat", Some(100_000), Some(2_500), Ok(()));
+    check("offer=credit;unit=msat", Some(1), Some(2_501), dear);
+    check("offer=credit;unit=msat", Some(1), None, dear);
+    check("offer=requests;count=1", Some(2_500), Some(100_000), Ok(()));
+    check("offer=requests;count=1", Some(2_501), Some(1), dear);
+    check("offer=forever", None, Some(1), dear);
+}
+
+#[test]
 fn a_refusal_shows_a_strangers_text_escaped_and_short() {
     let caveats = [format!("farebox_\n\u{1b}[31m{}=x", "y".repeat(500))];
     let asked = Asked {
@@ -322,6 +355,7 @@ fn a_refusal_shows_a_strangers_text_escaped_and_short() {
         strict: false,
         capabilities: None,
         price: None,
+        cost: None,
     };
     let text = judge(&token(&caveats), &asked).unwrap_err().to_string();
     assert!(text.len() < 200 && !text.contains(char::is_control), "{text}");

@@ -171,6 +171,7 @@ impl Paywall {
             strict: self.config.strict_caveats,
             capabilities: Some(taken),
             price: Some(request.service.price),
+            cost: request.service.cost(request.method, request.path).map(|cost| cost.reserve()),
         };
         let judged = judge(&asked);
         let candidate = Candidate {

@@ -86,6 +86,7 @@ struct Verdict {
     strict: bool,
     enforces_capabilities: bool,
     price: Option<Msat>,
+    cost: Option<Msat>,
     judged: Judged,
 }
 
@@ -114,7 +115,7 @@ impl Verdict {
     /// None for a request that takes capabilities, which would have to be kept as well.
     fn of(asked: &Asked<'_>, judged: Judged, mut room: String) -> Option<Self> {
         // Whatever is asked besides one day must be compared, too: then this doesn't compile.
-        let Asked { service, method, path, client, now, strict, capabilities, price } = *asked;
+        let Asked { service, method, path, client, now, strict, capabilities, price, cost } = *asked;
         if capabilities.is_some_and(|taken| !taken.is_empty()) {
             return None;
         }
@@ -128,12 +129,13 @@ impl Verdict {
             strict,
             enforces_capabilities: capabilities.is_some(),
             price,
+            cost,
             judged,
         })
     }
 
     fn answers(&self, asked: &Asked<'_>) -> bool {
-        let Asked { service, method, path, client, now, strict, capabilities, price } = *asked;
+        let Asked { service, method, path, client, now, strict, capabilities, price, cost } = *asked;
         self.now == now
             && self.path == path
             && self.method == *method
@@ -143,6 +145,7 @@ impl Verdict {
             && self.enforces_capabilities == capabilities.is_some()
             && capabilities.is_none_or(<[&str]>::is_empty)
             && self.price == price
+            && self.cost == cost
     }
 }
 

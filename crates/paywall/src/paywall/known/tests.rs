@@ -262,6 +262,7 @@ fn the_caveats_last_answer_stands_for_the_very_same_question_alone() {
         strict: false,
         capabilities: Some(&[]),
         price: None,
+        cost: None,
     };
     let later = Timestamp::from_secs(1_700_000_100);
     for _ in 0..2 {

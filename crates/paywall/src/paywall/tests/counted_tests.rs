@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     Bill, Costs, LimitBy, RateLimit, RouteCost,
     ledger::law::Charged,
-    price::{Cost, Ending},
+    price::{Cost, Ending, Meter, PerMillion},
 };
 
 fn requests(count: u64) -> Offer {
@@ -54,6 +54,7 @@ async fn served(shop: &Shop, headers: &HeaderMap) -> u64 {
     let mut bill = bill(shop.get(headers).await);
     bill.sent();
     bill.answer(StatusCode::OK, &mut HeaderMap::new());
+    bill.chunk(b"well");
     let left = bill.left();
     let charged = bill.end(Ending::Whole);
     assert!(charged.spent > 0);
@@ -460,6 +461,29 @@ async fn an_account_at_work_is_spent_as_what_it_was_sold_as_and_nothing_else() {
     check(&shop.get(&elsewhere).await, Code::UnitsSpent);
     shop.service.name = name;
     assert_eq!(served(&shop, &credential(&macaroon, &preimage)).await, 5_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ceiling_on_credit_is_for_what_a_request_takes_and_not_for_what_the_credit_cost() {
+    let mut shop = on_credit(2_500).await;
+    let (macaroon, preimage) = shop.buy().await;
+    let for_child = |ceiling| {
+        credential(
+            &macaroon.attenuate(&format!("farebox_bound=GET;msat={ceiling};/forecast")).unwrap(),
+            &preimage,
+        )
+    };
+    assert_eq!(shop.service.price, Msat::new(10_000));
+    assert_eq!(served(&shop, &for_child(2_500)).await, 7_500);
+    check(&shop.get(&for_child(2_499)).await, Code::TokenPriceCeiling);
+    // The route's own cost counts, and of a meter what it sets aside.
+    let by_bytes = Meter::Bytes { request: PerMillion(1), response: PerMillion(1) };
+    let metered = Cost::Metered { reserve: Msat::new(2_600), base: Msat::ZERO, meter: by_bytes };
+    let route =
+        RouteCost { methods: Vec::new(), paths: vec!["/forecast".parse().unwrap()], cost: Arc::new(metered) };
+    shop.service.costs.routes = vec![route];
+    check(&shop.get(&for_child(2_599)).await, Code::TokenPriceCeiling);
+    assert_eq!(served(&shop, &for_child(2_600)).await, 4_900);
 }
 
 #[tokio::test(start_paused = true)]
