@@ -265,6 +265,146 @@ async fn what_costs_more_than_there_is_left_is_written_off() {
     );
 }
 
+/// Answers without end in pieces of 100 bytes, each a message of gRPC, and says that it is what was sent to it.
+async fn endless() -> Upstream {
+    let answer = |request: Received| async move {
+        let kind = request.headers().get("content-type").cloned();
+        let kind = kind.unwrap_or(HeaderValue::from_static("text/event-stream"));
+        let mut piece = vec![b'.'; 100];
+        piece[..5].copy_from_slice(&[0, 0, 0, 0, 95]);
+        // However fast it is read, it never ends.
+        let pieces =
+            stream::repeat_with(move || Ok::<_, std::io::Error>(piece.clone())).then(async |piece| {
+                tokio::task::yield_now().await;
+                piece
+            });
+        ([("content-type", kind)], Body::from_stream(pieces))
+    };
+    Upstream::serve(Router::new().fallback(answer)).await
+}
+
+#[tokio::test]
+async fn a_stream_ends_where_nothing_is_left_to_pay_for_it() {
+    let upstream = endless().await;
+    for url in [upstream.url(), upstream.h2c()] {
+        for (version, kind) in [(1, "text/plain"), (2, "text/plain"), (2, "application/grpc")] {
+            let route = credit(&url, 10_000, metered(1_000, by_bytes()));
+            let rig = Rig::counting(config(vec![route])).await;
+            let bought = rig.purchase("/").await;
+            let headers = [bought.header(), ("content-type", kind), ("te", "trailers")];
+            let answer = rig.send(version, request("GET", "/", &headers)).await;
+            assert_eq!(answer.status(), 200);
+            let (mut body, mut got, mut end) = (answer.into_body(), 0, None);
+            while let Some(frame) = within(body.frame()).await {
+                match frame.map(Frame::into_data) {
+                    Ok(Ok(data)) => got += data.len() as u64,
+                    Ok(Err(trailers)) => end = trailers.into_trailers().ok(),
+                    Err(_) => break,
+                }
+            }
+            let told = end.map(|end| (end["grpc-status"].clone(), end["farebox-code"].clone()));
+            let want = ("8", "credit_exhausted");
+            let want = (kind == "application/grpc").then(|| (want.0, want.1));
+            let told = told.as_ref().map(|(a, b)| (a.to_str().unwrap(), b.to_str().unwrap()));
+            assert_eq!(told, want, "{kind} over HTTP/{version} at {url}");
+            let balance = rig.settled(&bought).await;
+            assert_eq!((balance.spent(), balance.left()), (10_000, 0));
+            // One piece may be more than there was to pay for it, and its rest is nobody's debt.
+            let passed = balance.spent() + balance.written_off();
+            assert!(passed.is_multiple_of(3) && got * 3 <= passed, "{got} arrived of {passed}");
+            assert!(passed < 10_000 + (1 << 20), "{passed}");
+            rig.metric(r#"farebox_requests_total{service="api",code="credit_exhausted",class="2xx"} 1"#)
+                .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_one_stream_uses_beyond_its_reserve_is_there_for_no_other() {
+    let upstream = endless().await;
+    let rig = Rig::counting(config(vec![credit(&upstream.url(), 30_000, metered(1_000, by_bytes()))])).await;
+    let bought = rig.purchase("/").await;
+    let mut streams = Vec::new();
+    for _ in 0..8 {
+        streams.push(rig.send(2, request("GET", "/", &[bought.header()])).await.into_body());
+    }
+    let read_out =
+        streams.into_iter().map(|mut body| async move { while let Some(Ok(_)) = body.frame().await {} });
+    within(futures_util::future::join_all(read_out)).await;
+    let balance = rig.settled(&bought).await;
+    assert_eq!((balance.spent(), balance.left()), (30_000, 0));
+    assert!(balance.holds() && balance.written_off() < 8 << 20, "{balance:?}");
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_where_nothing_is_left_to_pay_for_it() {
+    let upstream = Puppet::start().await;
+    for over in [Over::Http1, Over::Http2] {
+        let rig = Rig::counting(config(vec![credit(&upstream.url(), 1_000, metered(10, by_bytes()))])).await;
+        let bought = rig.purchase("/").await;
+        let headers = [bought.header()];
+        let (opened, (mut server, _)) =
+            tokio::join!(open(over, rig.addr, "/", &headers), upstream.agree(b""));
+        let mut client = opened.tunnel();
+        server.write_all(&[2; 300]).await.unwrap();
+        within(client.read_exact(&mut [0; 300])).await.unwrap();
+        client.write_all(&[1; 51]).await.unwrap();
+        // Both sides find it closed, though neither has ended it.
+        let _ = within(client.read_to_end(&mut Vec::new())).await;
+        let _ = within(server.read_to_end(&mut Vec::new())).await;
+        let balance = rig.settled(&bought).await;
+        assert_eq!((balance.spent(), balance.written_off()), (1_000, 2), "{over:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_serves_nothing_costs_only_what_every_request_does() {
+    let answer = |request: Received| async move {
+        let json = [("content-type", "application/json")];
+        match request.uri().path() {
+            "/refused" => {
+                (StatusCode::UNPROCESSABLE_ENTITY, json, r#"{"error":"no such model"}"#).into_response()
+            }
+            "/refused-and-told" => {
+                let used = r#"{"usage":{"prompt_tokens":3,"completion_tokens":0}}"#;
+                (StatusCode::BAD_REQUEST, json, used).into_response()
+            }
+            "/unchanged" => StatusCode::NOT_MODIFIED.into_response(),
+            "/elsewhere" => (StatusCode::FOUND, [("location", "/")]).into_response(),
+            "/nothing" => StatusCode::NO_CONTENT.into_response(),
+            _ => (json, r#"{"choices":[]}"#).into_response(),
+        }
+    };
+    let upstream = Upstream::serve(Router::new().fallback(answer)).await;
+    let cost = farebox_paywall::price::Cost::Metered {
+        reserve: farebox_protocol::Msat::new(1_000),
+        base: farebox_protocol::Msat::new(5),
+        meter: usage(),
+    };
+    for url in [upstream.url(), upstream.h2c()] {
+        let rig = Rig::counting(config(vec![credit(&url, 100_000, cost.clone())])).await;
+        let bought = rig.purchase("/").await;
+        let mut spent = 0;
+        for version in [1, 2] {
+            for (method, path, cost) in [
+                ("GET", "/", 1_000),
+                ("HEAD", "/", 5),
+                ("POST", "/refused", 5),
+                ("HEAD", "/refused", 5),
+                ("POST", "/refused-and-told", 8),
+                ("GET", "/unchanged", 5),
+                ("GET", "/elsewhere", 5),
+                ("DELETE", "/nothing", 5),
+            ] {
+                let answer = rig.send(version, request(method, path, &[bought.header()])).await;
+                within(answer.into_body().collect()).await.unwrap();
+                spent += cost;
+                assert_eq!(rig.spent(&bought).await, spent, "{method} {path} over HTTP/{version} at {url}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_tunnel_costs_the_bytes_of_both_directions_whoever_ends_it() {
     let upstream = Puppet::start().await;

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use farebox_protocol::{Msat, PaymentHash};
+use farebox_protocol::PaymentHash;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::{
@@ -42,6 +42,8 @@ pub struct Bill {
     /// Whether the upstream has answered that it failed.
     has_failed: bool,
     call: Call,
+    /// Whether only the head of an answer was asked for.
+    is_head: bool,
 }
 
 impl Bill {
@@ -56,8 +58,21 @@ impl Bill {
     }
 
     const fn new(reservation: Reservation, meter: Option<Metering>) -> Self {
-        let call = Call::new();
-        Self { reservation: Some(reservation), meter, first: None, is_sent: false, has_failed: false, call }
+        let reservation = Some(reservation);
+        Self {
+            reservation,
+            meter,
+            first: None,
+            is_sent: false,
+            has_failed: false,
+            call: Call::new(),
+            is_head: false,
+        }
+    }
+
+    /// Only the head of the answer is asked for.
+    pub(crate) const fn is_for_head(&mut self) {
+        self.is_head = true;
     }
 
     /// Of which payment.
@@ -124,6 +139,9 @@ impl Bill {
         self.call.told(headers);
         if let Some(meter) = &mut self.meter {
             meter.answer(headers);
+            if self.is_head || is_without_goods(status) {
+                meter.serves_nothing();
+            }
             if let Some(name) = meter.header() {
                 headers.remove(name);
             }
@@ -151,6 +169,22 @@ impl Bill {
     /// The trailers of the answer, where gRPC says how a call ended.
     pub fn trailers(&mut self, trailers: &HeaderMap) {
         self.call.told(trailers);
+    }
+
+    /// Sets aside what has been used beyond the reserve, another reserve each time, after so many bytes of the request's body
+    /// and what has passed of the answer. `false` where there is no more: whatever comes now is paid by nobody, so the answer
+    /// should end here. Always `true` where the cost is only known at the end.
+    #[must_use]
+    pub fn keeps_up(&mut self, request_bytes: u64) -> bool {
+        let (Some(meter), Some(held)) = (&self.meter, &mut self.reservation) else { return true };
+        if !held.is_of_account() {
+            return true;
+        }
+        let Some(used) = meter.so_far(request_bytes) else { return true };
+        let Some(missing) = used.get().checked_sub(held.units()).filter(|missing| *missing > 0) else {
+            return true;
+        };
+        held.extend(missing.max(meter.cost().reserve().get())) >= missing
     }
 
     /// Whether its answer is kept.
@@ -185,12 +219,16 @@ impl Bill {
             ending => ending,
         };
         let units = match (self.meter.take(), ending) {
-            (Some(meter), _) => {
+            (Some(mut meter), _) => {
+                if self.call.is_refused() {
+                    meter.serves_nothing();
+                }
+                let reserve = meter.cost().reserve();
                 let metered = meter.end(ending);
                 if let (Some(why), Ending::Whole) = (metered.why, ending) {
                     tracing::warn!(%why, "what a request has cost can't be read from its answer; its reserve is charged");
                 }
-                due(Msat::new(held.units()), metered.observed, ending).get()
+                due(reserve, metered.observed, ending).get()
             }
             (None, Ending::Whole | Ending::Abandoned) => held.units(),
             (None, Ending::Broken | Ending::Failed) => 0,
@@ -211,6 +249,12 @@ impl Bill {
     const fn held(&self) -> &Reservation {
         self.reservation.as_ref().expect("it is held until the bill is settled, which takes the bill")
     }
+}
+
+/// Whether an answer with this status refuses, leads elsewhere, or has no body whatever was asked for. Not for one that
+/// goes on in another protocol.
+fn is_without_goods(status: StatusCode) -> bool {
+    status.is_client_error() || status.is_redirection() || status == StatusCode::NO_CONTENT
 }
 
 impl Drop for Bill {

@@ -339,7 +339,10 @@ impl Paywall {
             return Admission::Pass(Pass::unpaid(service, Code::Free), None);
         };
         // Opening the account of what is counted has booked its first presentation.
-        let bill = examined.bill.take().filter(|(of, _)| *of == index).map(|(_, bill)| bill);
+        let mut bill = examined.bill.take().filter(|(of, _)| *of == index).map(|(_, bill)| bill);
+        if let Some(bill) = bill.as_mut().filter(|_| request.method == http::Method::HEAD) {
+            bill.is_for_head();
+        }
         if bill.as_ref().is_none_or(|bill| !bill.is_of_account()) {
             let hash = identifier.payment_hash;
             let sold = || examined.sold(index, request.service);

@@ -159,6 +159,23 @@ impl Account {
         }
     }
 
+    /// Whether a further piece of the answer would be paid by nobody.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.tab.as_ref().is_some_and(|tab| tab.is_exhausted())
+    }
+
+    /// It is ended for that.
+    pub(super) fn cut_off(&mut self) {
+        let code = Failure::CreditExhausted.code();
+        self.reason = Reason::Failed(code);
+        let service = self.route.as_ref().map(|route| &route.config.service.name);
+        tracing::info!(
+            service = service.map(tracing::field::display),
+            code,
+            "an answer was cut off: its buyer has nothing left"
+        );
+    }
+
     /// The answer is counted as it passes.
     pub(super) fn count(
         &mut self,

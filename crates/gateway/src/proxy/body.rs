@@ -20,7 +20,7 @@ use tokio::time::{Sleep, sleep_until};
 
 use super::{
     access::Account,
-    failure::grpc_trailers_for_a_lost_upstream,
+    failure::{grpc_trailers_for_a_lost_upstream, grpc_trailers_for_exhausted_credit},
     headers::clean_trailers,
     meter::{Ahead, Arriving, Departure},
     patience::{Patience, Upload, UploadState},
@@ -48,7 +48,7 @@ pub(super) struct Streamed {
     lease: Option<Lease>,
     patience: Patience,
     is_grpc: bool,
-    /// It has stopped in the middle: through the upstream, or because its client spoilt the request.
+    /// It has stopped in the middle: through the upstream, because its client spoilt the request, or can't pay for more.
     lost: Option<Ending>,
     /// Why it ends before its end, until that is told.
     broken: Option<BodyError>,
@@ -87,6 +87,8 @@ pub(crate) enum BodyError {
     Stalled,
     #[error("the body is too large")]
     TooLarge,
+    #[error("nothing is left to pay for the rest")]
+    CreditExhausted,
 }
 
 impl Body {
@@ -172,7 +174,7 @@ impl Body {
         worker.tasks.spawn(async move {
             while account.is_kept() {
                 let next = poll_fn(|context| {
-                    let frame = streamed.poll_frame(context);
+                    let frame = streamed.poll_paid(context, &mut account);
                     account.count(&frame, streamed.lost);
                     frame
                 });
@@ -206,14 +208,18 @@ impl HttpBody for Body {
         if let Some((_, in_flight)) = &self.account {
             in_flight.wanted();
         }
-        let frame = match &mut self.content {
+        let Self { content, account } = &mut *self;
+        let frame = match content {
             Content::Empty | Content::Switched(_) => Poll::Ready(None),
             Content::Full(bytes) => {
                 let bytes = std::mem::take(bytes);
-                self.content = Content::Empty;
+                *content = Content::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Content::Streamed(streamed) => streamed.poll_frame(context),
+            Content::Streamed(streamed) => match account {
+                Some((account, _)) => streamed.poll_paid(context, account),
+                None => streamed.poll_frame(context),
+            },
         };
         self.note(&frame);
         frame
@@ -243,6 +249,27 @@ impl Streamed {
         streamed
     }
 
+    /// The next piece, unless nobody pays for it any more.
+    fn poll_paid(
+        &mut self,
+        context: &mut Context<'_>,
+        account: &mut Account,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = self.poll_frame(context);
+        if !account.is_exhausted() {
+            return frame;
+        }
+        match &frame {
+            Poll::Ready(Some(Ok(more))) if more.data_ref().is_some_and(|data| !data.is_empty()) => {}
+            // What ends here by itself is whole.
+            _ => return frame,
+        }
+        account.cut_off();
+        self.lease = None;
+        self.lost = Some(Ending::Abandoned);
+        self.break_off(context, BodyError::CreditExhausted, grpc_trailers_for_exhausted_credit)
+    }
+
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.lease.is_none() {
             return Poll::Ready(self.broken.take().map(Err));
@@ -268,9 +295,18 @@ impl Streamed {
         let is_silence = matches!(error, BodyError::Silent);
         let is_clients = self.patience.is_clients_doing(is_silence);
         self.lost = Some(if is_clients { Ending::Abandoned } else { Ending::Broken });
+        self.break_off(context, error, grpc_trailers_for_a_lost_upstream)
+    }
+
+    fn break_off(
+        &mut self,
+        context: &Context<'_>,
+        error: BodyError,
+        grpc: fn() -> http::HeaderMap,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.is_grpc {
             // A gRPC client can be told properly instead of being cut off.
-            return Poll::Ready(Some(Ok(Frame::trailers(grpc_trailers_for_a_lost_upstream()))));
+            return Poll::Ready(Some(Ok(Frame::trailers(grpc()))));
         }
         // One turn later: hyper breaks off at once, with all that it has been given and hasn't sent.
         self.broken = Some(error);

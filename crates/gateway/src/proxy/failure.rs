@@ -50,6 +50,9 @@ pub(crate) enum Failure {
     UpstreamTimeout,
     #[error("the call's own deadline has passed")]
     Deadline,
+    /// In the middle of an answer, which breaks off there.
+    #[error("the buyer's credit has been used up")]
+    CreditExhausted,
     #[error("the gateway has a defect")]
     Defect,
 }
@@ -71,7 +74,7 @@ const UNAVAILABLE: &str = "14";
 
 impl Failure {
     /// The codes of the table. Metrics count by them; one that is forgotten here is counted as the last.
-    pub(crate) const CODES: [&'static str; 21] = [
+    pub(crate) const CODES: [&'static str; 22] = [
         "client_refused",
         "too_many_headers",
         "host_refused",
@@ -92,6 +95,7 @@ impl Failure {
         "upstream_failed",
         "upstream_timeout",
         "deadline_exceeded",
+        "credit_exhausted",
         "internal",
     ];
 
@@ -205,6 +209,12 @@ impl Failure {
             Self::Deadline => {
                 (StatusCode::GATEWAY_TIMEOUT, "4", "deadline_exceeded", "the deadline has passed")
             }
+            Self::CreditExhausted => (
+                StatusCode::PAYMENT_REQUIRED,
+                "8",
+                "credit_exhausted",
+                "nothing is left to pay for the rest of the answer: buy more credit",
+            ),
             Self::Defect => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "13",
@@ -268,6 +278,16 @@ impl Verdict {
         headers.insert(GRPC_MESSAGE, HeaderValue::from_static(self.detail));
         response
     }
+}
+
+/// How a gRPC stream ends that nobody pays for any further.
+pub(super) fn grpc_trailers_for_exhausted_credit() -> http::HeaderMap {
+    let Verdict { grpc_status, code, detail, .. } = Failure::CreditExhausted.verdict();
+    http::HeaderMap::from_iter([
+        (GRPC_STATUS, HeaderValue::from_static(grpc_status)),
+        (GRPC_MESSAGE, HeaderValue::from_static(detail)),
+        (CODE, HeaderValue::from_static(code)),
+    ])
 }
 
 /// How a gRPC stream ends whose upstream is lost in the middle of it.

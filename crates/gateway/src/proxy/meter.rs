@@ -6,6 +6,10 @@
 //! left for the upstream; the same goes for a body of which the rest never came and for a call's own deadline, which are the
 //! buyer's doing as well, before an answer and in the middle of one. What the gateway refuses itself is never charged.
 //!
+//! What is priced by bytes is paid as it passes. The piece with which the reserve and all that was left are used up is the last
+//! that passes: what comes after it ends the answer, and the tunnel. The same piece may be the end of it all, and then the
+//! answer is whole.
+//!
 //! A tunnel has no end of its own. It is whole as soon as the upstream has agreed to it: it costs one request, or the bytes
 //! of both directions, whoever ends it.
 //!
@@ -46,6 +50,8 @@ pub(super) struct Tab {
     /// How many bytes of the answer are still to come, where that was said: who has got them all doesn't ask for more.
     remaining: Option<u64>,
     is_tunnel: bool,
+    /// More has been used than its buyer can pay: what comes now isn't passed on.
+    is_exhausted: bool,
 }
 
 /// Whether a request has left for its upstream, and how much of its body: told by the body and the connection that takes
@@ -70,7 +76,14 @@ impl Departure {
 
 impl Tab {
     pub(super) fn open(bill: Box<Bill>) -> Self {
-        Self { bill: Some(bill), departure: Arc::default(), kept: None, remaining: None, is_tunnel: false }
+        Self {
+            bill: Some(bill),
+            departure: Arc::default(),
+            kept: None,
+            remaining: None,
+            is_tunnel: false,
+            is_exhausted: false,
+        }
     }
 
     /// Where to tell how the request is getting on.
@@ -126,6 +139,7 @@ impl Tab {
         self.departure.add(passed.up as u64);
         if let Some(bill) = &mut self.bill {
             bill.unread(passed.down);
+            self.is_exhausted = !bill.keeps_up(self.departure.bytes.load(Relaxed));
         }
     }
 
@@ -134,6 +148,7 @@ impl Tab {
         let Some(bill) = &mut self.bill else { return };
         if let Some(data) = frame.data_ref() {
             bill.chunk(data);
+            self.is_exhausted = !bill.keeps_up(self.departure.bytes.load(Relaxed));
             self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(data.len() as u64));
             if let Some(kept) = &mut self.kept {
                 kept.add(data);
@@ -144,6 +159,11 @@ impl Tab {
                 kept.give_up();
             }
         }
+    }
+
+    /// Whether its buyer has nothing left for what may come now.
+    pub(super) const fn is_exhausted(&self) -> bool {
+        self.is_exhausted
     }
 
     /// The gateway has answered in the upstream's place.

@@ -16,11 +16,13 @@ pub(super) struct Call {
     head: [u8; HEAD],
     bytes: u64,
     has_failed: bool,
+    /// It has ended with another status than `OK`.
+    is_refused: bool,
 }
 
 impl Call {
     pub(super) const fn new() -> Self {
-        Self { head: [0; HEAD], bytes: 0, has_failed: false }
+        Self { head: [0; HEAD], bytes: 0, has_failed: false, is_refused: false }
     }
 
     /// Headers or trailers.
@@ -30,6 +32,7 @@ impl Call {
         const FAILURES: [&str; 5] = ["2", "12", "13", "14", "15"];
         let status = headers.get("grpc-status").and_then(|status| status.to_str().ok());
         self.has_failed |= status.is_some_and(|status| FAILURES.contains(&status));
+        self.is_refused |= status.is_some_and(|status| status != "0");
     }
 
     /// The next chunk of the body.
@@ -43,6 +46,11 @@ impl Call {
     /// Whether it has failed.
     pub(super) const fn has_failed(&self) -> bool {
         self.has_failed
+    }
+
+    /// Whether its status is all that it has answered, and that isn't `OK`: what a 4xx is to HTTP.
+    pub(super) fn is_refused(&self) -> bool {
+        self.is_refused && !self.has_message()
     }
 
     /// Whether its first message has passed whole.

@@ -1,6 +1,6 @@
 use std::num::NonZeroU64;
 
-use farebox_protocol::Offer;
+use farebox_protocol::{Msat, Offer};
 
 use super::*;
 use crate::{
@@ -182,6 +182,100 @@ async fn a_call_that_fails_after_its_first_message_is_charged_for_what_has_passe
         bill.trailers(&head(&[("grpc-status", "14")]));
         assert_eq!(bill.end(ending).spent, 0, "{status} {ending:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_serves_nothing_costs_what_it_says_or_only_what_every_request_does() {
+    let json = ("content-type", "application/json");
+    let usage = r#"{"usage":{"prompt_tokens":7,"completion_tokens":8}}"#;
+    let with_base = |cost| match cost {
+        Cost::Metered { reserve, meter, .. } => Cost::Metered { reserve, base: Msat::new(4), meter },
+        Cost::Fixed(_) => cost,
+    };
+    for (cost, status, headers, body, want) in [
+        (by_usage(), 200, &[json][..], "{}", 100),
+        (by_usage(), 404, &[json], "{}", 4),
+        (by_usage(), 429, &[json], r#"{"err"#, 4),
+        (by_usage(), 422, &[json], usage, 19),
+        (by_usage(), 400, &[("content-type", "text/html")], "no", 4),
+        (by_usage(), 307, &[], "", 4),
+        (by_usage(), 304, &[], "", 4),
+        (by_usage(), 204, &[], "", 4),
+        (by_usage(), 101, &[], "", 100),
+        // What makes no sense is no silence.
+        (by_usage(), 404, &[json], r#"{"usage":{"prompt_tokens":-1}}"#, 100),
+        (by_header(), 200, &[], "", 100),
+        (by_header(), 404, &[], "", 4),
+        (by_header(), 404, &[("x-cost", "42")], "", 46),
+        (by_header(), 404, &[("x-cost", "much")], "", 100),
+        (by_bytes(), 404, &[], "no", 16),
+        (Cost::Fixed(Msat::new(9)), 404, &[], "no", 9),
+        (by_usage(), 200, &[("content-type", "application/grpc"), ("grpc-status", "5")], "", 4),
+        (by_usage(), 200, &[("content-type", "application/grpc"), ("grpc-status", "0")], "", 100),
+    ] {
+        for ending in [Ending::Whole, Ending::Abandoned] {
+            // Who leaves before the end pays for what came by then; for an answer that served nothing, not more than who stays.
+            if ending == Ending::Abandoned && want == 100 {
+                continue;
+            }
+            let (_shop, mut bill) = of(Some(with_base(cost.clone()))).await;
+            bill.sent();
+            bill.request(10);
+            bill.answer(StatusCode::from_u16(status).unwrap(), &mut head(headers));
+            bill.chunk(body.as_bytes());
+            assert_eq!(bill.end(ending).spent, want, "{cost:?} {status} {headers:?} {body} {ending:?}");
+        }
+    }
+    let (_shop, mut bill) = of(Some(with_base(by_usage()))).await;
+    bill.is_for_head();
+    bill.sent();
+    bill.answer(StatusCode::OK, &mut head(&[json]));
+    assert_eq!(bill.end(Ending::Whole).spent, 4, "HEAD");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_used_beyond_the_reserve_is_set_aside_as_it_is_used_until_nothing_is_left() {
+    let (shop, mut bill) = of(Some(by_bytes())).await;
+    let hash = bill.hash();
+    let balance = || shop.paywall.ledger().balance(&hash).unwrap();
+    bill.sent();
+    bill.answer(StatusCode::OK, &mut head(&[]));
+    bill.chunk(&[0; 100]);
+    assert!(bill.keeps_up(0));
+    assert_eq!((balance().reserved(), balance().left()), (100, 900));
+    bill.chunk(&[0; 1]);
+    assert!(bill.keeps_up(0), "another reserve");
+    assert_eq!((balance().reserved(), balance().left()), (200, 800));
+    assert!(bill.keeps_up(599), "the request's own bytes count, and more than one reserve");
+    assert_eq!((balance().reserved(), balance().left()), (700, 300));
+    bill.chunk(&[0; 899]);
+    assert!(bill.keeps_up(0), "all there is");
+    assert_eq!((balance().reserved(), balance().left()), (1_000, 0));
+    bill.chunk(&[0; 5]);
+    assert!(!bill.keeps_up(0));
+    assert_eq!(bill.end(Ending::Abandoned), Charged { spent: 1_000, written_off: 5 });
+    assert!(balance().holds());
+
+    // What is only known at the end is never missed before it.
+    for cost in [by_usage(), by_header(), Cost::Fixed(Msat::new(100))] {
+        let (_shop, mut bill) = of(Some(cost)).await;
+        bill.answer(StatusCode::OK, &mut head(&[("content-type", "application/json"), ("x-cost", "5000")]));
+        bill.chunk(&[b' '; 100_000]);
+        assert!(bill.keeps_up(100_000));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_set_aside_in_between_comes_back_if_the_upstream_fails() {
+    let (shop, mut bill) = of(Some(by_bytes())).await;
+    let hash = bill.hash();
+    bill.sent();
+    bill.answer(StatusCode::OK, &mut head(&[]));
+    bill.chunk(&[0; 400]);
+    assert!(bill.keeps_up(0));
+    assert_eq!(bill.end(Ending::Broken).spent, 0);
+    let balance = shop.paywall.ledger().balance(&hash).unwrap();
+    assert_eq!((balance.left(), balance.reserved()), (1_000, 0));
 }
 
 #[tokio::test(start_paused = true)]

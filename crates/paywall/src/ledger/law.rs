@@ -1,4 +1,4 @@
-//! The law of one account, and the only five things that may happen to it.
+//! The law of one account, and the only six things that may happen to it.
 //!
 //! `sold = spent + reserved + refunding + refunded + left`, after every step. `left` is counted and not derived, so that the
 //! law can be broken, and therefore checked. What an upstream used beyond what the buyer had is *written off*: it stands
@@ -133,6 +133,14 @@ impl Balance {
             None if self.left.saturating_add(self.reserved) >= units => Err(Short::InFlight),
             None => Err(Short::UsedUp),
         }
+    }
+
+    /// Sets units aside: so many, or as many as there are. How many.
+    pub(crate) fn reserve_some(&mut self, units: u64) -> u64 {
+        let some = units.min(self.left);
+        self.left -= some;
+        self.reserved += some;
+        some
     }
 
     /// Ends a reservation without charge.
@@ -294,7 +302,7 @@ mod tests {
         fn the_law_holds_whatever_happens(
             sold in prop_oneof![0..50_u64, Just(u64::MAX)],
             price in 1..2_000_000_u64,
-            steps in proptest::collection::vec((0..5_u8, 0..20_u64, 0..30_u64), 0..60),
+            steps in proptest::collection::vec((0..6_u8, 0..20_u64, 0..30_u64), 0..60),
         ) {
             let mut balance = of(sold);
             let (mut held, mut refunds) = (Vec::new(), Vec::new());
@@ -306,6 +314,11 @@ mod tests {
                     3 => if let Some(units) = held.pop() {
                         balance.begin_refund(units);
                         refunds.push(units);
+                    },
+                    4 => if let Some(held) = held.last_mut() {
+                        let (left, more) = (balance.left(), balance.reserve_some(units));
+                        prop_assert_eq!(more, units.min(left));
+                        *held += more;
                     },
                     _ => if let Some(units) = refunds.pop() {
                         let end = match charge % 3 {

@@ -67,6 +67,13 @@ impl Reservation {
         self.due = units;
     }
 
+    /// Sets up to so many units more aside. How many there were.
+    pub fn extend(&mut self, units: u64) -> u64 {
+        let more = self.ledger.held(&self.hash, |live| live.balance.reserve_some(units));
+        self.units = self.units.saturating_add(more);
+        more
+    }
+
     /// Charges for the request. What exceeds the reservation is taken from what the buyer has left, and what exceeds that
     /// is written off. A pass is charged nothing; only its limits count.
     pub fn commit(mut self, units: u64) -> Charged {

@@ -18,6 +18,8 @@ pub struct Metering {
     cost: Arc<Cost>,
     request_bytes: u64,
     answer: Answer,
+    /// The answer has served nothing that anybody could have used anything for.
+    serves_nothing: bool,
 }
 
 /// What is known of the answer.
@@ -43,7 +45,7 @@ pub struct Metered {
 impl Metering {
     /// Begins to watch a request that costs this.
     pub fn new(cost: Arc<Cost>) -> Self {
-        Self { cost, request_bytes: 0, answer: Answer::None }
+        Self { cost, request_bytes: 0, answer: Answer::None, serves_nothing: false }
     }
 
     /// What the request costs, as the seller says it.
@@ -65,6 +67,27 @@ impl Metering {
             Cost::Metered { meter: Meter::Header(name), .. } => Answer::Header(amount(headers, name)),
             Cost::Metered { meter: Meter::Bytes { .. }, .. } | Cost::Fixed(_) => Answer::Bytes(0),
         };
+    }
+
+    /// The answer serves nothing: it refuses or leads elsewhere, or it is a head without a body. Unless it says what was used
+    /// all the same, it costs no more than what each request does.
+    pub const fn serves_nothing(&mut self) {
+        self.serves_nothing = true;
+    }
+
+    /// What has been used by now, of what can be told before the end: a price by bytes, after so many of the request's.
+    /// Others are known only when the answer has said so.
+    pub(crate) fn so_far(&self, request_bytes: u64) -> Option<Msat> {
+        match (&*self.cost, &self.answer) {
+            (
+                Cost::Metered { base, meter: Meter::Bytes { request, response }, .. },
+                Answer::Bytes(passed),
+            ) => {
+                let used = total(&[(request_bytes, *request), (*passed, *response)]);
+                Some(used.unwrap_or(Msat::MAX).saturating_add(*base))
+            }
+            _ => None,
+        }
     }
 
     /// The next chunk of its body.
@@ -120,6 +143,10 @@ impl Metering {
                 }
                 _ => Metered { observed: Observed::Known(cost), why: None },
             },
+            // Whoever asked for nothing more has had nothing more, by leaving or by staying.
+            Err(why) if self.serves_nothing && why.is_silence() => {
+                Metered { observed: Observed::Known(base), why: None }
+            }
             Err(why) => {
                 let observed = match (meter, ending) {
                     (Meter::Usage { rates, .. }, Ending::Abandoned) => {

@@ -92,6 +92,17 @@ pub enum Unreadable {
     Absurd,
 }
 
+impl Unreadable {
+    /// Whether nothing was said, rather than something that makes no sense.
+    pub(super) const fn is_silence(self) -> bool {
+        match self {
+            Self::ContentType | Self::Encoded | Self::Malformed | Self::Truncated => true,
+            Self::Missing | Self::NoHeader => true,
+            Self::Number | Self::Model | Self::Header | Self::Absurd => false,
+        }
+    }
+}
+
 /// Reads the usage out of one answer.
 #[derive(Clone, Debug)]
 pub struct UsageReader {

@@ -92,7 +92,12 @@ impl Tunnel {
         let mut timer = pin!(sleep_until(flow.limit()));
         let ended = poll_fn(|context| {
             let told = &mut |passed| account.passed(passed);
-            flow.poll(context, &mut client, &mut upstream, timer.as_mut(), told)
+            let ended = flow.poll(context, &mut client, &mut upstream, timer.as_mut(), told);
+            if ended.is_pending() && account.is_exhausted() {
+                account.cut_off();
+                return Poll::Ready(Err(io::Error::other("nothing is left to pay for more")));
+            }
+            ended
         })
         .await;
         match ended {
