@@ -258,6 +258,7 @@ fn answer(story: &mut Story<'_>) -> Answer {
             _ => challenge(&mut Story(&[1])),
         },
         names_scheme: story.next() % 4 != 3,
+        names_other: false,
         now: now(story),
     }
 }
@@ -292,6 +293,7 @@ fn earlier(story: &mut Story<'_>) -> Box<Order> {
         origin: shop(),
         offered: OfferedChallenge::read_all(values.iter().map(|value| value.as_bytes())),
         names_scheme: true,
+        names_other: false,
         now: NOW,
     };
     Box::new(judge(&shop(), &answer, &rules).expect("it may be paid"))

@@ -434,7 +434,7 @@ impl Purchase {
 fn wants_money(answer: &Answer, presented: bool) -> bool {
     let names_scheme = answer.names_scheme || !answer.offered.is_empty();
     match answer.status {
-        StatusCode::PAYMENT_REQUIRED => names_scheme,
+        StatusCode::PAYMENT_REQUIRED => names_scheme || answer.asks_otherwise(),
         StatusCode::UNAUTHORIZED => presented && names_scheme,
         _ => false,
     }

@@ -81,16 +81,19 @@ impl<'a> Head<'a> {
     pub(super) fn answer(self, now: Timestamp) -> Answer {
         let values =
             || self.headers.get_all(header::WWW_AUTHENTICATE).iter().map(header::HeaderValue::as_bytes);
-        let names_scheme = values().filter_map(|value| std::str::from_utf8(value).ok()).any(|value| {
-            http_auth::parse_challenges(value).iter().any(|challenge| {
-                ["L402", "LSAT"].iter().any(|name| challenge.scheme.eq_ignore_ascii_case(name))
+        let names = |any_of: &[&str]| {
+            values().filter_map(|value| std::str::from_utf8(value).ok()).any(|value| {
+                http_auth::parse_challenges(value)
+                    .iter()
+                    .any(|challenge| any_of.iter().any(|name| challenge.scheme.eq_ignore_ascii_case(name)))
             })
-        });
+        };
         Answer {
             status: self.status,
             offered: OfferedChallenge::read_all(values()),
             origin: self.origin,
-            names_scheme,
+            names_scheme: names(&["L402", "LSAT"]),
+            names_other: names(&["Payment"]),
             now,
         }
     }

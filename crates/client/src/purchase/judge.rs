@@ -60,8 +60,18 @@ pub struct Answer {
     pub offered: Vec<OfferedChallenge>,
     /// It names one of these schemes, with a challenge or without.
     pub names_scheme: bool,
+    /// It names a scheme of payment that is not spoken here.
+    pub names_other: bool,
     /// When it came.
     pub now: Timestamp,
+}
+
+impl Answer {
+    /// Whether it asks for money, and only in a way that is not spoken here.
+    pub(crate) fn asks_otherwise(&self) -> bool {
+        let is_ours = self.names_scheme || !self.offered.is_empty();
+        self.status == StatusCode::PAYMENT_REQUIRED && self.names_other && !is_ours
+    }
 }
 
 /// A purchase that has been judged: what to pay, and what for.
@@ -262,6 +272,11 @@ pub enum Refusal {
     /// The journal knows this payment already.
     #[error("payment {0} has been made before; it is not made twice")]
     AlreadyPaid(PaymentHash),
+    /// Money is asked for in a way that is not spoken here.
+    #[error(
+        "`{0}` wants to be paid by the `Payment` scheme alone, and only L402 and LSAT are spoken here; nothing was paid"
+    )]
+    SchemeUnsupported(Origin),
     /// Nothing to pay with.
     #[error("the price is {price}, and there is no wallet to pay it with")]
     NoWallet {
@@ -294,6 +309,7 @@ impl Refusal {
             Self::TokenOver { .. } => "token_over",
             Self::AlreadyPaid(_) => "already_paid",
             Self::NoWallet { .. } => "no_wallet",
+            Self::SchemeUnsupported(_) => "scheme_unsupported",
         }
     }
 }
@@ -311,6 +327,9 @@ pub fn judge(asked: &Origin, answer: &Answer, rules: &Rules) -> Result<Order, Re
     }
     if rules.has_bought {
         return Err(Refusal::SecondPurchase(asked.clone()));
+    }
+    if answer.asks_otherwise() {
+        return Err(Refusal::SchemeUnsupported(asked.clone()));
     }
     // The current scheme first: a server that offers both means the older one for clients that know no better.
     let mut offered: Vec<_> = answer.offered.iter().collect();

@@ -49,6 +49,7 @@ fn answer(status: u16, values: &[String]) -> Answer {
         status: StatusCode::from_u16(status).unwrap(),
         origin: shop(),
         names_scheme: !offered.is_empty(),
+        names_other: false,
         offered,
         now: NOW,
     }
