@@ -121,6 +121,7 @@ fn asked<'a>(service: &'a ServiceName, method: &'a Method, path: &'a str, choice
             (true, true) => Some(&["read", "write"]),
         },
         price: (!choices.contains('f')).then_some(Msat::new(5)),
+        cost: (!choices.contains('f')).then_some(Msat::new(5)),
     }
 }
 

@@ -48,6 +48,7 @@ pub(crate) fn run(setting: &Setting) -> Result<Vec<Row>> {
         strict: false,
         capabilities: Some(&[]),
         price: Some(Msat::new(10_000)),
+        cost: None,
     };
     let check = || -> Result<()> {
         let Presented::Credentials(credentials) = Presented::read(black_box(&headers)) else {
