@@ -86,6 +86,24 @@ fn hold(world: &World) -> Connection {
 }
 
 #[test]
+fn who_buys_nothing_writes_nothing() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let world = World::new();
+    let shop = runtime.block_on(Shop::with(&world.net, |till, _| till.serve("for nothing")));
+    let first = world.engine();
+    let log = world.journal().with_extension("db-wal");
+    let written = || std::fs::metadata(&log).unwrap().len();
+    let before = written();
+    assert!(before > 0, "nothing has been written to the log yet");
+    // Another process, which opens the journal anew. Nobody need wait for somebody who buys, either.
+    let held = hold(&world);
+    let free = Buyer::new(&world, &shop, Mood::Prompt, Proof::None).output();
+    assert_eq!(said(&free), "200 for nothing");
+    assert_eq!(written(), before);
+    drop((held, first));
+}
+
+#[test]
 fn while_another_process_holds_the_journal_nothing_is_paid() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let world = World::new();

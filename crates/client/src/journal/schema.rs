@@ -101,8 +101,13 @@ pub(super) const VERSION: usize = STEPS.len();
 /// The step that brings receipts; purchases from before it get theirs after all steps.
 const RECEIPTS: usize = 5;
 
-/// Brings the file up to date. Two processes may do so at once: the second finds nothing left to do.
+/// Brings the file up to date. Two processes may do so at once: the second finds nothing left to do. A file that is up to date is
+/// only read: who buys nothing writes nothing, and needn't wait for somebody who does.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), JournalError> {
+    let is_up_to_date = |taken: usize| taken == STEPS.len();
+    if connection.pragma_query_value(None, "user_version", |row| row.get(0)).map(is_up_to_date)? {
+        return Ok(());
+    }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let taken: usize = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if taken > STEPS.len() {

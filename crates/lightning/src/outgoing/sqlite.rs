@@ -57,8 +57,18 @@ pub fn configure(connection: &Connection) -> Result<(), IntentError> {
     Ok(())
 }
 
-/// Makes the tables, or brings older ones up to date. It touches no table but its own.
+/// Makes the tables, or brings older ones up to date. It touches no table but its own, and only reads where there is nothing to
+/// do.
 pub fn migrate(connection: &Connection) -> Result<(), IntentError> {
+    let has_tables = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'outgoing_payments_open')";
+    if !connection.query_row(has_tables, [], |row| row.get::<_, bool>(0))? {
+        make_tables(connection)?;
+    }
+    let found: u32 = connection.query_row("SELECT version FROM outgoing_version", [], |row| row.get(0))?;
+    if found > VERSION { Err(IntentError::TooNew { found, known: VERSION }) } else { Ok(()) }
+}
+
+fn make_tables(connection: &Connection) -> Result<(), IntentError> {
     connection.execute_batch(
         "BEGIN IMMEDIATE;
          CREATE TABLE IF NOT EXISTS outgoing_version (version INTEGER NOT NULL) STRICT;
@@ -84,8 +94,7 @@ pub fn migrate(connection: &Connection) -> Result<(), IntentError> {
              WHERE state IN ('recorded', 'sent', 'unknown');
          COMMIT;",
     )?;
-    let found: u32 = connection.query_row("SELECT version FROM outgoing_version", [], |row| row.get(0))?;
-    if found > VERSION { Err(IntentError::TooNew { found, known: VERSION }) } else { Ok(()) }
+    Ok(())
 }
 
 /// Makes the row `recorded`, or finds the one that this invoice has already.
