@@ -4,6 +4,7 @@
 //! opens nothing; [`LightningConfig::check`] finds what is wrong without secrets, node or network.
 
 mod connect;
+mod nwc;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -14,6 +15,7 @@ use farebox_protocol::Network;
 use serde::{Deserialize, Deserializer, de};
 
 pub use self::connect::{ConnectError, Connected, Places};
+pub use self::nwc::NwcSettings;
 use crate::phoenixd::Secret;
 
 /// How many nodes can be listed.
@@ -319,8 +321,6 @@ fn scheme(
 
 impl LndSettings {
     fn check(&self) -> Result<(), ConfigProblem> {
-        const TIMES: std::ops::RangeInclusive<Duration> =
-            Duration::from_millis(100)..=Duration::from_secs(300);
         let parts = self.address.rsplit_once(':');
         let is_address = parts.is_some_and(|(host, port)| {
             let is_host = !host.is_empty() && !host.contains(['/', '@', ' ', '?', '#']);
@@ -336,12 +336,15 @@ impl LndSettings {
             };
             return Err(ConfigProblem::Address { key: "address", value });
         }
-        if !TIMES.contains(&self.call_timeout) {
-            let (key, is) = ("call-timeout", self.call_timeout);
-            return Err(ConfigProblem::Time { key, is, least: "100ms", most: "5m" });
-        }
-        Ok(())
+        check_call_timeout(self.call_timeout)
     }
+}
+
+fn check_call_timeout(is: Duration) -> Result<(), ConfigProblem> {
+    if (Duration::from_millis(100)..=Duration::from_secs(300)).contains(&is) {
+        return Ok(());
+    }
+    Err(ConfigProblem::Time { key: "call-timeout", is, least: "100ms", most: "5m" })
 }
 
 /// `500ms`, `10s`, `5m`.

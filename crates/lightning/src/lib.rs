@@ -11,6 +11,7 @@ pub mod embedded;
 pub mod failpoint;
 pub mod lnaddress;
 pub mod lnd;
+pub mod nwc;
 pub mod outgoing;
 pub mod phoenixd;
 mod ports;

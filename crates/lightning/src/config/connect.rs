@@ -7,6 +7,7 @@ use super::{LightningConfig, LndSettings, Password, PhoenixdSettings, TlsCert};
 #[cfg(feature = "embedded")]
 use crate::embedded::{EmbeddedError, EmbeddedNode};
 use crate::lnd::{self, Credential, Lnd, LndConfig, LndWallet, Trust};
+use crate::nwc;
 use crate::phoenixd::{self, Phoenixd, PhoenixdConfig, Secret};
 use crate::{Pay, PayError, Receive, clock::SystemClock};
 
@@ -71,6 +72,17 @@ pub enum ConnectError {
     /// phoenixd can't be used.
     #[error(transparent)]
     Phoenixd(#[from] phoenixd::ConnectError),
+    /// The wallet behind relays can't be used.
+    #[error(transparent)]
+    Nwc(#[from] nwc::ConnectError),
+    /// Others could read what spends.
+    #[error("`{}` can be read by others (mode {mode:o}), who could spend with it; run `chmod 600` on it", path.display())]
+    Readable {
+        /// The file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
 }
 
 impl Connected {
@@ -167,6 +179,22 @@ fn lnd_dir() -> Result<PathBuf, ConnectError> {
 }
 
 impl Password {
+    /// The same for what spends by itself, unlike a password: whoever else can read its file is refused.
+    pub(super) fn read_private(&self, places: Places<'_>) -> Result<Secret, ConnectError> {
+        #[cfg(unix)]
+        if let Self::File(path) = self {
+            let path = places.config.join(path);
+            let found = std::fs::metadata(&path);
+            let mode = found.map(|found| std::os::unix::fs::MetadataExt::mode(&found) & 0o7777);
+            match mode {
+                Ok(mode) if mode & 0o077 != 0 => return Err(ConnectError::Readable { path, mode }),
+                // Reading it says better what is wrong.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        self.read(places)
+    }
+
     fn read(&self, places: Places<'_>) -> Result<Secret, ConnectError> {
         match self {
             Self::Text(secret) => Ok(secret.clone()),
