@@ -80,7 +80,8 @@ take turns, three rounds after one for warming up. A value is the median of its 
 ratios to the first subject of the group. nginx and HAProxy run with two workers or threads, no log and kept-alive connections
 to the upstream; so do `bare hyper` (`bench/src/bin/bare-proxy.rs`: the least that a proxy built on hyper can be, in the shape
 of farebox) and farebox. `farebox, free` is a service with `auth: off`; `farebox, paid` checks a token with three caveats on
-each request. All get the same requests, that token's credential included, which the others pass on or remove unread.
+each request. All get the same requests, that token's credential included, which the others pass on or remove unread. farebox
+brings an allocator of its own (mimalloc), which is part of what it does about its cost; all others have the system's.
 ";
 
 fn ratio(row: &Row) -> String {

