@@ -294,7 +294,7 @@ impl World {
                     true => (Unit::Msat, units.get(), Taken::AsCharged),
                     false => (Unit::Request, 1, Taken::All),
                 };
-                let (capability, most) = (name(write), u64::from(story.byte() % 48));
+                let (capability, most) = (name(write), u64::from(story.byte() % 24));
                 (Draw { capability, unit, most, takes, taken }, (token, month, write, money))
             })
             .collect();
