@@ -276,6 +276,23 @@ impl Ledger {
         outcome
     }
 
+    /// What is left of an account: neither used nor in use. Opens the account where nobody has used it yet, and says what that
+    /// completes.
+    ///
+    /// # Errors
+    ///
+    /// When the payment bought something else, or the books can't tell.
+    pub async fn left(
+        &self,
+        presentation: Presentation,
+        allotment: Allotment,
+    ) -> Result<(u64, Vec<Sale>), Refused> {
+        let (hash, service) = (presentation.hash, presentation.sold.service.clone());
+        let left = |live: &mut Live| live.is_of(&service, allotment).then_some(live.balance.left());
+        let (left, sales) = self.at_work(hash, Some((presentation, allotment)), left).await?;
+        Ok((left.ok_or(Refused::OtherSale)?, sales.unwrap_or_default()))
+    }
+
     fn is_available(&self) -> Result<(), Unavailable> {
         if self.writing.is_over() {
             return Err(Unavailable::Ended);

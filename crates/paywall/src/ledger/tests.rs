@@ -357,6 +357,23 @@ fn order(id: u8, amount: u64) -> RefundOrder {
     RefundOrder { id: RefundId([id; 16]), hash: hash(1), of, amount, at: START }
 }
 
+#[tokio::test]
+async fn what_is_left_can_be_asked_and_nothing_is_taken_for_it() {
+    let books = Books::open().await;
+    let left = async || books.ledger.left(presentation(1), requests(10)).await.map(|(left, _)| left);
+    assert_eq!(left().await, Ok(10), "it opens the account");
+    let held = books.take(1, 10).await.unwrap();
+    books.take(1, 10).await.unwrap().commit(2);
+    assert_eq!(left().await, Ok(7));
+    held.release();
+    assert_eq!(left().await, Ok(8));
+    books.take(1, 10).await.unwrap().commit(8);
+    assert_eq!(left().await, Ok(0));
+    let other = books.ledger.left(presentation(1), requests(11)).await;
+    assert_eq!(other.unwrap_err(), Refused::OtherSale);
+    assert_eq!(books.ledger.balance(&hash(1)).unwrap().reserved(), 0);
+}
+
 async fn credit(books: &Books) {
     let credit = Allotment { unit: Unit::Msat, units: 1_000 };
     let reserved = books.ledger.reserve(presentation(1), credit, units(100)).await.unwrap();

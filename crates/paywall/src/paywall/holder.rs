@@ -119,19 +119,13 @@ impl Paywall {
     }
 
     async fn credit(&self, presentation: Presentation, allotment: Allotment) -> Result<u64, NotBought> {
-        let hash = presentation.hash;
-        let one = std::num::NonZeroU64::MIN;
-        match self.ledger.reserve(presentation, allotment, one).await {
-            Ok(reserved) => {
-                self.books.sold(&reserved.sales);
-                let left = self.ledger.balance(&hash).map_or(0, |balance| balance.left());
-                reserved.reservation.release();
-                Ok(left.saturating_add(one.get()))
+        match self.ledger.left(presentation, allotment).await {
+            Ok((left, sales)) => {
+                self.books.sold(&sales);
+                Ok(left)
             }
-            Err(Refused::UsedUp { left }) => Ok(left),
-            Err(Refused::InFlight | Refused::Limited(_)) => Ok(0),
             Err(Refused::OtherSale) => Err(NotBought::OtherSale),
-            Err(Refused::Unavailable(error)) => Err(NotBought::Unavailable(error.to_string())),
+            Err(refused) => Err(NotBought::Unavailable(refused.to_string())),
         }
     }
 
