@@ -136,8 +136,8 @@ impl Sum {
     }
 
     pub(super) fn add(&mut self, charged: Charged) {
-        self.requests += 1;
-        self.units += charged.spent;
+        self.requests = self.requests.saturating_add(1);
+        self.units = self.units.saturating_add(charged.spent);
         self.written_off = self.written_off.saturating_add(charged.written_off);
     }
 

@@ -127,7 +127,7 @@ impl Balance {
         match self.left.checked_sub(units) {
             Some(left) => {
                 self.left = left;
-                self.reserved += units;
+                self.reserved = added(self.reserved, units);
                 Ok(())
             }
             None if self.left.saturating_add(self.reserved) >= units => Err(Short::InFlight),
@@ -138,15 +138,15 @@ impl Balance {
     /// Sets units aside: so many, or as many as there are. How many.
     pub(crate) fn reserve_some(&mut self, units: u64) -> u64 {
         let some = units.min(self.left);
-        self.left -= some;
-        self.reserved += some;
+        self.left = taken(self.left, some);
+        self.reserved = added(self.reserved, some);
         some
     }
 
     /// Ends a reservation without charge.
     pub(crate) fn release(&mut self, units: u64) {
         self.reserved = taken(self.reserved, units);
-        self.left += units;
+        self.left = added(self.left, units);
     }
 
     /// Ends a reservation with a charge. What exceeds the reservation is taken from what is left, and what exceeds that is
@@ -155,8 +155,8 @@ impl Balance {
         self.release(units);
         let spent = charge.min(self.left);
         let written_off = charge - spent;
-        self.left -= spent;
-        self.spent += spent;
+        self.left = taken(self.left, spent);
+        self.spent = added(self.spent, spent);
         self.written_off = self.written_off.saturating_add(written_off);
         Charged { spent, written_off }
     }
@@ -164,20 +164,20 @@ impl Balance {
     /// Turns a reservation into a refund that is under way.
     pub(crate) fn begin_refund(&mut self, units: u64) {
         self.reserved = taken(self.reserved, units);
-        self.refunding += units;
+        self.refunding = added(self.refunding, units);
     }
 
     /// Ends a refund: the money has left, or has come back.
     pub(crate) fn end_refund(&mut self, units: u64, paid: Refund) {
         self.refunding = taken(self.refunding, units);
         match paid {
-            Refund::Paid => self.refunded += units,
+            Refund::Paid => self.refunded = added(self.refunded, units),
             Refund::Part(part) => {
                 let refunded = part.get().min(units);
-                self.refunded += refunded;
-                self.left += units - refunded;
+                self.refunded = added(self.refunded, refunded);
+                self.left = added(self.left, units - refunded);
             }
-            Refund::Failed => self.left += units,
+            Refund::Failed => self.left = added(self.left, units),
         }
     }
 
@@ -213,6 +213,11 @@ pub enum Refund {
     Part(Msat),
     /// It certainly has not, and never will. Not for "unknown".
     Failed,
+}
+
+/// Parts of what was sold are never more than all of it; if they were, the account would have to stop, not to go round.
+fn added(to: u64, units: u64) -> u64 {
+    to.checked_add(units).expect("no part is more than what was sold")
 }
 
 /// A reservation is ended once, so this never goes below zero; if it did, the account would have to stop, not to lie.

@@ -31,6 +31,7 @@ where
     an_epoch_that_is_over_writes_nothing(&*fresh().await).await;
     a_debit_that_does_not_fit_holds_nothing_else_up(&*fresh().await).await;
     an_impossible_debit_spoils_its_group_and_no_other(&*fresh().await).await;
+    a_sum_is_cut_at_the_most_there_is_and_never_goes_round(&*fresh().await).await;
     use_is_counted_by_service_and_day(&*fresh().await).await;
     use_by_the_month_adds_up_and_never_goes_round(&*fresh().await).await;
     an_answer_is_kept_for_its_time(&*fresh().await).await;
@@ -178,6 +179,21 @@ async fn an_impossible_debit_spoils_its_group_and_no_other(store: &dyn Store) {
     assert_eq!(balance(store, 1).await.spent(), 0);
     write(store, group(epoch, 1, vec![charge(1, 2)])).await.expect("writes");
     assert_eq!(balance(store, 1).await.spent(), 2);
+    lawful(store).await;
+}
+
+async fn a_sum_is_cut_at_the_most_there_is_and_never_goes_round(store: &dyn Store) {
+    let epoch = store.begin_epoch(at(1)).await.expect("begins");
+    open(store, 1).await;
+    for number in 1..=3 {
+        let debit = Debit { requests: u64::MAX, written_off: u64::MAX - number, ..charge(1, 10) };
+        assert_eq!(write(store, group(epoch, number, vec![debit])).await, Ok(Debited::default()));
+    }
+    let account = store.account(hash(1)).await.expect("reads").expect("an account");
+    let most = i64::MAX.unsigned_abs();
+    assert_eq!((account.balance.spent(), account.balance.written_off(), account.requests), (30, most, most));
+    let day = &store.days_of_use(0, 1).await.expect("reads")[0];
+    assert_eq!((day.units, day.written_off, day.requests), (30, most, most));
     lawful(store).await;
 }
 

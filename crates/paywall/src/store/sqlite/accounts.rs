@@ -130,7 +130,7 @@ pub(super) fn debit(books: &Connection, group: &Group) -> Result<Debited, StoreE
     for debit in debits {
         match charge(books, debit, *at)? {
             Some((unit, excess)) => {
-                debited.excess += excess;
+                debited.excess = debited.excess.saturating_add(excess);
                 let sum = days.entry((&debit.service, unit.as_str())).or_default();
                 let more = [debit.requests, debit.units - excess, debit.written_off.saturating_add(excess)];
                 sum.iter_mut().zip(more).for_each(|(sum, more)| *sum = sum.saturating_add(more));
@@ -140,17 +140,19 @@ pub(super) fn debit(books: &Connection, group: &Group) -> Result<Debited, StoreE
     }
     let mut add = books.prepare_cached(
         "INSERT INTO use_by_day (day, service, unit, requests, units, written_off) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-         ON CONFLICT DO UPDATE SET requests = requests + excluded.requests, units = units + excluded.units,
-             written_off = written_off + excluded.written_off",
+         ON CONFLICT DO UPDATE SET
+             requests = min(requests, 9223372036854775807 - excluded.requests) + excluded.requests,
+             units = min(units, 9223372036854775807 - excluded.units) + excluded.units,
+             written_off = min(written_off, 9223372036854775807 - excluded.written_off) + excluded.written_off",
     )?;
     for ((service, unit), [requests, units, written_off]) in days {
         add.execute(params![
             number(at.secs() / SECS_PER_DAY, "day")?,
             service.as_str(),
             unit,
-            number(requests, "requests")?,
-            number(units, "units")?,
-            number(written_off, "units")?,
+            most(requests),
+            most(units),
+            most(written_off),
         ])?;
     }
     for used in uses {
@@ -190,8 +192,8 @@ fn take_place(books: &Connection, epoch: EpochId, place: u64, at: Timestamp) -> 
 /// The account's unit and how much it did not have; `None` where there is no account.
 fn charge(books: &Connection, debit: &Debit, at: Timestamp) -> Result<Option<(Unit, u64)>, StoreError> {
     let mut take = books.prepare_cached(
-        "UPDATE account SET spent = spent + ?2, written_off = written_off + ?3, requests = requests + ?4,
-             debited_at = ?5
+        "UPDATE account SET spent = spent + ?2, written_off = min(written_off, 9223372036854775807 - ?3) + ?3,
+             requests = min(requests, 9223372036854775807 - ?4) + ?4, debited_at = ?5
          WHERE purchase = (SELECT seq FROM purchase WHERE hash = ?1) AND ?2 <= sold - spent - refunding - refunded
          RETURNING unit",
     )?;
@@ -199,8 +201,8 @@ fn charge(books: &Connection, debit: &Debit, at: Timestamp) -> Result<Option<(Un
         let values = params![
             debit.hash.as_bytes(),
             number(units, "units")?,
-            number(written_off, "units")?,
-            number(debit.requests, "requests")?,
+            most(written_off),
+            most(debit.requests),
             number(at.secs(), "time")?,
         ];
         Ok(take.query_row(values, |row| parsed(row, 0)).optional()?)
