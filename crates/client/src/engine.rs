@@ -18,11 +18,12 @@ use tokio_util::task::TaskTracker;
 use crate::approve::Approve;
 use crate::error::{Fault, FetchError, OpenError};
 use crate::http::{Hop, Http};
-use crate::journal::{Journal, JournalError, PurchaseRow};
+use crate::journal::{Journal, JournalError, PurchaseRow, watch::Watch};
 use crate::policy::{Asked, Budget, Judgement, Policy, Verdict};
 use crate::purchase::{Money, Order, Refusal, RequestFacts, Rules, judge};
 use crate::{HttpConfig, Limits, Origin, RequestError};
 
+mod absence;
 mod buy;
 mod consent;
 mod courier;
@@ -31,8 +32,9 @@ mod settle;
 mod shelf;
 
 pub use consent::ApproveError;
-pub(crate) use courier::Target;
-use courier::{ByHttp, Head};
+use absence::Absence;
+use courier::ByHttp;
+pub(crate) use courier::{Courier, Head, Target};
 
 /// So many redirects are followed.
 const REDIRECTS_MAX: usize = 10;
@@ -106,6 +108,7 @@ struct Shared {
     config: EngineConfig,
     http: Arc<Http>,
     journal: Journal,
+    absence: Arc<Absence>,
     payments: SqliteIntents,
     outgoing: Option<Outgoing>,
     /// Told whenever a lease is given back: those who wait in this process need not poll.
@@ -211,10 +214,10 @@ pub struct Quoted {
 }
 
 /// What one hop led to.
-struct Arrived<A> {
-    response: A,
-    purchase: Option<Receipt>,
-    credential: Option<PaymentHash>,
+pub(crate) struct Arrived<A> {
+    pub(crate) response: A,
+    pub(crate) purchase: Option<Receipt>,
+    pub(crate) credential: Option<PaymentHash>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -228,23 +231,26 @@ impl Engine {
     pub fn open(config: EngineConfig) -> Result<Self, OpenError> {
         let http = Arc::new(Http::new(&config.http)?);
         let journal = Journal::open(&config.journal)?;
+        let absence = Arc::new(Absence::new(Watch::open(&config.journal)?));
         let payments = journal.payments().map_err(JournalError::from)?;
         let outgoing = config.wallet.as_ref().map(|wallet| {
             let intents = Arc::new(payments.clone());
             Outgoing::new(wallet.clone(), intents, config.clock.clone(), OutgoingConfig::default())
         });
         let (changed, tasks) = (Arc::default(), TaskTracker::new());
-        Ok(Self(Arc::new(Shared { config, http, journal, payments, outgoing, changed, tasks })))
+        let shared = Shared { config, http, journal, absence, payments, outgoing, changed, tasks };
+        Ok(Self(Arc::new(shared)))
     }
 
     /// This engine under another policy and other limits, which hold for what is asked of the one returned. Journal, wallet and
     /// connections are the same, and so is their end: closing one closes both.
     pub fn under(&self, policy: Arc<Policy>, limits: Limits) -> Self {
-        let Shared { config, http, journal, payments, outgoing, changed, tasks } = &*self.0;
+        let Shared { config, http, journal, absence, payments, outgoing, changed, tasks } = &*self.0;
         Self(Arc::new(Shared {
             config: EngineConfig { policy, limits, ..config.clone() },
             http: Arc::clone(http),
             journal: journal.clone(),
+            absence: Arc::clone(absence),
             payments: payments.clone(),
             outgoing: outgoing.clone(),
             changed: Arc::clone(changed),
@@ -384,6 +390,7 @@ impl Shared {
     ) -> Result<Rules, Fault> {
         let is_known = match self.config.policy.new_origins {
             Verdict::Allow => true,
+            _ if self.absence.is_known(&target.origin) => false,
             _ => {
                 let origin = target.origin.clone();
                 self.journal(move |journal| journal.is_known(&origin)).await?
@@ -411,8 +418,19 @@ impl Shared {
         if target.has_authorization || (target.origin.is_in_the_clear() && !self.config.in_the_clear) {
             return Ok(Vec::new());
         }
+        if self.absence.is_known(&target.origin) {
+            return Ok(Vec::new());
+        }
         let (origin, path, now) = (target.origin.clone(), target.path.clone(), self.now());
-        self.journal(move |journal| journal.candidates(&origin, &path, now)).await
+        let absence = Arc::clone(&self.absence);
+        self.journal(move |journal| {
+            let candidates = journal.candidates(&origin, &path, now)?;
+            if candidates.is_empty() {
+                absence.learn(&origin);
+            }
+            Ok(candidates)
+        })
+        .await
     }
 
     async fn quoted(

@@ -102,6 +102,28 @@ pub enum RequestError {
         "`{0}` is not called: it has no public address, or may have none, and only public servers are called here"
     )]
     PrivateTarget(Origin),
+    /// A request that a client of the caller's own can't build.
+    #[error("the request can't be built; look at its address, headers and body")]
+    Unfinished(#[source] reqwest::Error),
+    /// A client of the caller's own has followed a redirect with a credential.
+    #[error(
+        "`{asked}` led on to `{answered}`, and the client followed with a credential; build it with \
+         `redirect::Policy::none()`"
+    )]
+    Followed {
+        /// Who was asked.
+        asked: Origin,
+        /// Who answered.
+        answered: Origin,
+    },
+    /// A service that is connected to one server was to ask another.
+    #[error("the request is for `{asked}`, and this service is connected to `{connected}`")]
+    OtherServer {
+        /// The server at the other end.
+        connected: Origin,
+        /// The server in the request's address.
+        asked: Origin,
+    },
     /// The redirect leads nowhere.
     #[error("`{0}` redirects to an address that can't be followed")]
     RedirectUnreadable(Origin),
@@ -118,10 +140,13 @@ impl RequestError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Setup(_) | Self::Certificate(_) => "http_setup",
-            Self::Address => "address",
+            Self::Address | Self::OtherServer { .. } | Self::Unfinished(_) => "address",
             Self::Network { .. } => "network",
             Self::PrivateTarget(_) => "private_target",
-            Self::RedirectUnreadable(_) | Self::Downgrade(_) | Self::TooManyRedirects(_) => "redirect",
+            Self::Followed { .. }
+            | Self::RedirectUnreadable(_)
+            | Self::Downgrade(_)
+            | Self::TooManyRedirects(_) => "redirect",
         }
     }
 }

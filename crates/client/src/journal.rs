@@ -30,6 +30,7 @@ mod receipts;
 mod schema;
 #[cfg(test)]
 mod tests;
+pub(crate) mod watch;
 
 pub use approvals::{Approval, PendingApproval};
 pub(crate) use approvals::{Found, Given};

@@ -19,9 +19,11 @@ mod limits;
 #[path = "../tests/support/mint.rs"]
 mod mint;
 mod origin;
+mod own_client;
 mod pass;
 pub mod policy;
 pub mod purchase;
+pub mod tower;
 
 pub use approve::{Approve, Question};
 pub use engine::{ApproveError, BudgetUse, Engine, EngineConfig, Explained, Fetched, Quote, Quoted, Receipt};
@@ -33,5 +35,6 @@ pub use journal::{
 };
 pub use limits::Limits;
 pub use origin::{NotAnOrigin, Origin};
+pub use own_client::PayExt;
 pub use pass::{Pass, Scope};
 pub use purchase::{Money, Refusal, Stop};

@@ -148,6 +148,12 @@ pub enum Refusal {
         "`{0}` asks for money, but the request carries an authorization of its own; leave one of them out"
     )]
     AuthorizationTaken(Origin),
+    /// What is bought is the answer to the whole request, and that can't be sent.
+    #[error(
+        "`{0}` asks for money, but the body of the request can't be sent once more; buy there by a small request first, or \
+         keep more of the body"
+    )]
+    BodyGone(Origin),
     /// One request buys at most once.
     #[error("`{0}` asks for money after another purchase on the way there; ask it directly")]
     SecondPurchase(Origin),
@@ -292,6 +298,7 @@ impl Refusal {
             Self::OtherOrigin { .. } => "other_origin",
             Self::InTheClear(_) => "in_the_clear",
             Self::AuthorizationTaken(_) => "authorization_taken",
+            Self::BodyGone(_) => "body_gone",
             Self::SecondPurchase(_) => "second_purchase",
             Self::ChallengeUnreadable(..) => "challenge_unreadable",
             Self::InvoiceUnreadable(..) => "invoice_unreadable",
