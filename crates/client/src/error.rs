@@ -5,6 +5,9 @@ use std::time::Duration;
 use crate::purchase::{Money, Refusal, Stop};
 use crate::{JournalError, RequestError};
 
+/// What went wrong in code that isn't ours.
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Why the engine doesn't start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -24,6 +27,9 @@ pub enum Fault {
     /// The request or the way to the server.
     #[error(transparent)]
     Request(#[from] RequestError),
+    /// The service beneath a [`tower`](crate::tower) layer.
+    #[error("the service that was to send the request has failed")]
+    Service(#[source] BoxError),
     /// The purchase.
     #[error(transparent)]
     Purchase(#[from] Stop),
@@ -76,6 +82,7 @@ impl FetchError {
     pub const fn code(&self) -> &'static str {
         match &self.fault {
             Fault::Request(error) => error.code(),
+            Fault::Service(_) => "service",
             Fault::Purchase(stop) => stop.code(),
             Fault::Journal(_) => "journal",
             Fault::Busy(_) => "busy",
@@ -88,7 +95,7 @@ impl FetchError {
     /// Making it again is always safe for the money; this says whether it is any use.
     pub const fn retryable(&self) -> bool {
         match &self.fault {
-            Fault::Request(RequestError::Network { .. }) | Fault::Busy(_) => true,
+            Fault::Request(RequestError::Network { .. }) | Fault::Service(_) | Fault::Busy(_) => true,
             Fault::Purchase(stop) => matches!(
                 stop,
                 Stop::LeaseLost | Stop::Failed(_) | Stop::Refused(Refusal::InvoiceExpired { .. })

@@ -64,6 +64,9 @@ impl<'a, C: Courier> Buying<'a, C> {
     pub(super) async fn run(&mut self, first: Command) -> Result<Arrived<C::Answer>, Fault> {
         let mut command = first;
         loop {
+            if !matches!(command, Command::Deliver | Command::Stop(_)) {
+                self.go_on().await?;
+            }
             let event = match command {
                 Command::Send(pass) => self.send(pass.as_ref()).await?,
                 Command::Retry(pass, after) => {
@@ -84,6 +87,15 @@ impl<'a, C: Courier> Buying<'a, C> {
             command = self.purchase.on(event);
             self.keep_notes().await;
         }
+    }
+
+    /// Lets go of an answer that isn't the one: it may take up a connection. What follows sends the request again sooner or
+    /// later, so whether that can be done is asked before anything is bought.
+    async fn go_on(&mut self) -> Result<(), Fault> {
+        if self.response.take().is_some() && !self.courier.can_send_again().await {
+            return Err(Stop::from(Refusal::BodyGone(self.target.origin.clone())).into());
+        }
+        Ok(())
     }
 
     async fn send(&mut self, pass: Option<&Pass>) -> Result<Event, Fault> {
@@ -110,34 +122,11 @@ impl<'a, C: Courier> Buying<'a, C> {
             return Ok(Event::Reserved(crate::purchase::Reservation::Ours, self.shared.now()));
         }
         let patience = self.shared.config.pay_timeout.saturating_add(self.shared.config.patience);
-        let waiting = self.wait_for_lease(want);
+        let waiting = self.shared.wait_for_lease(want);
         let (reservation, lease) =
             time::timeout(patience, waiting).await.map_err(|_| Fault::Busy(patience))??;
         self.lease = lease;
         Ok(Event::Reserved(reservation, self.shared.now()))
-    }
-
-    async fn wait_for_lease(
-        &self,
-        want: Want,
-    ) -> Result<(crate::purchase::Reservation, Option<Held>), Fault> {
-        loop {
-            let (asked, now) = (want.clone(), self.shared.now());
-            let guard = self.shared.held();
-            let changed = self.shared.changed.notified();
-            // The guard is made where the lease is taken: a future that is dropped while it waits for the journal must
-            // not leave a lease without a holder behind.
-            let reserved = self.shared.journal(move |journal| {
-                Ok(match journal.reserve(&asked, now)? {
-                    Reserved::Held => None,
-                    Reserved::Go(reservation, lease) => Some((reservation, lease.map(guard))),
-                })
-            });
-            if let Some(reserved) = reserved.await? {
-                return Ok(reserved);
-            }
-            _ = time::timeout(LOOK_AGAIN, changed).await;
-        }
     }
 
     /// Asks whoever may agree. The lease is held meanwhile, so a person is asked once for many that want the same.
@@ -320,6 +309,30 @@ impl<'a, C: Courier> Buying<'a, C> {
 }
 
 impl Shared {
+    /// The lease of what is wanted, or what makes it needless.
+    async fn wait_for_lease(
+        &self,
+        want: Want,
+    ) -> Result<(crate::purchase::Reservation, Option<Held>), Fault> {
+        loop {
+            let (asked, now) = (want.clone(), self.now());
+            let guard = self.held();
+            let changed = self.changed.notified();
+            // The guard is made where the lease is taken: a future that is dropped while it waits for the journal must
+            // not leave a lease without a holder behind.
+            let reserved = self.journal(move |journal| {
+                Ok(match journal.reserve(&asked, now)? {
+                    Reserved::Held => None,
+                    Reserved::Go(reservation, lease) => Some((reservation, lease.map(guard))),
+                })
+            });
+            if let Some(reserved) = reserved.await? {
+                return Ok(reserved);
+            }
+            _ = time::timeout(LOOK_AGAIN, changed).await;
+        }
+    }
+
     /// What makes a guard of a lease. It may be called on any thread.
     fn held(&self) -> impl FnOnce(crate::journal::lease::Lease) -> Held + Send + 'static {
         let (journal, clock, tasks) =

@@ -6,9 +6,10 @@
 use std::future::Future;
 
 use farebox_protocol::{OfferedChallenge, Timestamp, http_auth};
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
+use reqwest::Url;
 
-use super::{Arrived, Fault, FetchError, Shared, buy::Buying};
+use super::{Arrived, Engine, Fault, FetchError, Shared, buy::Buying};
 use crate::http::{Hop, Http};
 use crate::purchase::{Answer, Money, Purchase};
 use crate::{Origin, Pass};
@@ -24,6 +25,21 @@ pub(crate) struct Target {
     pub(crate) path: String,
     /// The caller has put an authorization of their own into the request.
     pub(crate) has_authorization: bool,
+}
+
+impl Target {
+    /// What a request asks for; `None` if its address isn't HTTP.
+    pub(crate) fn of(address: &str, method: &Method, headers: &HeaderMap) -> Option<Self> {
+        let url = Url::parse(address).ok()?;
+        Some(Self {
+            origin: Origin::of(&url)?,
+            method: method.to_string(),
+            has_authorization: headers.contains_key(header::AUTHORIZATION)
+                || !url.username().is_empty()
+                || url.password().is_some(),
+            path: url.path().to_owned(),
+        })
+    }
 }
 
 /// The head of an answer, as far as it concerns money.
@@ -44,6 +60,11 @@ pub(crate) trait Courier: Send {
     ///
     /// The future may be dropped at any point.
     fn send(&mut self, pass: Option<&Pass>) -> impl Future<Output = Result<Self::Answer, Fault>> + Send;
+
+    /// Whether it can be sent again, once and as often as it takes. Asked before anything is paid for it.
+    fn can_send_again(&mut self) -> impl Future<Output = bool> + Send {
+        std::future::ready(true)
+    }
 
     /// The head of an answer to it.
     fn head<'a>(&self, answer: &'a Self::Answer) -> Head<'a>;
@@ -69,7 +90,7 @@ impl Courier for ByHttp<'_> {
 
 impl<'a> Head<'a> {
     /// The head of an answer by reqwest to a request that was sent to `asked`.
-    pub(super) fn of(response: &'a reqwest::Response, asked: &Origin) -> Self {
+    pub(crate) fn of(response: &'a reqwest::Response, asked: &Origin) -> Self {
         Self {
             status: response.status(),
             origin: Origin::of(response.url()).unwrap_or_else(|| asked.clone()),
@@ -96,6 +117,17 @@ impl<'a> Head<'a> {
             names_other: names(&["Payment"]),
             now,
         }
+    }
+}
+
+impl Engine {
+    /// One request that somebody else sends, with the purchase that it may take.
+    pub(crate) async fn carry<C: Courier>(
+        &self,
+        target: &Target,
+        courier: &mut C,
+    ) -> Result<Arrived<C::Answer>, FetchError> {
+        self.0.hop(target, courier, false).await
     }
 }
 
