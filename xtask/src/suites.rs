@@ -90,6 +90,22 @@ const PROOFS: &[Suite] = &[
         ],
     },
     Suite {
+        name: "groups",
+        shows: "what a crash could lose at 40,000 requests a second is below the bound that is documented",
+        steps: &[cargo(&[
+            "cargo",
+            "test",
+            "--release",
+            "-p",
+            "farebox-paywall",
+            "--lib",
+            "what_waits_to_be_written",
+            "--",
+            "--ignored",
+            "--nocapture",
+        ])],
+    },
+    Suite {
         name: "lnd-flood",
         shows: "20,000 unpaid challenges write nothing here and leave nothing in lnd (needs Go)",
         steps: &[cargo(&[

@@ -438,7 +438,7 @@ async fn verify_tells_where_the_money_is_and_how_the_last_life_of_the_ledger_end
     assert_eq!(states, ["in-order", "cut-off"]);
     assert_eq!(
         (&report["epochs"][0]["lost_max"], &report["epochs"][1]["lost_max"]),
-        (&0.into(), &65_536.into())
+        (&0.into(), &16_384.into())
     );
 }
 

@@ -52,7 +52,9 @@ pub struct LedgerConfig {
     /// How many accounts are kept in memory. Some 300 bytes each. More than are at work at one time, or requests for the
     /// others are refused.
     pub accounts_max: usize,
-    /// How many commits may wait to be written before nothing new is reserved: the most that a crash can lose.
+    /// How many commits may wait to be written before nothing new is reserved: with those of requests under way just then, the
+    /// most that a crash can lose. Room for a group, and for what comes while it is written: at 40,000 requests a second
+    /// some 300 wait on a busy disk, and 8,000 when it holds its breath for a fifth of a second.
     pub unwritten_max: usize,
     /// How long to wait for the store.
     pub store_timeout: Duration,
@@ -156,7 +158,7 @@ impl LedgerConfig {
     pub const fn new() -> Self {
         Self {
             accounts_max: 65_536,
-            unwritten_max: 65_536,
+            unwritten_max: 16_384,
             store_timeout: Duration::from_secs(2),
             flush_timeout: Duration::from_secs(5),
             answers_kept: Duration::from_secs(86_400),

@@ -18,6 +18,7 @@ use crate::store::{
 };
 
 mod faults;
+mod groups;
 mod killed;
 #[path = "../../../../fuzz/laws/ledger.rs"]
 mod laws;

@@ -1,4 +1,7 @@
 //! A real process on real books, killed in the middle of its work, again and again.
+//!
+//! What it loses is what waited to be written: the group under way, and the one that was being gathered. Both together are no
+//! more than may wait, and one request more that was under way.
 
 use std::{
     io::{BufRead, BufReader, Write},
