@@ -18,6 +18,7 @@ mod demo;
 mod get;
 mod ledger;
 mod lnd;
+mod mcp;
 mod node;
 mod policy;
 mod purchases;
@@ -60,6 +61,7 @@ enum Command {
     Demo(demo::Args),
     Serve(Box<serve::Args>),
     Get(Box<get::Args>),
+    Mcp(Box<mcp::Args>),
     Check(check::Args),
     #[command(subcommand)]
     Token(token::Command),
@@ -101,6 +103,7 @@ impl Cli {
             Command::Demo(args) => demo::run(args, started, self.output.is_json()),
             Command::Serve(args) => serve::run(*args, reader),
             Command::Get(args) => get::run(*args, self.output),
+            Command::Mcp(args) => mcp::run(*args),
             Command::Check(args) => check::run(&args, reader),
             Command::Token(command) => token::run(command, reader),
             Command::Ledger(command) => ledger::run(&command, self.output),

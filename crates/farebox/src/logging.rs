@@ -6,8 +6,8 @@ use std::io::{self, IsTerminal};
 use tracing_subscriber::{EnvFilter, filter::ParseError};
 
 /// What is shown of others' parts unless it is asked for by name. `h2` warns of frames that a client need not send, and a
-/// client can send them as fast as it likes: the log is not theirs to fill.
-const OF_OTHERS: &str = "h2=error";
+/// client can send them as fast as it likes: the log is not theirs to fill. `rmcp` logs what agents ask and are told.
+const OF_OTHERS: &str = "h2=error,rmcp=warn";
 
 /// Starts the log for the life of the process.
 ///

@@ -13,6 +13,7 @@ mod cli;
 mod config;
 mod late;
 mod logging;
+mod mcp;
 mod output;
 mod refunds;
 mod runtime;

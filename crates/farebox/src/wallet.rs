@@ -110,6 +110,13 @@ impl WalletFlags {
         }
     }
 
+    /// The files that whoever can read them can pay with.
+    pub(crate) fn secrets(&self) -> Vec<PathBuf> {
+        let usual = || buyer::config_file("wallet.yaml").filter(|path| !buyer::is_missing(path));
+        let wallet = self.wallet.clone().or_else(|| if self.url().is_some() { None } else { usual() });
+        [wallet, self.wallet_password_file.clone()].into_iter().flatten().collect()
+    }
+
     /// Where the wallet is, if it is named so: an empty variable is as good as none, an empty flag is a mistake.
     fn url(&self) -> Option<&str> {
         self.wallet_url.as_deref().filter(|url| !url.is_empty() || self.origin() == "--wallet-url")

@@ -1,0 +1,286 @@
+//! Where agents connect: standard input and output, a unix socket (and a bridge to it), or HTTP on this machine.
+//!
+//! A session is the same whichever way it came; what differs is who may open one. Over standard input that is whoever started
+//! the program; at the socket, whom its permissions let in; over HTTP, who knows the secret and comes by the right `Host`, which
+//! keeps web pages out that have a browser call this machine.
+
+use std::{
+    fs::{self, File},
+    io::{self, ErrorKind, Write as _},
+    net::SocketAddr,
+    os::{
+        fd::AsFd as _,
+        unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use axum::{
+    Router,
+    extract::{Request, State},
+    middleware::{self, Next},
+    response::{IntoResponse as _, Response},
+};
+use http::{HeaderValue, StatusCode, header};
+use rmcp::{
+    RoleServer, ServiceExt as _,
+    transport::{
+        StreamableHttpServerConfig, StreamableHttpService, async_rw::AsyncRwTransport,
+        streamable_http_server::session::never::NeverSessionManager,
+    },
+};
+use rustix::fs::{Gid, Mode, chown};
+use subtle::ConstantTimeEq as _;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, UnixListener, UnixStream},
+    sync::Semaphore,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use zeroize::Zeroizing;
+
+use super::{Desk, MESSAGE_BYTES_MAX, Server, notes};
+
+/// So many sessions are open at the socket at once; more are closed as they come.
+const SESSIONS_MAX: usize = 64;
+
+/// One session over standard input and output.
+pub(crate) async fn stdio(desk: Arc<Desk>, stop: CancellationToken) -> anyhow::Result<()> {
+    let (input, output) = standard()?;
+    session(Server(desk), input, output, stop).await
+}
+
+/// Carries messages between standard input and output and the socket, until either ends.
+pub(crate) async fn bridge(path: &Path) -> anyhow::Result<()> {
+    let socket = UnixStream::connect(path).await.with_context(|| {
+        format!("`farebox mcp --listen unix:{0}` can't be reached at `{0}`", path.display())
+    })?;
+    let (mut input, mut output) = standard()?;
+    let (mut from, mut to) = socket.into_split();
+    let asking = async {
+        tokio::io::copy(&mut input, &mut to).await?;
+        to.shutdown().await?;
+        // The answers to what was asked are still to come.
+        std::future::pending::<io::Result<()>>().await
+    };
+    let answering = async {
+        tokio::io::copy(&mut from, &mut output).await?;
+        output.flush().await
+    };
+    tokio::select! {
+        ended = asking => ended,
+        ended = answering => ended,
+    }
+    .context("the connection broke off")
+}
+
+/// A socket, private to its owner or open to one group.
+pub(crate) struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Socket {
+    /// Makes the socket. One that nobody listens at any more is replaced.
+    pub(crate) fn bind(path: &Path, group: Option<u32>) -> anyhow::Result<Self> {
+        match fs::symlink_metadata(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot use `{}`", path.display())),
+            Ok(old) => {
+                anyhow::ensure!(old.file_type().is_socket(), "`{}` is there and no socket", path.display());
+                anyhow::ensure!(
+                    std::os::unix::net::UnixStream::connect(path).is_err(),
+                    "somebody listens at `{}` already",
+                    path.display()
+                );
+                fs::remove_file(path).with_context(|| format!("cannot replace `{}`", path.display()))?;
+            }
+        }
+        // Nobody else gets in before the permissions are what they should be.
+        let usual = rustix::process::umask(Mode::from_raw_mode(0o177));
+        let bound = UnixListener::bind(path);
+        rustix::process::umask(usual);
+        let listener = bound.with_context(|| format!("cannot listen at `{}`", path.display()))?;
+        let socket = Self { listener, path: path.to_owned() };
+        if let Some(directory) = farebox_client::policy::open_to_all(path)? {
+            anyhow::bail!(
+                "everybody can write to `{}` and so put another socket there; run `chmod o-w` on it",
+                directory.display()
+            );
+        }
+        if let Some(group) = group {
+            chown(path, None, Some(Gid::from_raw(group)))
+                .with_context(|| format!("cannot give `{}` to group {group}", path.display()))?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+        }
+        Ok(socket)
+    }
+
+    /// One session for each connection.
+    pub(crate) async fn run(self, desk: Arc<Desk>, stop: CancellationToken) -> anyhow::Result<()> {
+        let (sessions, seats) = (TaskTracker::new(), Arc::new(Semaphore::new(SESSIONS_MAX)));
+        loop {
+            let (stream, _) = tokio::select! {
+                accepted = self.listener.accept() => match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        continue;
+                    }
+                },
+                () = stop.cancelled() => break,
+            };
+            let caller = stream.peer_cred().context("the system doesn't say who connects")?;
+            let (uid, pid) = (caller.uid(), caller.pid());
+            let Ok(seat) = Arc::clone(&seats).try_acquire_owned() else {
+                tracing::warn!(uid, pid, "too many sessions; this one is closed");
+                continue;
+            };
+            tracing::info!(uid, pid, "an agent has connected");
+            if let Some(note) = notes::of_caller(uid, &desk.settings.files) {
+                desk.note(note);
+            }
+            let (server, stop) = (Server(Arc::clone(&desk)), stop.clone());
+            sessions.spawn(async move {
+                let (input, output) = stream.into_split();
+                if let Err(error) = session(server, input, output, stop).await {
+                    tracing::info!(uid, pid, error = %format!("{error:#}"), "a session has ended");
+                }
+                drop(seat);
+            });
+        }
+        sessions.close();
+        sessions.wait().await;
+        Ok(())
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        _ = fs::remove_file(&self.path);
+    }
+}
+
+/// HTTP, at `/mcp`.
+pub(crate) struct Web {
+    listener: TcpListener,
+    /// What the `Host` of a request may be.
+    hosts: Vec<String>,
+    secret: Arc<Zeroizing<String>>,
+}
+
+impl Web {
+    /// Takes the port, and reads the secret or makes one.
+    pub(crate) async fn bind(address: SocketAddr, hosts: Vec<String>, secret: &Path) -> anyhow::Result<Self> {
+        let secret = Arc::new(bearer(secret)?);
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on `{address}`; choose another with --listen"))?;
+        let usual = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+        let hosts = if address.ip().is_loopback() { usual.into_iter().chain(hosts).collect() } else { hosts };
+        Ok(Self { listener, hosts, secret })
+    }
+
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    pub(crate) async fn run(self, desk: Arc<Desk>, stop: CancellationToken) -> anyhow::Result<()> {
+        // Without sessions of its own: each request stands for itself, so none can be taken over or pile up. A call whose
+        // connection ends is cancelled.
+        let config = StreamableHttpServerConfig::default()
+            .with_legacy_session_mode(false)
+            .with_allowed_hosts(self.hosts)
+            .enforce_origin_validation()
+            .with_max_request_body_bytes(MESSAGE_BYTES_MAX)
+            .with_cancellation_token(stop.clone());
+        let server = move || Ok(Server(Arc::clone(&desk)));
+        let service = StreamableHttpService::new(server, Arc::new(NeverSessionManager::default()), config);
+        let app = Router::new()
+            .route_service("/mcp", service)
+            .layer(middleware::from_fn_with_state(self.secret, authorized));
+        axum::serve(self.listener, app).with_graceful_shutdown(stop.cancelled_owned()).await?;
+        Ok(())
+    }
+}
+
+/// Lets in who knows the secret.
+async fn authorized(State(secret): State<Arc<Zeroizing<String>>>, request: Request, next: Next) -> Response {
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let given = given.and_then(|value| value.split_once(' '));
+    match given {
+        Some((scheme, word))
+            if scheme.eq_ignore_ascii_case("bearer")
+                && bool::from(word.as_bytes().ct_eq(secret.as_bytes())) =>
+        {
+            next.run(request).await
+        }
+        _ => {
+            let challenge = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))];
+            (StatusCode::UNAUTHORIZED, challenge, "the bearer secret is missing or wrong\n").into_response()
+        }
+    }
+}
+
+/// The secret in this file, which is made if it isn't there.
+fn bearer(path: &Path) -> anyhow::Result<Zeroizing<String>> {
+    let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    match made {
+        Ok(mut file) => {
+            let mut random = Zeroizing::new([0; 32]);
+            getrandom::fill(&mut *random).context("the system has no randomness")?;
+            let secret = Zeroizing::new(hex::encode(*random));
+            writeln!(file, "{}", *secret).and_then(|()| file.sync_all())?;
+            Ok(secret)
+        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let unreadable = || format!("cannot read the secret in `{}`", path.display());
+            let mode = fs::metadata(path).with_context(unreadable)?.permissions().mode();
+            anyhow::ensure!(
+                mode & 0o077 == 0,
+                "others can read the secret in `{}`; run `chmod 600` on it",
+                path.display()
+            );
+            let secret = Zeroizing::new(fs::read_to_string(path).with_context(unreadable)?.trim().to_owned());
+            anyhow::ensure!(secret.len() >= 32, "the secret in `{}` is too short", path.display());
+            Ok(secret)
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot write the secret to `{}`", path.display())),
+    }
+}
+
+/// One session, until the agent ends it or `stop` does.
+async fn session<R, W>(server: Server, input: R, output: W, stop: CancellationToken) -> anyhow::Result<()>
+where
+    R: AsyncRead + Send + Unpin + 'static,
+    W: AsyncWrite + Send + Unpin + 'static,
+{
+    let transport = AsyncRwTransport::<RoleServer, _, _>::new_server(input, output)
+        .with_max_line_length(MESSAGE_BYTES_MAX);
+    let running = tokio::select! {
+        running = server.serve(transport) => running.context("the agent did not begin a session")?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let end = running.cancellation_token();
+    let mut waiting = Box::pin(running.waiting());
+    tokio::select! {
+        ended = &mut waiting => {
+            ended?;
+        }
+        () = stop.cancelled() => {
+            end.cancel();
+            waiting.await?;
+        }
+    }
+    Ok(())
+}
+
+/// Standard input and output as what can be awaited. A read that waits can't be broken off: whoever leaves before the input ends
+/// leaves by [`std::process::exit`].
+fn standard() -> io::Result<(tokio::fs::File, tokio::fs::File)> {
+    let input = io::stdin().as_fd().try_clone_to_owned()?;
+    let output = io::stdout().as_fd().try_clone_to_owned()?;
+    Ok((tokio::fs::File::from_std(File::from(input)), tokio::fs::File::from_std(File::from(output))))
+}
