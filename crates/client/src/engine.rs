@@ -31,13 +31,16 @@ mod lease;
 mod settle;
 mod shelf;
 
-pub use consent::ApproveError;
 use absence::Absence;
+pub use consent::ApproveError;
 use courier::ByHttp;
 pub(crate) use courier::{Courier, Head, Target};
 
 /// So many redirects are followed.
 const REDIRECTS_MAX: usize = 10;
+
+/// So much of what an answer that asks for money says beside its price is read for a quote.
+const TOLD_BYTES_MAX: usize = 64 * 1024;
 
 /// How an engine is set up.
 #[derive(Clone)]
@@ -56,7 +59,8 @@ pub struct EngineConfig {
     pub pay_timeout: Duration,
     /// How much longer to wait for a payment whose outcome is not known, and for somebody else's purchase.
     pub patience: Duration,
-    /// Buy from and show credentials to servers over plain HTTP. Loopback and onion addresses need no permission.
+    /// Buy from and show credentials to servers over plain HTTP. Loopback addresses need no permission, nor do onion
+    /// addresses that are reached by a `socks5h` proxy.
     pub in_the_clear: bool,
     /// Buy where an earlier purchase was paid for and never honoured, and write that one off.
     pub buy_again: bool,
@@ -160,6 +164,9 @@ pub struct Quote {
     pub refusal: Option<Refusal>,
     /// A credential is held that would be tried first.
     pub has_credential: bool,
+    /// The beginning of the body of an answer that asks for money, up to 64 KiB: what else there is to choose from, as the
+    /// server tells it. Nothing is decided by it.
+    pub told: Bytes,
 }
 
 /// What the policy says of a request.
@@ -306,7 +313,11 @@ impl Engine {
             let rules = self.0.rules(&hop.target(), false, None).await;
             let rules = rules.map_err(|error| FetchError::new(error, Money::None))?;
             let quote = self.0.quoted(&hop, &response, rules, !held.is_empty()).await;
-            return quote.map_err(|error| FetchError::new(error, Money::None));
+            let mut quote = quote.map_err(|error| FetchError::new(error, Money::None))?;
+            if quote.status == StatusCode::PAYMENT_REQUIRED {
+                quote.told = crate::http::beginning(response, TOLD_BYTES_MAX).await;
+            }
+            return Ok(quote);
         }
         Err(free(RequestError::TooManyRedirects(REDIRECTS_MAX)))
     }
@@ -399,7 +410,7 @@ impl Shared {
         Ok(Rules {
             limits: self.config.limits,
             wallet,
-            in_the_clear: self.config.in_the_clear,
+            in_the_clear: self.may_go_in_the_clear(&target.origin),
             authorization_taken: target.has_authorization,
             has_bought,
             buy_again: self.config.buy_again,
@@ -415,7 +426,9 @@ impl Shared {
 
     /// The credentials to try for it: none in the clear, none beside an authorization of the caller's own.
     async fn candidates(&self, target: &Target) -> Result<Vec<crate::Pass>, Fault> {
-        if target.has_authorization || (target.origin.is_in_the_clear() && !self.config.in_the_clear) {
+        if target.has_authorization
+            || (target.origin.is_in_the_clear() && !self.may_go_in_the_clear(&target.origin))
+        {
             return Ok(Vec::new());
         }
         if self.absence.is_known(&target.origin) {
@@ -447,6 +460,7 @@ impl Shared {
             offer: None,
             refusal: None,
             has_credential,
+            told: Bytes::new(),
         };
         if answer.status != StatusCode::PAYMENT_REQUIRED {
             return Ok(free);
@@ -469,6 +483,11 @@ impl Shared {
             }
         };
         Ok(Quote { offer, refusal, ..free })
+    }
+
+    /// Whether credentials may be bought from and shown to this server, if that goes in the clear.
+    fn may_go_in_the_clear(&self, origin: &Origin) -> bool {
+        self.config.in_the_clear || (origin.is_onion() && self.http.goes_by_tor())
     }
 
     fn now(&self) -> Timestamp {

@@ -97,6 +97,15 @@ pub enum RequestError {
         #[source]
         source: reqwest::Error,
     },
+    /// What answers there is not TLS.
+    #[error("`{origin}` does not speak TLS; is it http? write `http://{}`", origin.address())]
+    NotTls {
+        /// Who was asked.
+        origin: Origin,
+        /// What happened, without the address.
+        #[source]
+        source: reqwest::Error,
+    },
     /// Not everybody's, and the engine may only call what is.
     #[error(
         "`{0}` is not called: it has no public address, or may have none, and only public servers are called here"
@@ -141,7 +150,7 @@ impl RequestError {
         match self {
             Self::Setup(_) | Self::Certificate(_) => "http_setup",
             Self::Address | Self::OtherServer { .. } | Self::Unfinished(_) => "address",
-            Self::Network { .. } => "network",
+            Self::Network { .. } | Self::NotTls { .. } => "network",
             Self::PrivateTarget(_) => "private_target",
             Self::Followed { .. }
             | Self::RedirectUnreadable(_)
@@ -158,6 +167,7 @@ pub(crate) struct Http {
     /// plain HTTP to a stranger.
     direct: reqwest::Client,
     finder: Arc<Finder>,
+    goes_by_tor: bool,
 }
 
 /// One request to one server; a redirect makes another.
@@ -208,7 +218,12 @@ impl Http {
         };
         // Who names a proxy for this very call knows what it is.
         let direct = if matches!(config.proxy, Proxy::Through(_)) { client.clone() } else { direct };
-        Ok(Self { client, direct, finder })
+        Ok(Self { client, direct, finder, goes_by_tor: config.proxy.may_be_tor() })
+    }
+
+    /// Whether onion services are reached as they must be: by a proxy that gets their names.
+    pub(crate) fn goes_by_tor(&self) -> bool {
+        self.goes_by_tor
     }
 
     /// Sends `hop`, with the credential if there is one. The answer's body has not been read.
@@ -230,10 +245,65 @@ impl Http {
         }
         let network = |source: reqwest::Error| match reach::is_not_public(&source) {
             true => RequestError::PrivateTarget(hop.origin.clone()),
+            false if is_not_tls(&source) => {
+                RequestError::NotTls { origin: hop.origin.clone(), source: source.without_url() }
+            }
             false => RequestError::Network { origin: hop.origin.clone(), source: source.without_url() },
         };
         let client = if hop.origin.is_this_machine() { &self.direct } else { &self.client };
         client.execute(request).await.map_err(network)
+    }
+}
+
+/// Whether the other side answered the handshake in another language.
+fn is_not_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let within = |error: &'_ (dyn std::error::Error + 'static)| {
+        matches!(
+            error.downcast_ref(),
+            Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType))
+        )
+    };
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if within(error) {
+            return true;
+        }
+        // What an I/O error wraps is not its source.
+        next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    false
+}
+
+/// The beginning of a body, as far as it comes.
+pub(crate) async fn beginning(mut response: reqwest::Response, most: usize) -> Bytes {
+    let mut body = Vec::new();
+    while body.len() < most
+        && let Ok(Some(piece)) = response.chunk().await
+    {
+        body.extend_from_slice(&piece);
+    }
+    body.truncate(most);
+    body.into()
+}
+
+impl Proxy {
+    /// Whether names are looked up by a SOCKS proxy, as Tor wants it. An environment that lets some names past its proxy may
+    /// let those of onion services past it, too.
+    fn may_be_tor(&self) -> bool {
+        let looks_up = |url: &str| url.starts_with("socks5h://") || url.starts_with("socks4a://");
+        match self {
+            Self::None => false,
+            Self::Through(url) => looks_up(url),
+            Self::Environment => {
+                let set = |name: &str| std::env::var(name).or_else(|_| std::env::var(name.to_uppercase()));
+                let proxy = set("http_proxy").or_else(|_| set("all_proxy")).unwrap_or_default();
+                let past = set("no_proxy").unwrap_or_default();
+                looks_up(&proxy) && !past.contains('*') && !past.contains("onion")
+            }
+        }
     }
 }
 

@@ -51,6 +51,11 @@ impl Origin {
         }
     }
 
+    /// Host and port as they are written behind a scheme.
+    pub(crate) fn address(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
     /// The host, in lower case; an IPv6 address in its brackets.
     pub fn host(&self) -> &str {
         &self.host
@@ -61,10 +66,25 @@ impl Origin {
         self.tls
     }
 
-    /// Whether a stranger between here and there can read along: plain HTTP to anything but this machine or an onion
-    /// service, whose address is its key.
+    /// Whether a stranger between here and there can read along: plain HTTP to anything but this machine.
+    ///
+    /// An onion service is reached in the clear, too, unless by Tor: only there is the address a key.
     pub fn is_in_the_clear(&self) -> bool {
-        !self.tls && !self.is_this_machine() && !self.host.ends_with(".onion")
+        !self.tls && !self.is_this_machine()
+    }
+
+    /// Whether this is an onion service.
+    pub(crate) fn is_onion(&self) -> bool {
+        self.host.strip_suffix('.').unwrap_or(&self.host).ends_with(".onion")
+    }
+
+    /// What to do about plain HTTP.
+    pub(crate) fn instead_of_the_clear(&self) -> &'static str {
+        if self.is_onion() {
+            "reach it by Tor (a socks5h proxy), or allow plain http"
+        } else {
+            "use https, or allow plain http"
+        }
     }
 
     /// Whether this is the machine we run on, by loopback address or by a name that means it.
@@ -122,17 +142,12 @@ mod tests {
     }
 
     #[test]
-    fn only_tls_this_machine_and_onions_are_out_of_the_clear() {
-        for safe in [
-            "https://example.com",
-            "http://127.8.9.1",
-            "http://[::1]",
-            "http://localhost:1",
-            "http://x.onion",
-        ] {
+    fn only_tls_and_this_machine_are_out_of_the_clear() {
+        for safe in ["https://example.com", "http://127.8.9.1", "http://[::1]", "http://localhost:1"] {
             assert!(!origin(safe).is_in_the_clear(), "{safe}");
         }
-        for clear in ["http://example.com", "http://10.0.0.1", "http://localhost.example.com", "http://onion"]
+        for clear in
+            ["http://example.com", "http://10.0.0.1", "http://localhost.example.com", "http://x.onion"]
         {
             assert!(origin(clear).is_in_the_clear(), "{clear}");
         }

@@ -141,7 +141,9 @@ pub enum Refusal {
         answered: Origin,
     },
     /// The credential would travel unencrypted.
-    #[error("`{0}` sells over plain http, where anybody could take the credential; use https, or allow it")]
+    #[error(
+        "`{0}` sells over plain http, where anybody could take the credential; {instead}", instead = .0.instead_of_the_clear()
+    )]
     InTheClear(Origin),
     /// The caller's own `Authorization` is in the way.
     #[error(
