@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, wherever it stands")]
 
+#[path = "get/resume.rs"]
+mod resume;
 #[path = "../../client/tests/support/mod.rs"]
 mod support;
 

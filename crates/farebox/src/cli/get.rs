@@ -7,7 +7,7 @@
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use farebox_client::{Approve, Engine, EngineConfig, FetchError, HttpConfig, Proxy};
+use farebox_client::{Approve, Engine, EngineConfig, FetchError, Fetched, HttpConfig, Proxy};
 use farebox_lightning::Pay;
 use farebox_protocol::{Msat, PaymentHash};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
@@ -19,10 +19,12 @@ use crate::{
 };
 
 mod body;
+mod part;
 mod person;
 mod report;
 mod request;
 
+use part::{Answer, Download};
 use report::{Exit, Failure, Report};
 pub(super) use request::uri;
 
@@ -63,6 +65,19 @@ pub(crate) struct Args {
     /// Write the body to this file, which appears only when it is complete
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Go on with a file that an earlier call with -o has left incomplete; if it has changed meanwhile, or the server can't
+    /// go on, it is fetched anew. Nothing is paid twice
+    #[arg(short = 'c', long = "continue", requires = "output")]
+    go_on: bool,
+    /// The same as curl writes it: `-C -`. Where to go on is told by the part, so other values are refused
+    #[arg(
+        short = 'C',
+        long = "continue-at",
+        value_name = "-",
+        requires = "output",
+        allow_hyphen_values = true
+    )]
+    continue_at: Option<String>,
     /// Fail, without a body, on a status of 400 or more
     #[arg(short, long)]
     fail: bool,
@@ -210,20 +225,27 @@ async fn fetch(
     if let Some(path) = &args.output {
         body::check_writable(path).map_err(|error| Failure::other("output", &format!("{error:#}")))?;
     }
+    let mut download = match &args.output {
+        Some(path) => Some(Download::new(path, &request, args.goes_on()?).map_err(Failure::usage)?),
+        None => None,
+    };
     let started = tokio::time::Instant::now();
-    let explained = if args.money.no_pay { Failure::unpaid } else { Failure::of };
-    let fetched = engine.fetch(request).await.map_err(|error| explained(&error))?;
+    let (fetched, answer) = ask(args, engine, request, download.as_mut()).await?;
     let mut report = Report::of(&fetched);
     if let Some(note) = report.note().filter(|_| !args.quiet && !output.is_json()) {
         eprintln!("{note}");
     }
-    if args.fail && report.status >= 400 {
+    if (args.fail && report.status >= 400) || answer == Answer::Other {
         return Err(Failure::status(&report));
     }
-    let place = match (&args.output, output.is_json()) {
-        (Some(path), _) => body::Place::File(path),
-        (None, true) => body::Place::Memory,
-        (None, false) => body::Place::Stdout,
+    let (status, headers) = (fetched.response.status(), fetched.response.headers());
+    let place = match (&args.output, download) {
+        (Some(path), Some(download)) => {
+            let part = download.part(answer, status, headers);
+            body::Place::File(path, part.map_err(|error| Failure::other("output", &format!("{error:#}")))?)
+        }
+        _ if output.is_json() => body::Place::Memory,
+        _ => body::Place::Stdout,
     };
     let shown = !args.quiet && !output.is_json();
     let body = body::take(fetched.response, place, shown).await.map_err(|error| report.broken(error))?;
@@ -234,6 +256,44 @@ async fn fetch(
         line(&text).map_err(|error| Failure::other("output", &error.to_string()))?;
     }
     Ok(Exit::Done)
+}
+
+/// Sends the request: for the rest of a file where there is a beginning, and again for all of it where that led nowhere.
+async fn ask(
+    args: &Args,
+    engine: &Engine,
+    request: http::Request<bytes::Bytes>,
+    download: Option<&mut Download<'_>>,
+) -> Result<(Fetched, Answer), Failure> {
+    let explained = if args.money.no_pay { Failure::unpaid } else { Failure::of };
+    let Some(download) = download.filter(|download| download.is_begun()) else {
+        return Ok((engine.fetch(request).await.map_err(|error| explained(&error))?, Answer::Whole));
+    };
+    let mut for_the_rest = request.clone();
+    download.ask(&mut for_the_rest).map_err(Failure::usage)?;
+    let fetched = engine.fetch(for_the_rest).await.map_err(|error| explained(&error))?;
+    let answer = download.judge(fetched.response.status(), fetched.response.headers());
+    if answer != Answer::Useless {
+        return Ok((fetched, answer));
+    }
+    download.begin_anew();
+    let bought = fetched.purchase;
+    let mut again = engine.fetch(request).await.map_err(|error| explained(&error))?;
+    again.purchase = again.purchase.or(bought);
+    Ok((again, Answer::Whole))
+}
+
+impl Args {
+    /// Whether an earlier download is to be gone on with.
+    fn goes_on(&self) -> Result<bool, Failure> {
+        match self.continue_at.as_deref() {
+            None => Ok(self.go_on),
+            Some("-") => Ok(true),
+            Some(_) => Err(Failure::usage(anyhow::anyhow!(
+                "-C takes `-` and nothing else: where to go on is told by the part that an earlier call has left"
+            ))),
+        }
+    }
 }
 
 fn open(args: &Args, wallet: Option<Arc<dyn Pay>>) -> anyhow::Result<Engine> {

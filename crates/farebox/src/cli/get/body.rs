@@ -3,44 +3,65 @@
 use std::{
     fs,
     io::{self, ErrorKind, IsTerminal as _, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::part::{Part, directory};
+
 /// More than this isn't put into a JSON object.
 const MEMORY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Where the body goes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum Place<'a> {
     Stdout,
-    File(&'a Path),
+    /// A file, and the part of it that may be gone on with.
+    File(&'a Path, Option<Part>),
     Memory,
 }
 
 /// What has been taken.
 #[derive(Debug, Default)]
 pub(super) struct Body {
+    /// The length of the whole, what was there already included.
     pub(super) length: u64,
+    /// How much of it was there already.
+    pub(super) start: u64,
     /// Only from [`Place::Memory`].
     pub(super) kept: Vec<u8>,
 }
 
+/// The body did not come to its end.
+#[derive(Debug)]
+pub(super) struct Broken {
+    pub(super) error: anyhow::Error,
+    /// What can be gone on with, and how long it is.
+    pub(super) part: Option<(PathBuf, u64)>,
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Broken {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), part: None }
+    }
+}
+
 /// Takes the whole body to its place.
-pub(super) async fn take(response: reqwest::Response, place: Place<'_>, shown: bool) -> anyhow::Result<Body> {
+pub(super) async fn take(response: reqwest::Response, place: Place<'_>, shown: bool) -> Result<Body, Broken> {
     match place {
         Place::Stdout => {
             // A bar among the text that is printed would spoil both.
             let bar = shown && !io::stdout().is_terminal();
-            copy(response, &mut io::stdout().lock(), bar).await
+            Ok(copy(response, &mut io::stdout().lock(), 0, bar).await?)
         }
-        Place::File(path) => to_file(response, path, shown).await,
+        Place::File(path, Some(part)) => to_part(response, path, part, shown).await,
+        Place::File(path, None) => Ok(to_file(response, path, shown).await?),
         Place::Memory => {
             let mut kept = Bounded(Vec::new());
-            let body = copy(response, &mut kept, false).await?;
+            let body = copy(response, &mut kept, 0, false).await?;
             Ok(Body { kept: kept.0, ..body })
         }
     }
@@ -59,40 +80,85 @@ pub(super) fn check_writable(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Writes to a file beside `path` and renames it, so that what stands at `path` is always complete.
+/// Writes to the part and puts it in its place, so that what stands at `path` is always complete. A part that isn't stays.
+async fn to_part(
+    response: reqwest::Response,
+    path: &Path,
+    mut part: Part,
+    shown: bool,
+) -> Result<Body, Broken> {
+    let unwritable = || format!("cannot write `{}`", path.display());
+    let copied = copy(response, &mut part.file, part.start, shown).await;
+    let there = part.file.metadata().with_context(unwritable)?.len();
+    match (copied, part.length) {
+        (Ok(_), Some(length)) if there != length => {
+            part.discard();
+            Err(anyhow::anyhow!("`{}` came to {there} bytes, and {length} were promised", path.display())
+                .into())
+        }
+        (Ok(body), _) => {
+            keep_mode(&part.file, path).with_context(unwritable)?;
+            part.finish(path).with_context(unwritable)?;
+            Ok(body)
+        }
+        (Err(error), _) if there == 0 => {
+            part.discard();
+            Err(error.into())
+        }
+        (Err(error), length) => {
+            let part = part.path().to_owned();
+            let of = length.map(|length| format!(" of {length}")).unwrap_or_default();
+            let error = error.context(format!(
+                "{there} bytes{of} are in `{}`; the same call with `-C -` goes on from there",
+                part.display()
+            ));
+            Err(Broken { error, part: Some((part, there)) })
+        }
+    }
+}
+
+/// Writes to a file beside `path` and renames it. What is no file, like `/dev/null` or a pipe, is written to as it is.
 async fn to_file(response: reqwest::Response, path: &Path, shown: bool) -> anyhow::Result<Body> {
     let unwritable = || format!("cannot write `{}`", path.display());
+    if fs::metadata(path).is_ok_and(|old| !old.is_file()) {
+        let mut place = fs::OpenOptions::new().write(true).open(path).with_context(unwritable)?;
+        return copy(response, &mut place, 0, shown).await;
+    }
     let mut file = beside(path).with_context(unwritable)?;
-    let body = copy(response, &mut file, shown).await?;
-    let old = fs::metadata(path).ok();
-    if let Some(old) = old.as_ref().filter(|old| old.is_file()) {
-        // A file that only its owner may read stays so.
-        file.as_file().set_permissions(old.permissions()).with_context(unwritable)?;
-    }
+    let body = copy(response, &mut file, 0, shown).await?;
+    keep_mode(file.as_file(), path).with_context(unwritable)?;
     file.as_file().sync_all().with_context(unwritable)?;
-    if old.is_some_and(|old| !old.is_file()) {
-        // `/dev/null`, a pipe: written to, not replaced.
-        fs::copy(file.path(), path).with_context(unwritable)?;
-        return Ok(body);
-    }
     file.persist(path).map_err(|error| error.error).with_context(unwritable)?;
     Ok(body)
 }
 
+/// A file that only its owner may read stays so when it is replaced.
+fn keep_mode(file: &fs::File, path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(old) => file.set_permissions(old.permissions()),
+        Err(_) => Ok(()),
+    }
+}
+
 /// A new file in the directory of `path`; it goes away unless it is kept.
 fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
-    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
     let mut builder = tempfile::Builder::new();
     builder.prefix(".farebox-get-");
     // The mode that a plain new file would get; the umask is taken off by the system.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(directory.unwrap_or(Path::new(".")))
+    builder.tempfile_in(directory(path))
 }
 
-async fn copy(mut response: reqwest::Response, to: &mut impl Write, shown: bool) -> anyhow::Result<Body> {
-    let bar = bar(response.content_length(), shown);
-    let mut body = Body::default();
+/// `start`: so much of the whole is there already.
+async fn copy(
+    mut response: reqwest::Response,
+    to: &mut impl Write,
+    start: u64,
+    shown: bool,
+) -> anyhow::Result<Body> {
+    let bar = bar(response.content_length().map(|rest| start.saturating_add(rest)), shown);
+    let mut body = Body { length: start, start, ..Body::default() };
     loop {
         let chunk: Option<Bytes> =
             response.chunk().await.map_err(reqwest::Error::without_url).context("the answer broke off")?;

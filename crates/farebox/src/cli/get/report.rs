@@ -1,13 +1,19 @@
 //! What is said about a fetch: to people in sentences, to programs in JSON, and to scripts by the exit code.
 
-use std::{fmt::Write as _, io::IsTerminal as _, path::Path, process::ExitCode, time::Duration};
+use std::{
+    fmt::Write as _,
+    io::IsTerminal as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use farebox_client::{
     Fault, FetchError, Fetched, Money, PurchaseRow, Quote, Receipt, Refusal, RequestError, Stop,
 };
 use serde::Serialize;
 
-use super::body::Body;
+use super::body::{Body, Broken};
 use crate::output::{OutputFlags, Reader, line, utc};
 
 /// How the program ends; the help text says the same.
@@ -59,6 +65,8 @@ pub(super) struct Failure {
     money: Box<MoneyReport>,
     /// The name under which the question waits for a person.
     approval: Option<String>,
+    /// What has come of a file, and how much that is.
+    part: Option<(PathBuf, u64)>,
 }
 
 /// What became of the money.
@@ -114,6 +122,7 @@ impl Failure {
             retryable: error.retryable(),
             money: MoneyReport::of(error.money()).into(),
             approval,
+            part: None,
         }
     }
 
@@ -125,6 +134,7 @@ impl Failure {
             retryable: false,
             money: MoneyReport::of(&Money::None).into(),
             approval: None,
+            part: None,
         }
     }
 
@@ -148,6 +158,7 @@ impl Failure {
             retryable: limited || report.status >= 500,
             money: report.money.clone().into(),
             approval: None,
+            part: None,
         }
     }
 
@@ -185,6 +196,10 @@ impl Failure {
             if let Some(id) = &self.approval {
                 error["approval"] = id.as_str().into();
             }
+            if let Some((path, bytes)) = &self.part {
+                error["part"] = path.display().to_string().into();
+                error["part_bytes"] = (*bytes).into();
+            }
             eprintln!("{error}");
         } else {
             eprintln!("error: {}", self.message);
@@ -220,6 +235,9 @@ pub(super) struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     credential: Option<String>,
     bytes: u64,
+    /// How much of it an earlier call had left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resumed_at: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -260,6 +278,7 @@ impl Report {
             payment: fetched.purchase.as_ref().map(Payment::of),
             credential: fetched.credential.map(|hash| hash.to_string()),
             bytes: 0,
+            resumed_at: None,
             output: None,
             body: None,
             body_hex: None,
@@ -276,7 +295,8 @@ impl Report {
     }
 
     /// The answer came, its body did not. What has been paid for is kept: the same call goes on from there.
-    pub(super) fn broken(&self, error: anyhow::Error) -> Failure {
+    pub(super) fn broken(&self, broken: Broken) -> Failure {
+        let Broken { error, part } = broken;
         let from_network = error.chain().any(|cause| cause.is::<reqwest::Error>());
         Failure {
             exit: if from_network { Exit::Network } else { Exit::Other },
@@ -285,11 +305,13 @@ impl Report {
             retryable: from_network,
             money: self.money.clone().into(),
             approval: None,
+            part,
         }
     }
 
     pub(super) fn finish(&mut self, body: Body, output: Option<&Path>, took: Duration) {
         self.bytes = body.length;
+        self.resumed_at = (body.start > 0).then_some(body.start);
         self.duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         self.output = output.map(|path| path.display().to_string());
         if output.is_none() {
