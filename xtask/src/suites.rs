@@ -52,6 +52,23 @@ const PROOFS: &[Suite] = &[
         ],
     },
     Suite {
+        name: "download",
+        shows: "`farebox get` of a gibibyte takes no more memory than of a mebibyte",
+        steps: &[cargo(&[
+            "cargo",
+            "test",
+            "--release",
+            "-p",
+            "farebox",
+            "--test",
+            "get",
+            "a_gibibyte",
+            "--",
+            "--ignored",
+            "--nocapture",
+        ])],
+    },
+    Suite {
         name: "flood",
         shows: "1,000,000 unpaid challenges leave no row, no file and no memory behind",
         steps: &[cargo(&[

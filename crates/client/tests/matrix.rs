@@ -1,5 +1,5 @@
 //! The whole tables of what servers may do: where a redirect leads and who asks for money on the way, which status follows a
-//! payment, and in which words a price is told.
+//! payment, in which words a price is told, and how often a body is sent.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, wherever it stands")]
 
@@ -396,4 +396,60 @@ async fn a_price_in_another_scheme_is_refused_by_name_and_told_by_a_quote() {
     assert!(error.to_string().contains("L402"), "{error}");
     let quote = engine.quote(get(&shop.url("/"))).await.unwrap();
     assert_eq!(quote.refusal.unwrap().code(), "scheme_unsupported");
+}
+
+/// How often a body arrives that is posted to a server which answers so, and how the call ends.
+async fn posted(answer: impl Fn(&Till, &Asked) -> Response + Send + Sync + 'static) -> (usize, String) {
+    let world = World::new();
+    let shop = Shop::with(&world.net, move |till, asked| {
+        assert_eq!(&asked.body[..], b"once");
+        answer(till, asked)
+    })
+    .await;
+    let request = http::Request::post(shop.url("/")).body(Bytes::from_static(b"once")).unwrap();
+    let told = told(world.engine().fetch(request).await).await;
+    (shop.requests(), told)
+}
+
+#[tokio::test]
+async fn a_body_is_sent_again_only_where_money_was_asked_for_it() {
+    for code in [200, 201, 204, 400, 401, 403, 409, 425, 429, 500, 502, 503, 504] {
+        assert_eq!(posted(move |_, _| status(code)).await, (1, format!("{code} ")), "{code}");
+    }
+    let sold = |till: &Till, asked: &Asked| match till.paid(&asked.headers) {
+        Some(_) => till.serve("taken"),
+        None => till.challenge("svc", 100),
+    };
+    assert_eq!(posted(sold).await, (2, "200 taken".to_owned()));
+    let failing = |till: &Till, asked: &Asked| match till.paid(&asked.headers) {
+        Some(_) => status(500),
+        None => till.challenge("svc", 100),
+    };
+    assert_eq!(posted(failing).await, (2, "500 ".to_owned()));
+}
+
+#[tokio::test]
+async fn a_body_is_not_sent_again_where_the_line_is_cut_before_an_answer() {
+    use tokio::io::AsyncReadExt as _;
+    let world = World::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let serve = async {
+        let mut taken = 0;
+        loop {
+            let (mut guest, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"once") {
+                assert_ne!(guest.read_buf(&mut request).await.unwrap(), 0);
+            }
+            taken += 1;
+            assert_eq!(taken, 1, "it was sent twice");
+        }
+    };
+    let request = http::Request::post(&url).body(Bytes::from_static(b"once")).unwrap();
+    let engine = world.engine();
+    tokio::select! {
+        () = serve => {}
+        fetched = engine.fetch(request) => assert_eq!(told(fetched).await, "network none"),
+    }
 }

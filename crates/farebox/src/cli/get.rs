@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod body;
+mod late;
 mod part;
 mod person;
 mod report;
@@ -70,20 +71,23 @@ pub(crate) struct Args {
     #[arg(short = 'c', long = "continue", requires = "output")]
     go_on: bool,
     /// The same as curl writes it: `-C -`. Where to go on is told by the part, so other values are refused
-    #[arg(
-        short = 'C',
-        long = "continue-at",
-        value_name = "-",
-        requires = "output",
-        allow_hyphen_values = true
-    )]
+    #[arg(short = 'C', long = "continue-at", value_name = "-", requires = "output", allow_hyphen_values = true)]
     continue_at: Option<String>,
     /// Fail, without a body, on a status of 400 or more
     #[arg(short, long)]
     fail: bool,
+    /// Print the status and the headers of the answer before its body
+    #[arg(short, long, conflicts_with = "output")]
+    include: bool,
     /// Say nothing but errors
-    #[arg(short, long)]
+    #[arg(short, long, visible_short_alias = 's', visible_alias = "silent")]
     quiet: bool,
+    /// Show no progress bar; there is one only on a terminal
+    #[arg(long)]
+    no_progress: bool,
+    /// Print the body, which is done anyway unless it goes to a file
+    #[arg(long, conflicts_with = "output")]
+    print_body: bool,
 
     #[command(flatten)]
     money: Money,
@@ -113,6 +117,9 @@ struct Money {
     /// The highest routing fee on top of the price [default: what the policy says; without one, 10sat]
     #[arg(long, value_name = "AMOUNT")]
     max_fee: Option<Msat>,
+    /// Buy this one of several offers, by the name that --dry-run tells. What was bought before is used first
+    #[arg(long, value_name = "NAME")]
+    offer: Option<String>,
     /// On whose behalf: a name that rules of the policy may look at
     #[arg(long, value_name = "NAME", env = "FAREBOX_LABEL")]
     label: Option<String>,
@@ -134,21 +141,26 @@ struct Money {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Network")]
 struct Network {
-    /// Buy from, and show credentials to, servers over plain http; loopback and onion addresses need no permission
+    /// Buy from, and show credentials to, servers over plain http; loopback needs no permission, nor does an onion address with
+    /// a socks5h proxy
     #[arg(long)]
     allow_http: bool,
     /// Trust the certificates in this PEM file, too
     #[arg(long, value_name = "FILE")]
     cacert: Option<PathBuf>,
     /// Go through this proxy, like socks5h://127.0.0.1:9050 [default: what HTTPS_PROXY and its kin say]
-    #[arg(long, value_name = "URL")]
+    #[arg(short = 'x', long, value_name = "URL")]
     proxy: Option<String>,
     /// How long a connection may take to stand, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
-    connect_timeout: u64,
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    connect_timeout: Duration,
     /// How long a server may be silent, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
-    idle_timeout: u64,
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
+    idle_timeout: Duration,
+    /// How long the whole may take, in seconds. A payment that has been sent by then is waited for a few seconds more and never
+    /// passed over: exit code 8 while its outcome is unknown [default: no limit]
+    #[arg(short, long, value_name = "SECONDS", value_parser = seconds)]
+    max_time: Option<Duration>,
 }
 
 /// Carries the command out. Its failures have exit codes of their own, so they are told here.
@@ -209,7 +221,8 @@ async fn told(args: &Args, output: OutputFlags, engine: &Engine) -> Result<Exit,
         };
     }
     let url = args.url.as_deref().unwrap_or_default();
-    let request = request::build(url, &args.request).map_err(Failure::usage)?;
+    let request =
+        request::build(url, &args.request, args.money.offer.as_deref()).map_err(Failure::usage)?;
     if args.money.dry_run {
         return report::quote(&engine.quote(request).await?, output);
     }
@@ -230,10 +243,24 @@ async fn fetch(
         None => None,
     };
     let started = tokio::time::Instant::now();
-    let (fetched, answer) = ask(args, engine, request, download.as_mut()).await?;
-    let mut report = Report::of(&fetched);
-    if let Some(note) = report.note().filter(|_| !args.quiet && !output.is_json()) {
-        eprintln!("{note}");
+    let deadline = args.network.max_time.and_then(|most| started.checked_add(most));
+    let asked = ask(args, engine, request, download.as_mut());
+    let (fetched, answer) = match deadline {
+        None => asked.await?,
+        Some(deadline) => {
+            let before = late::payments(engine).await?;
+            match tokio::time::timeout_at(deadline, asked).await {
+                Ok(asked) => asked?,
+                Err(_) => return Err(late::told(engine, &before).await?),
+            }
+        }
+    };
+    let mut report = Report::of(&fetched, args.include || args.request.head);
+    if !args.quiet && !output.is_json() {
+        report.notes().for_each(|note| eprintln!("{note}"));
+    }
+    if let Some(offer) = args.money.offer.as_deref().filter(|_| report.knows_no_such_offer()) {
+        return Err(Failure::no_such_offer(offer));
     }
     if (args.fail && report.status >= 400) || answer == Answer::Other {
         return Err(Failure::status(&report));
@@ -247,8 +274,12 @@ async fn fetch(
         _ if output.is_json() => body::Place::Memory,
         _ => body::Place::Stdout,
     };
-    let shown = !args.quiet && !output.is_json();
-    let body = body::take(fetched.response, place, shown).await.map_err(|error| report.broken(error))?;
+    if matches!(place, body::Place::Stdout) && (args.include || args.request.head) {
+        body::print_head(&fetched.response).map_err(|error| Failure::other("output", &format!("{error:#}")))?;
+    }
+    let shown = !args.quiet && !args.no_progress && !output.is_json();
+    let taken = body::take(fetched.response, place, shown, deadline).await;
+    let body = taken.map_err(|error| report.broken(error))?;
     if output.is_json() {
         report.finish(body, args.output.as_deref(), started.elapsed());
         let text =
@@ -312,8 +343,8 @@ fn open(args: &Args, wallet: Option<Arc<dyn Pay>>) -> anyhow::Result<Engine> {
         label: args.money.label.clone(),
         wallet,
         http: HttpConfig {
-            connect_timeout: Duration::from_secs(args.network.connect_timeout),
-            idle_timeout: Duration::from_secs(args.network.idle_timeout),
+            connect_timeout: args.network.connect_timeout,
+            idle_timeout: args.network.idle_timeout,
             proxy,
             extra_roots,
             ..HttpConfig::default()
@@ -324,6 +355,13 @@ fn open(args: &Args, wallet: Option<Arc<dyn Pay>>) -> anyhow::Result<Engine> {
         ..EngineConfig::new(args.files.journal()?)
     };
     Ok(Engine::open(config)?)
+}
+
+/// A time as people write it, like `10` or `0.5`.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let time = text.parse().ok().and_then(|secs| Duration::try_from_secs_f64(secs).ok());
+    time.filter(|time| !time.is_zero())
+        .ok_or_else(|| format!("`{text}` is no time; write seconds, like `10` or `0.5`"))
 }
 
 fn certificates(path: &std::path::Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {

@@ -7,8 +7,8 @@ use std::{
 };
 
 use anyhow::Context as _;
-use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::time::{self, Instant};
 
 use super::part::{Part, directory};
 
@@ -49,19 +49,45 @@ impl<E: Into<anyhow::Error>> From<E> for Broken {
     }
 }
 
+/// The caller wanted to wait no longer.
+#[derive(Debug, thiserror::Error)]
+#[error("the time is up (--max-time)")]
+pub(super) struct TimeUp;
+
+/// Prints the status and the headers, as HTTP/1.1 has them.
+pub(super) fn print_head(response: &reqwest::Response) -> anyhow::Result<()> {
+    let mut head = format!("{:?} {}\r\n", response.version(), response.status()).into_bytes();
+    for (name, value) in response.headers() {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    match io::stdout().lock().write_all(&head) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write the answer"),
+    }
+}
+
 /// Takes the whole body to its place.
-pub(super) async fn take(response: reqwest::Response, place: Place<'_>, shown: bool) -> Result<Body, Broken> {
+pub(super) async fn take(
+    response: reqwest::Response,
+    place: Place<'_>,
+    shown: bool,
+    deadline: Option<Instant>,
+) -> Result<Body, Broken> {
     match place {
         Place::Stdout => {
             // A bar among the text that is printed would spoil both.
             let bar = shown && !io::stdout().is_terminal();
-            Ok(copy(response, &mut io::stdout().lock(), 0, bar).await?)
+            Ok(copy(response, &mut io::stdout().lock(), 0, bar, deadline).await?)
         }
-        Place::File(path, Some(part)) => to_part(response, path, part, shown).await,
-        Place::File(path, None) => Ok(to_file(response, path, shown).await?),
+        Place::File(path, Some(part)) => to_part(response, path, part, shown, deadline).await,
+        Place::File(path, None) => Ok(to_file(response, path, shown, deadline).await?),
         Place::Memory => {
             let mut kept = Bounded(Vec::new());
-            let body = copy(response, &mut kept, 0, false).await?;
+            let body = copy(response, &mut kept, 0, false, deadline).await?;
             Ok(Body { kept: kept.0, ..body })
         }
     }
@@ -86,9 +112,10 @@ async fn to_part(
     path: &Path,
     mut part: Part,
     shown: bool,
+    deadline: Option<Instant>,
 ) -> Result<Body, Broken> {
     let unwritable = || format!("cannot write `{}`", path.display());
-    let copied = copy(response, &mut part.file, part.start, shown).await;
+    let copied = copy(response, &mut part.file, part.start, shown, deadline).await;
     let there = part.file.metadata().with_context(unwritable)?.len();
     match (copied, part.length) {
         (Ok(_), Some(length)) if there != length => {
@@ -118,14 +145,19 @@ async fn to_part(
 }
 
 /// Writes to a file beside `path` and renames it. What is no file, like `/dev/null` or a pipe, is written to as it is.
-async fn to_file(response: reqwest::Response, path: &Path, shown: bool) -> anyhow::Result<Body> {
+async fn to_file(
+    response: reqwest::Response,
+    path: &Path,
+    shown: bool,
+    deadline: Option<Instant>,
+) -> anyhow::Result<Body> {
     let unwritable = || format!("cannot write `{}`", path.display());
     if fs::metadata(path).is_ok_and(|old| !old.is_file()) {
         let mut place = fs::OpenOptions::new().write(true).open(path).with_context(unwritable)?;
-        return copy(response, &mut place, 0, shown).await;
+        return copy(response, &mut place, 0, shown, deadline).await;
     }
     let mut file = beside(path).with_context(unwritable)?;
-    let body = copy(response, &mut file, 0, shown).await?;
+    let body = copy(response, &mut file, 0, shown, deadline).await?;
     keep_mode(file.as_file(), path).with_context(unwritable)?;
     file.as_file().sync_all().with_context(unwritable)?;
     file.persist(path).map_err(|error| error.error).with_context(unwritable)?;
@@ -156,12 +188,16 @@ async fn copy(
     to: &mut impl Write,
     start: u64,
     shown: bool,
+    deadline: Option<Instant>,
 ) -> anyhow::Result<Body> {
     let bar = bar(response.content_length().map(|rest| start.saturating_add(rest)), shown);
     let mut body = Body { length: start, start, ..Body::default() };
     loop {
-        let chunk: Option<Bytes> =
-            response.chunk().await.map_err(reqwest::Error::without_url).context("the answer broke off")?;
+        let chunk = match deadline {
+            Some(deadline) => time::timeout_at(deadline, response.chunk()).await.map_err(|_| TimeUp)?,
+            None => response.chunk().await,
+        };
+        let chunk = chunk.map_err(reqwest::Error::without_url).context("the answer broke off")?;
         let Some(chunk) = chunk else { break };
         body.length += chunk.len() as u64;
         bar.set_position(body.length);

@@ -1,6 +1,7 @@
 //! What is said about a fetch: to people in sentences, to programs in JSON, and to scripts by the exit code.
 
 use std::{
+    fmt,
     fmt::Write as _,
     io::IsTerminal as _,
     path::{Path, PathBuf},
@@ -11,10 +12,10 @@ use std::{
 use farebox_client::{
     Fault, FetchError, Fetched, Money, PurchaseRow, Quote, Receipt, Refusal, RequestError, Stop,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::body::{Body, Broken};
-use crate::output::{OutputFlags, Reader, line, utc};
+use super::body::{Body, Broken, TimeUp};
+use crate::output::{OutputFlags, Reader, harmless, line, utc};
 
 /// How the program ends; the help text says the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +42,8 @@ impl Exit {
 
     fn of(error: &FetchError) -> Self {
         match error.fault() {
-            Fault::Request(RequestError::Network { .. }) => Self::Network,
+            Fault::Request(RequestError::Network { .. } | RequestError::NotTls { .. }) => Self::Network,
+            Fault::Request(RequestError::PrivateTarget(_)) => Self::Refused,
             Fault::Request(RequestError::Address | RequestError::Setup(_) | RequestError::Certificate(_)) => {
                 Self::Usage
             }
@@ -84,6 +86,15 @@ struct MoneyReport {
 }
 
 impl MoneyReport {
+    fn of_row(row: &PurchaseRow) -> Self {
+        Self {
+            state: "unknown",
+            amount_msat: Some(row.price.get()),
+            fee_msat: row.fee.map(|fee| fee.get()),
+            payment_hash: Some(row.payment_hash.to_string()),
+        }
+    }
+
     fn of(money: &Money) -> Self {
         let known = |state, hash: &dyn ToString, price: u64, fee: u64| Self {
             state,
@@ -146,6 +157,39 @@ impl Failure {
         let message = "interrupted; make the same call again: what has been paid for is not paid twice";
         let money = MoneyReport { state: "unknown", ..MoneyReport::default() }.into();
         Self { exit: Exit::Interrupted, retryable: true, money, ..Self::other("interrupted", message) }
+    }
+
+    /// The time is up, and a payment is under way.
+    pub(super) fn late_and_unknown(row: &PurchaseRow) -> Self {
+        let message = format!(
+            "the time is up (--max-time) while payment {} of {} to {} is under way; don't pay again: make the same call once \
+             more, or ask with --resume",
+            row.payment_hash, row.price, row.origin
+        );
+        let money = MoneyReport { state: "unknown", ..MoneyReport::of_row(row) }.into();
+        Self { exit: Exit::Unknown, money, ..Self::other("payment_unknown", &message) }
+    }
+
+    /// The time is up, and nothing is under way. `paid`: what this call has bought before.
+    pub(super) fn late(paid: Option<&PurchaseRow>) -> Self {
+        let mut message = "the time is up (--max-time)".to_owned();
+        let mut money = MoneyReport::of(&Money::None);
+        if let Some(row) = paid {
+            money = MoneyReport { state: "spent", ..MoneyReport::of_row(row) };
+            _ = write!(
+                message,
+                "; {} were paid, and the same call once more uses what they bought",
+                row.price
+            );
+        }
+        Self { exit: Exit::Network, retryable: true, money: money.into(), ..Self::other("timeout", &message) }
+    }
+
+    /// The server doesn't sell what `--offer` names.
+    pub(super) fn no_such_offer(offer: &str) -> Self {
+        let message =
+            format!("there is no offer `{offer}`; --dry-run without --offer lists them; nothing was paid");
+        Self { exit: Exit::Refused, ..Self::other("offer_unknown", &message) }
     }
 
     /// A status of 400 or more, with `--fail`.
@@ -234,6 +278,15 @@ pub(super) struct Report {
     /// The payment under whose credential the answer was given, if it took one.
     #[serde(skip_serializing_if = "Option::is_none")]
     credential: Option<String>,
+    /// What is left of what was bought, in requests or msat, where it is counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left: Option<u64>,
+    /// Why a farebox gateway answers as it does.
+    #[serde(skip)]
+    reason: Option<String>,
+    /// With `--include`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    headers: Option<Vec<(String, String)>>,
     bytes: u64,
     /// How much of it an earlier call had left.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -262,7 +315,13 @@ struct Payment {
 }
 
 impl Report {
-    pub(super) fn of(fetched: &Fetched) -> Self {
+    pub(super) fn of(fetched: &Fetched, with_headers: bool) -> Self {
+        let headers = fetched.response.headers();
+        let text = |name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
+        let listed = || {
+            let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+            headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect()
+        };
         let mut url = fetched.response.url().clone();
         url.set_query(None);
         url.set_fragment(None);
@@ -277,6 +336,9 @@ impl Report {
             paid: fetched.purchase.is_some(),
             payment: fetched.purchase.as_ref().map(Payment::of),
             credential: fetched.credential.map(|hash| hash.to_string()),
+            left: text("farebox-left").and_then(|left| left.parse().ok()),
+            reason: text("farebox-code"),
+            headers: with_headers.then(listed),
             bytes: 0,
             resumed_at: None,
             output: None,
@@ -287,20 +349,34 @@ impl Report {
         }
     }
 
-    /// What has been paid, for a person.
-    pub(super) fn note(&self) -> Option<String> {
-        let Payment { amount_msat, fee_msat, origin, .. } = self.payment.as_ref()?;
-        let sat = |msat: u64| farebox_protocol::Msat::new(msat);
-        Some(format!("paid {} and {} of fee to {origin}", sat(*amount_msat), sat(*fee_msat)))
+    /// What has been paid and what is left of it, for a person.
+    pub(super) fn notes(&self) -> impl Iterator<Item = String> {
+        let paid = self.payment.as_ref().map(|Payment { amount_msat, fee_msat, origin, .. }| {
+            let sat = |msat: u64| farebox_protocol::Msat::new(msat);
+            format!("paid {} and {} of fee to {origin}", sat(*amount_msat), sat(*fee_msat))
+        });
+        let left =
+            self.left.map(|left| format!("{left} left of what was bought (requests, or msat of credit)"));
+        paid.into_iter().chain(left)
+    }
+
+    /// Whether a farebox gateway has refused the offer that was asked for.
+    pub(super) fn knows_no_such_offer(&self) -> bool {
+        self.status == 400 && self.reason.as_deref() == Some("offer_unknown")
     }
 
     /// The answer came, its body did not. What has been paid for is kept: the same call goes on from there.
     pub(super) fn broken(&self, broken: Broken) -> Failure {
         let Broken { error, part } = broken;
-        let from_network = error.chain().any(|cause| cause.is::<reqwest::Error>());
+        let is_late = error.chain().any(|cause| cause.is::<TimeUp>());
+        let from_network = is_late || error.chain().any(|cause| cause.is::<reqwest::Error>());
         Failure {
             exit: if from_network { Exit::Network } else { Exit::Other },
-            code: if from_network { "network" } else { "output" },
+            code: match from_network {
+                true if is_late => "timeout",
+                true => "network",
+                false => "output",
+            },
             message: format!("{error:#}"),
             retryable: from_network,
             money: self.money.clone().into(),
@@ -344,6 +420,7 @@ fn money(receipt: &Receipt) -> MoneyReport {
 /// Tells what a dry run has found.
 pub(super) fn quote(quote: &Quote, output: OutputFlags) -> Result<Exit, Failure> {
     let offer = quote.offer.as_ref();
+    let offers = offers(&quote.told);
     let json = serde_json::json!({
         "dry_run": true,
         "origin": quote.origin.to_string(),
@@ -362,8 +439,9 @@ pub(super) fn quote(quote: &Quote, output: OutputFlags) -> Result<Exit, Failure>
             "service": offer.service,
             "expires_at": offer.expires_at.secs(),
         })),
+        "offers": offers,
     });
-    let text = match (offer, &quote.refusal) {
+    let mut text = match (offer, &quote.refusal) {
         (None, None) => format!("{} answers {}; it asks for no money", quote.origin, quote.status.as_u16()),
         (None, Some(refusal)) => format!("would not be paid: {refusal}"),
         (Some(offer), refusal) => {
@@ -387,8 +465,56 @@ pub(super) fn quote(quote: &Quote, output: OutputFlags) -> Result<Exit, Failure>
             )
         }
     };
+    if !offers.is_empty() {
+        text.push_str("\nas it says, --offer NAME buys one of these:");
+        offers.iter().for_each(|offer| _ = write!(text, "\n  {offer}"));
+    }
     say(output, &text, &json)?;
     Ok(Exit::DryRun)
+}
+
+/// One of several offers, in the seller's own words. What is paid is judged by its invoice alone.
+#[derive(Debug, Deserialize, Serialize)]
+struct Offered {
+    name: String,
+    price_msat: u64,
+    /// `forever`, `duration`, `requests` or `credit`.
+    offer: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    duration_secs: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    requests: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    credit_msat: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    good_for_secs: Option<u64>,
+}
+
+/// The offers in the body of a farebox gateway's 402, where there are several.
+fn offers(told: &[u8]) -> Vec<Offered> {
+    #[derive(Default, Deserialize)]
+    struct Told {
+        #[serde(default)]
+        offers: Vec<Offered>,
+    }
+    serde_json::from_slice::<Told>(told).unwrap_or_default().offers
+}
+
+impl fmt::Display for Offered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let price = farebox_protocol::Msat::new(self.price_msat);
+        write!(f, "{}: {price} for ", harmless(&self.name))?;
+        match (self.duration_secs, self.requests, self.credit_msat) {
+            (Some(secs), ..) => write!(f, "{secs} s")?,
+            (_, Some(count), _) => write!(f, "{count} requests")?,
+            (.., Some(msat)) => write!(f, "{} of credit", farebox_protocol::Msat::new(msat))?,
+            _ => f.write_str(&harmless(&self.offer))?,
+        }
+        match self.good_for_secs {
+            Some(secs) => write!(f, ", good for {secs} s"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Lists payments whose outcome is not known.

@@ -1,13 +1,20 @@
-//! From curl's words to a request.
+//! From curl's words to a request. What curl has and farebox hasn't is refused with the reason, never passed over: a flag
+//! that is ignored is worse than none.
 
 use std::io::Read as _;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+
+/// Bodies are whole in memory, since a purchase sends the request twice.
+const BODY_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// The offer to buy, as farebox gateways read it.
+const OFFER: HeaderName = HeaderName::from_static("farebox-offer");
 
 /// What to ask for.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(super) struct RequestArgs {
     /// The method [default: GET, or POST with --data]
     #[arg(short = 'X', long, value_name = "METHOD")]
@@ -15,40 +22,139 @@ pub(super) struct RequestArgs {
     /// A header, like 'Accept: text/plain' (may be repeated)
     #[arg(short = 'H', long, value_name = "HEADER")]
     header: Vec<String>,
-    /// The body, sent as it is: a text, @FILE, or - for standard input
-    #[arg(short, long, value_name = "DATA", allow_hyphen_values = true)]
+    /// The body, sent as it is: a text, @FILE, or - for standard input. It is kept whole, up to 256 MiB: a request that turns
+    /// out to cost something is sent twice, and never again once the server has taken it
+    #[arg(short, long, visible_alias = "data-binary", value_name = "DATA", allow_hyphen_values = true)]
     data: Option<String>,
+    /// Send this file (- for standard input) as the body of a PUT
+    #[arg(short = 'T', long, value_name = "FILE", conflicts_with = "data", allow_hyphen_values = true)]
+    upload_file: Option<String>,
+    /// What kind of body it is [default: as a form, like curl; with --upload-file, nothing]
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<String>,
+    /// Ask for the headers only, and print them
+    #[arg(short = 'I', long, conflicts_with_all = ["data", "upload_file", "output"])]
+    pub(super) head: bool,
+    /// What the program calls itself
+    #[arg(short = 'A', long, value_name = "NAME")]
+    user_agent: Option<String>,
+    /// Follow redirects, which is done anyway; no credential goes to another server
+    #[arg(short = 'L', long)]
+    location: bool,
+    #[command(flatten)]
+    refused: Refused,
+}
+
+/// What curl has and is not done here.
+#[derive(Debug, Default, clap::Args)]
+struct Refused {
+    #[arg(short = 'k', long, hide = true)]
+    insecure: bool,
+    #[arg(short = 'u', long, hide = true, value_name = "USER")]
+    user: Option<String>,
+    #[arg(short = 'b', long, hide = true, value_name = "COOKIES")]
+    cookie: Option<String>,
+    #[arg(short = 'F', long, hide = true, value_name = "FORM")]
+    form: Vec<String>,
+    #[arg(short = 'O', long, hide = true)]
+    remote_name: bool,
+    #[arg(short = 'v', long, hide = true)]
+    verbose: bool,
+    #[arg(long, hide = true)]
+    compressed: bool,
+    #[arg(short = 'E', long, hide = true, value_name = "CERT")]
+    cert: Option<String>,
+}
+
+impl Refused {
+    fn check(&self) -> anyhow::Result<()> {
+        let Self { insecure, user, cookie, form, remote_name, verbose, compressed, cert } = self;
+        for (is_set, why) in [
+            (
+                *insecure,
+                "-k would hand credentials and payments to whoever stands between here and the server; trust its certificate \
+                 with --cacert",
+            ),
+            (
+                user.is_some(),
+                "-u needs the `Authorization` header, which is where a paid credential travels; a server that wants a \
+                 password and no money takes -H 'authorization: Basic …'",
+            ),
+            (cookie.is_some(), "there are no cookies here; one header for one request is -H 'cookie: …'"),
+            (!form.is_empty(), "forms with files are not made here; send a finished body with -d @FILE"),
+            (*remote_name, "a server doesn't choose the names of files here; name one with -o"),
+            (*verbose, "-v is FAREBOX_LOG=debug here; -i prints the headers of the answer"),
+            (*compressed, "bodies are left as they come; leave out --compressed"),
+            (cert.is_some(), "certificates of clients are not supported"),
+        ] {
+            anyhow::ensure!(!is_set, "{why}");
+        }
+        Ok(())
+    }
 }
 
 /// The request, or what is wrong with the command line.
-pub(super) fn build(url: &str, args: &RequestArgs) -> anyhow::Result<http::Request<Bytes>> {
-    let body = args.data.as_deref().map(body).transpose()?;
-    let method = match (&args.request, &body) {
-        (Some(method), _) => {
+pub(super) fn build(
+    url: &str,
+    args: &RequestArgs,
+    offer: Option<&str>,
+) -> anyhow::Result<http::Request<Bytes>> {
+    args.refused.check()?;
+    let body = match (&args.data, &args.upload_file) {
+        (Some(data), _) => Some(body(data)?),
+        (None, Some(file)) if file == "-" => Some(body(file)?),
+        (None, Some(file)) => Some(body(&format!("@{file}"))?),
+        (None, None) => None,
+    };
+    let method = match &args.request {
+        Some(method) => {
             Method::from_bytes(method.as_bytes()).with_context(|| format!("`{method}` is not a method"))?
         }
-        (None, Some(_)) => Method::POST,
-        (None, None) => Method::GET,
+        None if args.head => Method::HEAD,
+        None if args.upload_file.is_some() => Method::PUT,
+        None if body.is_some() => Method::POST,
+        None => Method::GET,
     };
     let mut request = http::Request::new(body.clone().unwrap_or_default());
     *request.method_mut() = method;
     *request.uri_mut() = uri(url)?;
+    let headers = request.headers_mut();
     for text in &args.header {
         let (name, value) = text
             .split_once(':')
             .with_context(|| format!("`{text}` is not a header; write it like 'Accept: text/plain'"))?;
         let name = HeaderName::from_bytes(name.trim().as_bytes())
             .with_context(|| format!("`{name}` is not the name of a header"))?;
-        let value = HeaderValue::from_str(value.trim())
-            .with_context(|| format!("the value of `{name}` has characters that no header has"))?;
-        request.headers_mut().append(name, value);
+        headers.append(&name, value_of(&name, value)?);
     }
-    if body.is_some() && !request.headers().contains_key(CONTENT_TYPE) {
+    if let Some(kind) = &args.content_type {
+        put(headers, header::CONTENT_TYPE, kind)?;
+    } else if args.data.is_some() && !headers.contains_key(header::CONTENT_TYPE) {
         // As curl does, so that command lines can be carried over.
-        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
-        request.headers_mut().insert(CONTENT_TYPE, form);
+        put(headers, header::CONTENT_TYPE, "application/x-www-form-urlencoded")?;
+    }
+    if let Some(name) = &args.user_agent {
+        put(headers, header::USER_AGENT, name)?;
+    }
+    if let Some(offer) = offer {
+        put(headers, OFFER, offer)?;
     }
     Ok(request)
+}
+
+fn value_of(name: &HeaderName, value: &str) -> anyhow::Result<HeaderValue> {
+    HeaderValue::from_str(value.trim())
+        .with_context(|| format!("the value of `{name}` has characters that no header has"))
+}
+
+/// A header that is written in two ways is written wrongly.
+fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) -> anyhow::Result<()> {
+    let value = value_of(&name, value)?;
+    anyhow::ensure!(
+        headers.insert(&name, value).is_none(),
+        "`{name}` is written twice, by -H and by a flag of its own; leave one of them out"
+    );
+    Ok(())
 }
 
 /// An address as people write it.
@@ -58,27 +164,37 @@ pub(in crate::cli) fn uri(url: &str) -> anyhow::Result<http::Uri> {
     let url = reqwest::Url::parse(&url)
         .context("the address can't be read; write it like `https://example.com/path`")?;
     anyhow::ensure!(matches!(url.scheme(), "http" | "https"), "`{}` is neither http nor https", url.scheme());
+    anyhow::ensure!(
+        url.username().is_empty() && url.password().is_none(),
+        "the address has a user name or password in it, which would go where a paid credential goes; leave it out, or, for a \
+         server that wants no money, send it with -H 'authorization: Basic …'"
+    );
     url.as_str().parse().context("the address can't be sent")
 }
 
 fn body(data: &str) -> anyhow::Result<Bytes> {
-    let file = match data {
-        "-" | "@-" => {
-            let mut body = Vec::new();
-            std::io::stdin()
-                .lock()
-                .read_to_end(&mut body)
-                .context("cannot read the body from standard input")?;
-            return Ok(body.into());
-        }
-        _ => data.strip_prefix('@'),
-    };
-    match file {
-        Some(path) => {
-            Ok(std::fs::read(path).with_context(|| format!("cannot read the body from `{path}`"))?.into())
-        }
-        None => Ok(Bytes::from(data.to_owned())),
+    match data {
+        "-" | "@-" => whole(std::io::stdin().lock(), "standard input"),
+        _ => match data.strip_prefix('@') {
+            Some(path) => {
+                let unreadable = || format!("cannot read the body from `{path}`");
+                whole(std::fs::File::open(path).with_context(unreadable)?, &format!("`{path}`"))
+            }
+            None => Ok(Bytes::from(data.to_owned())),
+        },
     }
+}
+
+fn whole(from: impl std::io::Read, name: &str) -> anyhow::Result<Bytes> {
+    let mut body = Vec::new();
+    let read = from.take(BODY_BYTES_MAX + 1).read_to_end(&mut body);
+    read.with_context(|| format!("cannot read the body from {name}"))?;
+    anyhow::ensure!(
+        body.len() as u64 <= BODY_BYTES_MAX,
+        "the body from {name} is longer than {} MiB, the most that is kept for a request that may have to be sent twice",
+        BODY_BYTES_MAX >> 20
+    );
+    Ok(body.into())
 }
 
 #[cfg(test)]
@@ -90,12 +206,13 @@ mod tests {
             request: request.map(str::to_owned),
             header: headers.iter().map(|header| (*header).to_owned()).collect(),
             data: data.map(str::to_owned),
+            ..RequestArgs::default()
         }
     }
 
     #[track_caller]
     fn check(url: &str, args: &RequestArgs, want: &str) {
-        let got = match build(url, args) {
+        let got = match build(url, args, None) {
             Ok(request) => format!("{} {} {:?}", request.method(), request.uri(), request.body()),
             Err(error) => error.to_string(),
         };
@@ -117,7 +234,8 @@ mod tests {
 
     #[test]
     fn a_header_keeps_its_commas_and_may_be_repeated() {
-        let request = build("a", &args(None, &["Accept: a, b", "x:1", "X: 2"], None)).expect("it is right");
+        let request =
+            build("a", &args(None, &["Accept: a, b", "x:1", "X: 2"], None), None).expect("it is right");
         assert_eq!(request.headers()["accept"], "a, b");
         assert_eq!(request.headers().get_all("x").iter().count(), 2);
         check(
@@ -132,7 +250,61 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("there is room");
         std::fs::write(file.path(), b"a\r\nb\0\xff").expect("it can be written");
         let data = format!("@{}", file.path().display());
-        let request = build("a", &args(None, &[], Some(&data))).expect("it is right");
+        let request = build("a", &args(None, &[], Some(&data)), None).expect("it is right");
         assert_eq!(&request.body()[..], b"a\r\nb\0\xff");
+    }
+
+    #[test]
+    fn what_curl_has_and_is_not_done_here_is_refused_for_its_reason() {
+        let refused = |refused| {
+            let args = RequestArgs { refused, ..RequestArgs::default() };
+            build("a", &args, None).unwrap_err().to_string()
+        };
+        for (args, word) in [
+            (Refused { insecure: true, ..Refused::default() }, "--cacert"),
+            (Refused { user: Some("a:b".to_owned()), ..Refused::default() }, "-H 'authorization"),
+            (Refused { cookie: Some("a=b".to_owned()), ..Refused::default() }, "-H 'cookie"),
+            (Refused { form: vec!["a=@b".to_owned()], ..Refused::default() }, "-d @FILE"),
+            (Refused { remote_name: true, ..Refused::default() }, "-o"),
+            (Refused { verbose: true, ..Refused::default() }, "FAREBOX_LOG"),
+        ] {
+            let why = refused(args);
+            assert!(why.contains(word) && !why.contains("a:b"), "{why}");
+        }
+        for with_a_name in ["https://me:word@a/", "http://me@a/"] {
+            let why = build(with_a_name, &RequestArgs::default(), None).unwrap_err().to_string();
+            assert!(why.contains("user name") && !why.contains("word@"), "{why}");
+        }
+    }
+
+    #[test]
+    fn flags_that_are_headers_are_headers_and_not_written_twice() {
+        let flags = |header: &[&str]| RequestArgs {
+            user_agent: Some("me/1".to_owned()),
+            content_type: Some("text/plain".to_owned()),
+            ..args(None, header, Some("x"))
+        };
+        let request = build("a", &flags(&[]), Some("day")).unwrap();
+        for (name, value) in
+            [("user-agent", "me/1"), ("content-type", "text/plain"), ("farebox-offer", "day")]
+        {
+            assert_eq!(request.headers()[name], value);
+        }
+        check(
+            "a",
+            &flags(&["User-Agent: x"]),
+            "`user-agent` is written twice, by -H and by a flag of its own; leave one of them out",
+        );
+    }
+
+    #[test]
+    fn a_file_to_upload_is_put_and_a_head_has_no_body() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"whole").unwrap();
+        let upload =
+            RequestArgs { upload_file: Some(file.path().display().to_string()), ..RequestArgs::default() };
+        check("http://a/b", &upload, "PUT http://a/b b\"whole\"");
+        assert!(!build("a", &upload, None).unwrap().headers().contains_key("content-type"));
+        check("http://a/b", &RequestArgs { head: true, ..RequestArgs::default() }, "HEAD http://a/b b\"\"");
     }
 }
