@@ -13,7 +13,7 @@ use farebox_lightning::{Pay, PayFacts};
 use farebox_protocol::{Msat, Network, PaymentHash, Scheme, Timestamp};
 use http::StatusCode;
 use tokio::sync::Notify;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::approve::Approve;
 use crate::error::{Fault, FetchError, OpenError};
@@ -28,6 +28,7 @@ mod buy;
 mod consent;
 mod courier;
 mod lease;
+mod recover;
 mod settle;
 mod shelf;
 
@@ -35,6 +36,7 @@ use absence::Absence;
 pub use consent::ApproveError;
 use courier::ByHttp;
 pub(crate) use courier::{Courier, Head, Target};
+pub use recover::{Recovered, Recovery};
 
 /// So many redirects are followed.
 const REDIRECTS_MAX: usize = 10;
@@ -118,6 +120,8 @@ struct Shared {
     /// Told whenever a lease is given back: those who wait in this process need not poll.
     changed: Arc<Notify>,
     tasks: TaskTracker,
+    /// Ends what is done in the background.
+    closing: CancellationToken,
 }
 
 /// An answer, and what it took to get it.
@@ -234,7 +238,10 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Opens the journal and sets everything up. Blocks for a moment; asks neither server nor wallet.
+    /// Opens the journal and sets everything up. Blocks for a moment.
+    ///
+    /// Within a runtime, payments that an earlier process has left open are looked up in the background from now on; no request
+    /// waits for that, unless it is for the same thing.
     pub fn open(config: EngineConfig) -> Result<Self, OpenError> {
         let http = Arc::new(Http::new(&config.http)?);
         let journal = Journal::open(&config.journal)?;
@@ -244,15 +251,17 @@ impl Engine {
             let intents = Arc::new(payments.clone());
             Outgoing::new(wallet.clone(), intents, config.clock.clone(), OutgoingConfig::default())
         });
-        let (changed, tasks) = (Arc::default(), TaskTracker::new());
-        let shared = Shared { config, http, journal, absence, payments, outgoing, changed, tasks };
-        Ok(Self(Arc::new(shared)))
+        let (changed, tasks, closing) = (Arc::default(), TaskTracker::new(), CancellationToken::new());
+        let shared = Shared { config, http, journal, absence, payments, outgoing, changed, tasks, closing };
+        let engine = Self(Arc::new(shared));
+        engine.0.reconcile();
+        Ok(engine)
     }
 
     /// This engine under another policy and other limits, which hold for what is asked of the one returned. Journal, wallet and
     /// connections are the same, and so is their end: closing one closes both.
     pub fn under(&self, policy: Arc<Policy>, limits: Limits) -> Self {
-        let Shared { config, http, journal, absence, payments, outgoing, changed, tasks } = &*self.0;
+        let Shared { config, http, journal, absence, payments, outgoing, changed, tasks, closing } = &*self.0;
         Self(Arc::new(Shared {
             config: EngineConfig { policy, limits, ..config.clone() },
             http: Arc::clone(http),
@@ -262,6 +271,7 @@ impl Engine {
             outgoing: outgoing.clone(),
             changed: Arc::clone(changed),
             tasks: tasks.clone(),
+            closing: closing.clone(),
         }))
     }
 
@@ -376,7 +386,7 @@ impl Engine {
     /// The purchases that are paid for, whose credentials this journal holds. The credentials themselves stay inside.
     pub async fn tokens(&self) -> Result<Vec<PurchaseRow>, FetchError> {
         let mut rows = self.purchases().await?;
-        rows.retain(|row| matches!(row.state, "paid" | "honoured" | "dead"));
+        rows.retain(|row| matches!(row.state, "paid" | "imported" | "honoured" | "dead"));
         Ok(rows)
     }
 
@@ -387,6 +397,7 @@ impl Engine {
             Some(outgoing) => outgoing.stop(limit).await,
             None => true,
         };
+        self.0.closing.cancel();
         self.0.tasks.close();
         paid && tokio::time::timeout(limit, self.0.tasks.wait()).await.is_ok()
     }

@@ -12,7 +12,7 @@ use farebox_lightning::outgoing::{
     Failure, IntentError, NewIntent, State,
     sqlite::{self, SqliteIntents},
 };
-use farebox_protocol::{Invoice, Msat, PaymentHash, Scheme, Timestamp};
+use farebox_protocol::{Invoice, Msat, PaymentHash, Preimage, Scheme, Timestamp};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior, params};
 
@@ -20,10 +20,11 @@ use crate::failpoint::{Point, Write};
 use crate::holder::Holder;
 use crate::policy::{Budget, Judgement};
 use crate::purchase::{Note, Order, Refusal, Reservation};
-use crate::{Origin, Pass, Question, Scope};
+use crate::{Origin, Pass, Question, Scope, import};
 
 mod approvals;
 pub(crate) mod budget;
+mod imports;
 pub(crate) mod lease;
 mod passes;
 mod receipts;
@@ -35,6 +36,7 @@ pub(crate) mod watch;
 pub use approvals::{Approval, PendingApproval};
 pub(crate) use approvals::{Found, Given};
 pub use budget::Overrun;
+pub use imports::Brought;
 use lease::Lease;
 pub(crate) use receipts::Told;
 pub use receipts::{Broken, ReceiptRow, Verified};
@@ -93,16 +95,19 @@ pub struct PurchaseRow {
     pub method: String,
     /// Its path, without the query.
     pub path: String,
-    /// The price.
+    /// The price; zero where it is not known, which only happens with what another program has bought.
     pub price: Msat,
     /// What the route cost, once that is known.
     pub fee: Option<Msat>,
-    /// `recorded`, `sent`, `unknown`, `failed`, `unsent`, `paid` (and not honoured yet), `honoured` or `dead`.
+    /// `recorded`, `sent`, `unknown`, `failed`, `unsent`, `paid` (and not honoured yet), `imported` (and not shown yet),
+    /// `honoured` or `dead`.
     pub state: &'static str,
     /// When it began.
     pub begun_at: Timestamp,
     /// When the credential ends, if it says so.
     pub valid_until: Option<Timestamp>,
+    /// The program that has bought it, if it wasn't this one.
+    pub source: Option<String>,
 }
 
 /// The journal. Cheap to clone; all clones share one connection.
@@ -143,8 +148,10 @@ pub(crate) const WRITTEN_OFF: &str = "written off by hand";
 
 const PURCHASE: &str = "SELECT p.payment_hash, p.origin, p.service, p.scheme, p.token, p.fee_worst_msat, p.valid_until, \
      p.bound, p.method, p.path, p.holder, p.begun_at, p.honoured_at, p.dead_at, \
-     o.invoice, o.amount_msat, o.fee_max_msat, o.state, o.preimage, o.fee_msat, o.wallet \
-     FROM purchases p JOIN outgoing_payments o USING (payment_hash)";
+     o.invoice, coalesce(o.amount_msat, i.amount_msat, 0) AS amount_msat, o.fee_max_msat, \
+     coalesce(o.state, i.state) AS state, coalesce(o.preimage, i.preimage) AS preimage, \
+     coalesce(o.fee_msat, i.fee_msat) AS fee_msat, o.wallet, i.source, i.was_pending \
+     FROM purchases p LEFT JOIN outgoing_payments o USING (payment_hash) LEFT JOIN imports i USING (payment_hash)";
 
 impl Journal {
     /// Opens the file, making it and its directory when they are missing.
@@ -190,6 +197,8 @@ impl Journal {
         abandon_unsent(&transaction, &want.scope, now)?;
         let reservation = if let Some(order) = unsettled(&transaction, &want.scope)? {
             Reservation::Unsettled(Box::new(order))
+        } else if let Some((hash, program)) = imports::open_in(&transaction, &want.scope)? {
+            Reservation::Elsewhere(hash, program)
         } else {
             let unhonoured = passes::never_honoured(&transaction, &want.scope, now)?;
             if want.buy_again {
@@ -231,6 +240,15 @@ impl Journal {
             return Err(JournalError::LeaseLost);
         }
         let hash = order.payment_hash();
+        match imports::state_of(&transaction, &hash)?.as_deref() {
+            None => {}
+            // The other program couldn't pay it; now it is ours to.
+            Some("failed") => {
+                transaction.execute("DELETE FROM imports WHERE payment_hash = ?1", [hash.as_bytes()])?;
+                transaction.execute("DELETE FROM purchases WHERE payment_hash = ?1", [hash.as_bytes()])?;
+            }
+            Some(_) => return Ok(Recorded::Before),
+        }
         let again = match sqlite::find(&transaction, &hash)? {
             None => None,
             // The server sells the same invoice once more after a payment that spent nothing.
@@ -420,7 +438,7 @@ impl Journal {
         budgets.iter().map(taken).collect()
     }
 
-    /// Keeps what an answer said about a credential.
+    /// Keeps what an answer said about a credential, unless it says nothing new: using what was bought is no reason to write.
     pub(crate) fn note(
         &self,
         note: &Note,
@@ -428,6 +446,9 @@ impl Journal {
         told: Told<'_>,
         now: Timestamp,
     ) -> Result<(), JournalError> {
+        if passes::is_known(&self.connection.lock(), note, path)? {
+            return Ok(());
+        }
         let _write = Write::between(Point::BeforeNote, Point::AfterNote);
         let mut connection = self.connection.lock();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -445,10 +466,22 @@ impl Journal {
         rows.map(|row| row?).collect()
     }
 
+    /// Every payment that a wallet may know more about: of unknown outcome, written off by hand, or begun by another program.
+    pub(crate) fn unclear(&self) -> Result<Vec<PaymentHash>, JournalError> {
+        let connection = self.connection.lock();
+        let query = "SELECT p.payment_hash FROM purchases p LEFT JOIN outgoing_payments o USING (payment_hash)
+                     LEFT JOIN imports i USING (payment_hash)
+                     WHERE o.state IN ('sent', 'unknown') OR (o.state = 'failed' AND o.reason = ?1) OR i.state = 'unknown'
+                     ORDER BY p.id";
+        let mut statement = connection.prepare(query)?;
+        let hashes = statement.query_map([WRITTEN_OFF], |row| row.get(0).map(PaymentHash::from_bytes))?;
+        Ok(hashes.collect::<Result<_, _>>()?)
+    }
+
     /// One purchase.
     pub(crate) fn purchase(&self, hash: &PaymentHash) -> Result<Option<PurchaseRow>, JournalError> {
         let connection = self.connection.lock();
-        let query = format!("{PURCHASE} WHERE payment_hash = ?1");
+        let query = format!("{PURCHASE} WHERE p.payment_hash = ?1");
         let row = connection.query_row(&query, [hash.as_bytes()], |row| Ok(read_row(row)));
         row.optional()?.transpose()
     }
@@ -466,6 +499,53 @@ impl Journal {
         let is_done = passes::forget(&transaction, hash, now)?;
         transaction.commit()?;
         Ok(is_done)
+    }
+
+    /// What would become of credentials that are to be brought in.
+    pub(crate) fn plan_import(&self, found: &[import::Found]) -> Result<Vec<Brought>, JournalError> {
+        let connection = self.connection.lock();
+        found.iter().map(|found| imports::plan(&connection, found)).collect()
+    }
+
+    /// Brings credentials in that another program has bought: all of them, or, when the journal can't be written, none.
+    pub(crate) fn import(
+        &self,
+        found: &[import::Found],
+        source: &str,
+        now: Timestamp,
+    ) -> Result<Vec<Brought>, JournalError> {
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let bring =
+            |found: &import::Found| imports::bring(&transaction, found, source, self.holder.as_str(), now);
+        let brought = found.iter().map(bring).collect::<Result<_, _>>()?;
+        transaction.commit()?;
+        Ok(brought)
+    }
+
+    /// Payments that other programs began and whose end nobody knows, oldest first.
+    pub(crate) fn open_imports(&self) -> Result<Vec<PaymentHash>, JournalError> {
+        imports::open(&self.connection.lock())
+    }
+
+    /// Writes down how such a payment ended: with a proof and a fee, or not at all and why. `false`: it isn't open.
+    pub(crate) fn close_import(
+        &self,
+        hash: &PaymentHash,
+        ended: Result<(&Preimage, Msat), &str>,
+        now: Timestamp,
+    ) -> Result<bool, JournalError> {
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let is_closed = match ended {
+            Ok((preimage, fee)) => {
+                imports::settle(&transaction, hash, preimage, Some(fee), now)?;
+                true
+            }
+            Err(reason) => imports::fail(&transaction, hash, reason, now)?,
+        };
+        transaction.commit()?;
+        Ok(is_closed)
     }
 
     /// The latest receipts, newest first.
@@ -618,6 +698,7 @@ fn read_row(row: &Row<'_>) -> Result<PurchaseRow, JournalError> {
     let state = match row.get::<_, String>("state")?.as_str() {
         "settled" if dead.is_some() => "dead",
         "settled" if honoured.is_some() => "honoured",
+        "settled" if row.get::<_, Option<bool>>("was_pending")? == Some(false) => "imported",
         "settled" => "paid",
         "recorded" => "recorded",
         "sent" => "sent",
@@ -636,6 +717,7 @@ fn read_row(row: &Row<'_>) -> Result<PurchaseRow, JournalError> {
         state,
         begun_at: Timestamp::from_secs(row.get("begun_at")?),
         valid_until: row.get::<_, Option<u64>>("valid_until")?.map(Timestamp::from_secs),
+        source: row.get("source")?,
     })
 }
 

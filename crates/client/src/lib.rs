@@ -13,6 +13,7 @@ mod error;
 mod failpoint;
 mod holder;
 mod http;
+pub mod import;
 mod journal;
 mod limits;
 #[cfg(test)]
@@ -26,12 +27,15 @@ pub mod purchase;
 pub mod tower;
 
 pub use approve::{Approve, Question};
-pub use engine::{ApproveError, BudgetUse, Engine, EngineConfig, Explained, Fetched, Quote, Quoted, Receipt};
+pub use engine::{
+    ApproveError, BudgetUse, Engine, EngineConfig, Explained, Fetched, Quote, Quoted, Receipt, Recovered,
+    Recovery,
+};
 pub use error::{Fault, FetchError, OpenError};
 pub use failpoint::FAILPOINTS;
 pub use http::{HttpConfig, Proxy, Reach, RequestError};
 pub use journal::{
-    Approval, Broken, JournalError, Overrun, PendingApproval, PurchaseRow, ReceiptRow, Verified,
+    Approval, Broken, Brought, JournalError, Overrun, PendingApproval, PurchaseRow, ReceiptRow, Verified,
 };
 pub use limits::Limits;
 pub use origin::{NotAnOrigin, Origin};

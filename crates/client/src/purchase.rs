@@ -61,6 +61,8 @@ pub enum Reservation {
     Unsettled(Box<Order>),
     /// An earlier purchase here was paid for and has never been honoured.
     NeverHonoured(PaymentHash),
+    /// Another program has begun to buy here, and its end is unknown. This names the program.
+    Elsewhere(PaymentHash, String),
 }
 
 /// What to do next. There is always exactly one thing.
@@ -339,6 +341,10 @@ impl Purchase {
                 self.money = owed(&earlier);
                 self.state = State::Sent { order: earlier.clone(), next: Some(order) };
                 Command::Resume(earlier)
+            }
+            Reservation::Elsewhere(hash, program) => {
+                let reason = format!("{program} began it; `farebox purchases recover` asks the wallet");
+                self.stop(Stop::Unknown(hash, reason))
             }
             Reservation::NeverHonoured(hash) if !self.rules.buy_again => {
                 self.stop(Stop::Rejected(hash, StatusCode::PAYMENT_REQUIRED))

@@ -13,7 +13,7 @@ use tokio::time;
 use super::{Fault, JournalError, Order, Shared};
 
 /// How long one lookup may take.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The wait between lookups.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -37,7 +37,9 @@ impl Shared {
 
     /// Closes an open payment as not made, unless somebody may be at it.
     pub(super) async fn write_off(&self, hash: PaymentHash) -> Result<bool, Fault> {
-        let Some(begun) = self.journal(move |journal| journal.begun(&hash)).await? else { return Ok(false) };
+        let Some(begun) = self.journal(move |journal| journal.begun(&hash)).await? else {
+            return self.write_off_elsewhere(hash).await;
+        };
         let row = self.payment(hash).await?;
         if !row.state.is_open() {
             return Ok(false);
@@ -67,7 +69,7 @@ impl Shared {
         }
     }
 
-    async fn look(&self, hash: PaymentHash) -> Result<Settled, Fault> {
+    pub(super) async fn look(&self, hash: PaymentHash) -> Result<Settled, Fault> {
         let unknown = |reason: String| Ok(Settled::Ended(Ended::Unknown { reason }));
         let Some(outgoing) = &self.outgoing else {
             return unknown("there is no wallet to ask".to_owned());
@@ -142,7 +144,7 @@ impl Shared {
     }
 
     /// Lets `work` use the payments of the journal where blocking is allowed.
-    async fn payments<T: Send + 'static>(
+    pub(super) async fn payments<T: Send + 'static>(
         &self,
         work: impl FnOnce(&super::SqliteIntents) -> Result<T, farebox_lightning::outgoing::IntentError>
         + Send

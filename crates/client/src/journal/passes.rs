@@ -17,8 +17,7 @@ const CANDIDATES_MAX: usize = 3;
 const SHOWN_MAX: usize = 8;
 
 /// Paid, not dead, not over by its own words. `?` is the present moment.
-const ALIVE: &str =
-    "o.state = 'settled' AND p.dead_at IS NULL AND (p.valid_until IS NULL OR p.valid_until > ?)";
+const ALIVE: &str = "coalesce(o.state, i.state) = 'settled' AND p.dead_at IS NULL AND (p.valid_until IS NULL OR p.valid_until > ?)";
 
 /// The credentials to try at `origin` for `path`, the most likely first.
 ///
@@ -80,8 +79,10 @@ pub(super) fn never_honoured(
     now: Timestamp,
 ) -> Result<Vec<PaymentHash>, JournalError> {
     let mut statement = transaction.prepare_cached(
-        "SELECT p.payment_hash FROM purchases p JOIN outgoing_payments o USING (payment_hash)
-         WHERE o.state = 'settled' AND p.dead_at IS NULL AND p.honoured_at IS NULL
+        "SELECT p.payment_hash FROM purchases p LEFT JOIN outgoing_payments o USING (payment_hash)
+         LEFT JOIN imports i USING (payment_hash)
+         WHERE (o.state = 'settled' OR (i.state = 'settled' AND i.was_pending))
+               AND p.dead_at IS NULL AND p.honoured_at IS NULL
                AND p.origin = ?1 AND p.service = ?2
                AND (p.valid_until IS NULL OR p.valid_until > ?3
                     OR EXISTS (SELECT 1 FROM answers a WHERE a.payment_hash = p.payment_hash))
@@ -103,7 +104,7 @@ pub(super) fn give_up(
 
 /// The credential that a payment bought, dead or alive.
 pub(super) fn of(connection: &Connection, hash: &PaymentHash) -> Result<Option<Pass>, JournalError> {
-    let query = format!("{PURCHASE} WHERE o.state = 'settled' AND payment_hash = ?1");
+    let query = format!("{PURCHASE} WHERE coalesce(o.state, i.state) = 'settled' AND p.payment_hash = ?1");
     let pass = connection.query_row(&query, [hash.as_bytes()], |row| Ok(read_pass(row)));
     pass.optional()?.transpose()
 }
@@ -116,14 +117,30 @@ pub(super) fn forget(
 ) -> Result<bool, JournalError> {
     let changed = transaction.execute(
         "UPDATE purchases SET dead_at = ?1 WHERE payment_hash = ?2 AND dead_at IS NULL
-         AND EXISTS (SELECT 1 FROM outgoing_payments o
-                     WHERE o.payment_hash = purchases.payment_hash AND o.state = 'settled')",
+         AND (EXISTS (SELECT 1 FROM outgoing_payments o
+                      WHERE o.payment_hash = purchases.payment_hash AND o.state = 'settled')
+              OR EXISTS (SELECT 1 FROM imports i WHERE i.payment_hash = purchases.payment_hash AND i.state = 'settled'))",
         params![integer(now.secs()), hash.as_bytes()],
     )?;
     if changed == 1 {
         receipts::add(transaction, hash, Event::Forgotten, Told::default(), now)?;
     }
     Ok(changed == 1)
+}
+
+/// Whether an answer says nothing that isn't written down: only what was last said of this credential for this very path counts.
+/// What may end a credential is never known.
+pub(super) fn is_known(connection: &Connection, note: &Note, path: &str) -> Result<bool, JournalError> {
+    let (hash, honoured) = match note {
+        Note::Honoured(hash) => (hash, true),
+        Note::Refused(hash) => (hash, false),
+        Note::Spent(_) => return Ok(false),
+    };
+    let query =
+        "SELECT EXISTS (SELECT 1 FROM answers WHERE payment_hash = ?1 AND path = ?2 AND honoured = ?3)";
+    Ok(connection
+        .prepare_cached(query)?
+        .query_row(params![hash.as_bytes(), path, honoured], |row| row.get(0))?)
 }
 
 /// Keeps what an answer said about a credential. `told` is what else it said.
@@ -212,8 +229,14 @@ fn read_pass(row: &Row<'_>) -> Result<Pass, JournalError> {
         scheme: read_scheme(row)?,
         token: row.get("token")?,
         preimage,
-        honoured: row.get::<_, Option<u64>>("honoured_at")?.is_some(),
+        // What another program has held counts as good until it is refused, and then as refused: nothing of ours is lost.
+        honoured: row.get::<_, Option<u64>>("honoured_at")?.is_some() || is_brought(row)?,
     })
+}
+
+/// Whether another program has bought it and known that it was paid.
+fn is_brought(row: &Row<'_>) -> Result<bool, rusqlite::Error> {
+    Ok(row.get::<_, Option<bool>>("was_pending")? == Some(false))
 }
 
 /// How near a path is to those for which a credential has been answered.

@@ -35,6 +35,8 @@ pub(crate) enum Event {
     UsedUp,
     /// The buyer shows the credential nowhere any more.
     Forgotten,
+    /// Another program has bought it.
+    Imported,
 }
 
 impl Event {
@@ -49,6 +51,7 @@ impl Event {
             Self::Refused => "refused",
             Self::UsedUp => "used_up",
             Self::Forgotten => "forgotten",
+            Self::Imported => "imported",
         }
     }
 
@@ -66,7 +69,7 @@ pub struct ReceiptRow {
     pub number: u64,
     /// When it was written. No earlier than the row before, wherever the clock stood.
     pub at: Timestamp,
-    /// `recorded`, `paid`, `failed`, `unsent`, `unknown`, `served`, `refused`, `used_up` or `forgotten`.
+    /// `recorded`, `paid`, `failed`, `unsent`, `unknown`, `served`, `refused`, `used_up`, `forgotten` or `imported`.
     pub event: String,
     /// The payment.
     pub payment_hash: PaymentHash,
@@ -197,9 +200,11 @@ pub(super) fn add(
     }
     let (number, last_at, before) = last(connection)?;
     let facts = "SELECT p.label, p.request_id, p.method, p.path, p.origin, p.service, p.scheme, p.payee, p.rule, p.credential,
-                        o.amount_msat, o.fee_msat, o.wallet,
+                        coalesce(o.amount_msat, i.amount_msat) AS amount_msat, coalesce(o.fee_msat, i.fee_msat) AS fee_msat,
+                        o.wallet,
                         (SELECT a.id FROM approvals a WHERE a.used_by = p.payment_hash LIMIT 1) AS approval
-                 FROM purchases p LEFT JOIN outgoing_payments o USING (payment_hash) WHERE p.payment_hash = ?1";
+                 FROM purchases p LEFT JOIN outgoing_payments o USING (payment_hash)
+                 LEFT JOIN imports i USING (payment_hash) WHERE p.payment_hash = ?1";
     let row = connection.prepare_cached(facts)?.query_row([hash.as_bytes()], |row| {
         let amount: Option<i64> = row.get("amount_msat")?;
         let fee: Option<i64> = row.get("fee_msat")?;
@@ -354,7 +359,7 @@ pub(super) fn verify(connection: &Connection, noted: &[[u8; 32]]) -> Result<Veri
         if row.link != row.linked_to(verified.head.as_ref()) {
             broken("its link doesn't fit: it, or a row before it, was changed");
         }
-        if row.event == Event::Paid.name()
+        if [Event::Paid, Event::Imported].iter().any(|event| event.name() == row.event)
             && let Some(what) = contradicted(connection, &row)?
         {
             broken(what);
@@ -362,9 +367,11 @@ pub(super) fn verify(connection: &Connection, noted: &[[u8; 32]]) -> Result<Veri
         missing.retain(|link| *link != row.link);
         (verified.rows, verified.head, last_at) = (row.number, Some(row.link), row.at);
     }
-    let unreceipted = "SELECT payment_hash FROM outgoing_payments o JOIN purchases p USING (payment_hash)
-                       WHERE o.state = 'settled' AND NOT EXISTS (SELECT 1 FROM receipts r
-                       WHERE r.payment_hash = o.payment_hash AND r.event = 'paid')";
+    let unreceipted =
+        "SELECT p.payment_hash FROM purchases p LEFT JOIN outgoing_payments o USING (payment_hash)
+                       LEFT JOIN imports i USING (payment_hash)
+                       WHERE coalesce(o.state, i.state) = 'settled' AND NOT EXISTS (SELECT 1 FROM receipts r
+                       WHERE r.payment_hash = p.payment_hash AND r.event IN ('paid', 'imported'))";
     let mut statement = connection.prepare(unreceipted)?;
     let hashes = statement.query_map([], |row| row.get(0).map(PaymentHash::from_bytes))?;
     for hash in hashes {
@@ -378,10 +385,11 @@ pub(super) fn verify(connection: &Connection, noted: &[[u8; 32]]) -> Result<Veri
 
 /// What the journal says against a receipt for a payment.
 fn contradicted(connection: &Connection, row: &ReceiptRow) -> Result<Option<&'static str>, rusqlite::Error> {
-    let query = "SELECT preimage, amount_msat, fee_msat FROM outgoing_payments WHERE payment_hash = ?1";
+    let query = "SELECT preimage, amount_msat, fee_msat FROM outgoing_payments WHERE payment_hash = ?1
+                 UNION ALL SELECT preimage, amount_msat, fee_msat FROM imports WHERE payment_hash = ?1";
     let found = connection.prepare_cached(query)?.query_row([row.payment_hash.as_bytes()], |row| {
-        let fee: Option<i64> = row.get(2)?;
-        Ok((row.get::<_, Option<[u8; 32]>>(0)?, natural(row.get(1)?), fee.map(natural)))
+        let msat = |at| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(at)?.map(natural).map(Msat::new));
+        Ok((row.get::<_, Option<[u8; 32]>>(0)?, msat(1)?, msat(2)?))
     });
     Ok(match found.optional()? {
         None => Some("the journal knows no such payment"),
@@ -389,7 +397,7 @@ fn contradicted(connection: &Connection, row: &ReceiptRow) -> Result<Option<&'st
         Some((Some(preimage), ..)) if !Preimage::from_bytes(preimage).pays(&row.payment_hash) => {
             Some("the proof in the journal is not of this payment")
         }
-        Some((_, amount, fee)) if row.amount != Some(Msat::new(amount)) || row.fee != fee.map(Msat::new) => {
+        Some((_, amount, fee)) if row.amount != amount || row.fee != fee => {
             Some("the journal has another amount or fee")
         }
         Some(_) => None,

@@ -5,7 +5,7 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::{JournalError, receipts};
+use super::{JournalError, imports, receipts};
 
 /// Never change a step that has been released; add one.
 const STEPS: &[&str] = &[
@@ -92,6 +92,7 @@ CREATE INDEX approvals_origin ON approvals (origin);
 ALTER TABLE purchases ADD COLUMN overrun_seen_at INTEGER;
 ",
     receipts::TABLES,
+    imports::TABLES,
 ];
 
 /// The layout that this program writes.

@@ -9,6 +9,7 @@ use super::*;
 use crate::mint::Draft;
 use crate::policy::Window;
 
+mod imports;
 mod receipts;
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
@@ -503,7 +504,7 @@ fn an_older_journal_is_brought_up_to_date_with_what_it_has_spent() {
     let journal = file.open();
     buy(&journal, 1, &order(1, "a"));
     journal.connection.lock().execute_batch(
-        "DROP TABLE receipts; ALTER TABLE purchases DROP COLUMN payee; ALTER TABLE purchases DROP COLUMN credential;
+        "DROP TABLE imports; DROP TABLE receipts; ALTER TABLE purchases DROP COLUMN payee; ALTER TABLE purchases DROP COLUMN credential;
          ALTER TABLE purchases DROP COLUMN request_id;
          DROP TABLE approvals; ALTER TABLE purchases DROP COLUMN overrun_seen_at; DROP TABLE charges; DROP INDEX purchases_origin; DROP INDEX purchases_begun;
          ALTER TABLE purchases DROP COLUMN again;
