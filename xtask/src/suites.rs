@@ -245,6 +245,11 @@ const LIVE: &[Suite] = &[
         ])],
     },
     Suite {
+        name: "mcp",
+        shows: "the official MCP SDK buys within the policy, and an agent of another user gets nothing else (needs Python, root)",
+        steps: &[cargo(&["cargo", "test", "--test", "live_mcp", "--", "--ignored", "--nocapture"])],
+    },
+    Suite {
         name: "ws",
         shows: "Autobahn's cases go through the gateway as without it, and paid over HTTP/2 (needs Python, Node.js)",
         steps: &[cargo(&["cargo", "test", "--test", "live_ws", "--", "--ignored", "--nocapture"])],
