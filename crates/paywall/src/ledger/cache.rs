@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::law::{Balance, Charged};
-use crate::store::accounts::{Account, Allotment, Debit, KeptAnswer, Unit};
+use crate::store::accounts::{Account, Allotment, Debit, KeptAnswer, Place as AccountPlace, Unit};
 
 /// How many locks share what is here.
 pub(super) const SHARDS: usize = 16;
@@ -67,7 +67,8 @@ enum Entry<V> {
 /// An account at work.
 #[derive(Debug)]
 pub(super) struct Live {
-    pub(super) service: ServiceName,
+    service: ServiceName,
+    place: Option<AccountPlace>,
     unit: Unit,
     pub(super) balance: Balance,
     /// Reservations and refunds that hold it here.
@@ -98,6 +99,7 @@ impl Live {
         let (service, balance) = (account.service.clone(), account.balance);
         Self {
             service,
+            place: account.place,
             unit: account.unit,
             balance,
             pins: 0,
@@ -106,6 +108,14 @@ impl Live {
             writing: false,
             used: true,
         }
+    }
+
+    /// Takes what is to be written of it.
+    pub(super) fn take(&mut self, hash: PaymentHash, answers: &mut Vec<KeptAnswer>) -> Debit {
+        answers.append(&mut self.answers);
+        self.writing = true;
+        let Sum { requests, units, written_off } = std::mem::take(&mut self.debit);
+        Debit { hash, place: self.place, service: self.service.clone(), requests, units, written_off }
     }
 
     /// Whether it is the account of this sale. Who has a secret of ours can write another one over the same payment.
@@ -139,12 +149,6 @@ impl Sum {
         self.requests = self.requests.saturating_add(1);
         self.units = self.units.saturating_add(charged.spent);
         self.written_off = self.written_off.saturating_add(charged.written_off);
-    }
-
-    /// Takes it all, to be written.
-    pub(super) fn take(&mut self, hash: PaymentHash, service: &ServiceName) -> Debit {
-        let Self { requests, units, written_off } = std::mem::take(self);
-        Debit { hash, service: service.clone(), requests, units, written_off }
     }
 }
 

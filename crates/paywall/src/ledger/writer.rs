@@ -224,9 +224,7 @@ impl Ledger {
                 && let Some(hash) = shard.unwritten.pop_front()
             {
                 let live = shard.live(&hash).expect("what isn't written is never forgotten");
-                let debit = live.debit.take(hash, &live.service);
-                answers.append(&mut live.answers);
-                live.writing = true;
+                let debit = live.take(hash, &mut answers);
                 commits += usize::try_from(debit.requests).unwrap_or(usize::MAX);
                 debits.push(debit);
             }

@@ -35,6 +35,11 @@ pub struct Allotment {
     pub units: u64,
 }
 
+/// Where a store finds an account again without looking for it. It says so itself when it reads one; to others it means
+/// nothing, and neither does it in another life of the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Place(pub u64);
+
 /// The account of one counted purchase, as the books have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
@@ -54,6 +59,8 @@ pub struct Account {
     pub opened_at: Timestamp,
     /// When it was last charged.
     pub debited_at: Option<Timestamp>,
+    /// Where it is, for who charges it.
+    pub place: Option<Place>,
 }
 
 /// What came of opening an account.
@@ -108,6 +115,8 @@ pub struct Group {
 pub struct Debit {
     /// Which account.
     pub hash: PaymentHash,
+    /// Where it is, as far as is known.
+    pub place: Option<Place>,
     /// Its service, for the statistics.
     pub service: ServiceName,
     /// How many requests this is.

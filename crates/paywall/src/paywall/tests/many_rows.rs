@@ -20,7 +20,7 @@ use crate::{
     ledger::Reservation,
     store::{
         Sold,
-        accounts::{Accounts, Allotment, Debit, EpochId, Group, Unit},
+        accounts::{Accounts, Allotment, Debit, EpochId, Group, Place, Unit},
     },
     testing::Node,
 };
@@ -194,7 +194,9 @@ impl Loaded {
                 Among::All => self.spread(number),
                 Among::Newest => self.purchases - self.spread(number) % FEW,
             };
-            Debit { hash: hash(row), service: service.clone(), requests: 1, units: 1, written_off: 0 }
+            // Who charges has read the account before.
+            let place = Some(Place(row));
+            Debit { hash: hash(row), place, service: service.clone(), requests: 1, units: 1, written_off: 0 }
         });
         let group = Group {
             epoch: self.epoch,

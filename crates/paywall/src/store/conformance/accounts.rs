@@ -15,7 +15,7 @@ use crate::{
         Page, Presentation, Store, StoreError,
         accounts::{
             Account, Accounts, Allotment, AnswerKey, DayOfUse, Debit, Debited, EpochId, Group, KeptAnswer,
-            MonthlyUse, RefundId, RefundOf, RefundOrder, RequestDigest, StoredAnswer, Unit,
+            MonthlyUse, Place, RefundId, RefundOf, RefundOrder, RequestDigest, StoredAnswer, Unit,
         },
     },
 };
@@ -28,6 +28,7 @@ where
     an_account_begins_with_its_terms(&*fresh().await).await;
     a_payment_opens_one_account_on_its_first_terms(&*fresh().await).await;
     a_group_is_written_once_and_in_its_turn(&*fresh().await).await;
+    an_account_is_charged_at_its_place_or_wherever_it_is(&*fresh().await).await;
     an_epoch_that_is_over_writes_nothing(&*fresh().await).await;
     a_debit_that_does_not_fit_holds_nothing_else_up(&*fresh().await).await;
     an_impossible_debit_spoils_its_group_and_no_other(&*fresh().await).await;
@@ -48,7 +49,8 @@ async fn open(store: &dyn Store, number: u8) -> Account {
 }
 
 fn charge(number: u8, units: u64) -> Debit {
-    Debit { hash: hash(number), service: sold(1, 1).service, requests: 1, units, written_off: 0 }
+    let (hash, service) = (hash(number), sold(1, 1).service);
+    Debit { hash, place: None, service, requests: 1, units, written_off: 0 }
 }
 
 fn group(epoch: EpochId, number: u64, debits: Vec<Debit>) -> Group {
@@ -88,6 +90,7 @@ async fn an_account_begins_with_its_terms(store: &dyn Store) {
             requests: 0,
             opened_at: at(2_000),
             debited_at: None,
+            place: account.place,
         }
     );
     assert_eq!(open(store, 1).await, account, "again");
@@ -132,6 +135,22 @@ async fn a_group_is_written_once_and_in_its_turn(store: &dyn Store) {
     assert_eq!((account.requests, account.debited_at), (2, Some(at(3_000))));
     let told = store.epochs(1).await.expect("reads");
     assert_eq!((told[0].id, told[0].groups, told[0].written_at), (epoch, 2, Some(at(3_000))));
+    lawful(store).await;
+}
+
+async fn an_account_is_charged_at_its_place_or_wherever_it_is(store: &dyn Store) {
+    let epoch = store.begin_epoch(at(1)).await.expect("begins");
+    let mut places = Vec::new();
+    for number in 1..=3 {
+        places.push(open(store, number).await.place);
+    }
+    let at_place = |number, place, units| Debit { place, ..charge(number, units) };
+    let nowhere = Some(Place(u64::MAX >> 1));
+    let debits = vec![at_place(1, places[0], 10), at_place(2, nowhere, 20), at_place(3, places[2], 10_030)];
+    let debited = write(store, group(epoch, 1, debits)).await;
+    assert_eq!(debited, Ok(Debited { excess: 30, missing: 0 }));
+    let spent = [balance(store, 1).await, balance(store, 2).await, balance(store, 3).await];
+    assert_eq!(spent.map(|balance| balance.spent()), [10, 20, 10_000]);
     lawful(store).await;
 }
 

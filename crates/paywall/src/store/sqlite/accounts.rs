@@ -17,7 +17,8 @@ use crate::{
     },
     store::accounts::{
         Account, Allotment, AnswerKey, DayOfUse, Debit, Debited, Epoch, EpochId, Group, KeptAnswer,
-        MonthlyUse, Opened, RefundId, RefundOf, RefundOrder, RefundRow, RequestDigest, StoredAnswer, Unit,
+        MonthlyUse, Opened, Place, RefundId, RefundOf, RefundOrder, RefundRow, RequestDigest, StoredAnswer,
+        Unit,
     },
 };
 
@@ -56,7 +57,7 @@ pub(super) fn epochs(books: &Connection, rows_max: u16) -> Result<Vec<Epoch>, St
 }
 
 const COLUMNS: &str = "hash, service, unit, price_msat, sold, spent, refunding, refunded, written_off, requests, \
-                       opened_at, debited_at";
+                       opened_at, debited_at, purchase";
 
 pub(super) fn account(books: &Connection, hash: PaymentHash) -> Result<Option<Account>, StoreError> {
     let mut one = books.prepare_cached(&format!(
@@ -90,6 +91,7 @@ fn read_account(row: &Row<'_>) -> rusqlite::Result<Account> {
         requests: part(9)?,
         opened_at: Timestamp::from_secs(part(10)?),
         debited_at: time(row, 11)?,
+        place: Some(Place(part(12)?)),
     })
 }
 
@@ -194,12 +196,12 @@ fn charge(books: &Connection, debit: &Debit, at: Timestamp) -> Result<Option<(Un
     let mut take = books.prepare_cached(
         "UPDATE account SET spent = spent + ?2, written_off = min(written_off, 9223372036854775807 - ?3) + ?3,
              requests = min(requests, 9223372036854775807 - ?4) + ?4, debited_at = ?5
-         WHERE purchase = (SELECT seq FROM purchase WHERE hash = ?1) AND ?2 <= sold - spent - refunding - refunded
+         WHERE purchase = ?1 AND ?2 <= sold - spent - refunding - refunded
          RETURNING unit",
     )?;
-    let mut take = |units: u64, written_off: u64| -> Result<Option<Unit>, StoreError> {
+    let mut take = |place: Place, units: u64, written_off: u64| -> Result<Option<Unit>, StoreError> {
         let values = params![
-            debit.hash.as_bytes(),
+            number(place.0, "account")?,
             number(units, "units")?,
             most(written_off),
             most(debit.requests),
@@ -207,12 +209,17 @@ fn charge(books: &Connection, debit: &Debit, at: Timestamp) -> Result<Option<(Un
         ];
         Ok(take.query_row(values, |row| parsed(row, 0)).optional()?)
     };
-    if let Some(unit) = take(debit.units, debit.written_off)? {
+    // Accounts at work lie together, by their numbers, and hashes anywhere: looking one up is a read for itself.
+    if let Some(place) = debit.place
+        && let Some(unit) = take(place, debit.units, debit.written_off)?
+    {
         return Ok(Some((unit, 0)));
     }
-    let Some(account) = account(books, debit.hash)? else { return Ok(None) };
-    let excess = debit.units - account.balance.left().min(debit.units);
-    let taken = take(debit.units - excess, debit.written_off.saturating_add(excess))?;
+    let Some(Account { place: Some(place), balance, .. }) = account(books, debit.hash)? else {
+        return Ok(None);
+    };
+    let excess = debit.units - balance.left().min(debit.units);
+    let taken = take(place, debit.units - excess, debit.written_off.saturating_add(excess))?;
     Ok(taken.map(|unit| (unit, excess)))
 }
 

@@ -273,6 +273,7 @@ fn read_entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
                 requests: part(22)?,
                 opened_at: Timestamp::from_secs(part(23)?),
                 debited_at: time(row, 24)?,
+                place: None,
             })
         }
     };

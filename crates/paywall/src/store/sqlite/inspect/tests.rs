@@ -118,6 +118,7 @@ impl Books {
 
         let epoch = books.store().begin_epoch(Timestamp::from_secs(DAY)).await.unwrap();
         let debit = |number, service, requests, units, written_off| Debit {
+            place: None,
             hash: hash(number),
             service: name(service),
             requests,
