@@ -250,6 +250,11 @@ const LIVE: &[Suite] = &[
         steps: &[cargo(&["cargo", "test", "--test", "live_mcp", "--", "--ignored", "--nocapture"])],
     },
     Suite {
+        name: "nwc",
+        shows: "a wallet of nostr-tools behind a relay pays as every backend must, and for `farebox get` (needs Node.js)",
+        steps: &[cargo(&["cargo", "test", "--test", "live_nwc", "--", "--ignored", "--nocapture"])],
+    },
+    Suite {
         name: "ws",
         shows: "Autobahn's cases go through the gateway as without it, and paid over HTTP/2 (needs Python, Node.js)",
         steps: &[cargo(&["cargo", "test", "--test", "live_ws", "--", "--ignored", "--nocapture"])],

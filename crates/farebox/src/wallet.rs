@@ -1,4 +1,5 @@
-//! What a buyer pays with: a node named in `wallet.yaml` by the same keys as a seller's `lightning:`, or a phoenixd by address.
+//! What a buyer pays with: a node named in `wallet.yaml` by the same keys as a seller's `lightning:`, a wallet behind Nostr
+//! relays named there by `nwc:`, or a phoenixd by address.
 //!
 //! Whoever can read that file may be able to spend, and whoever can write it chooses where payments go, so one that others
 //! than its owner can write is refused.
@@ -13,9 +14,15 @@ use anyhow::Context as _;
 use farebox_lightning::{
     Pay,
     clock::SystemClock,
-    config::{Connected, LightningConfig, Places},
+    config::{
+        ConfigProblem, Connected, EmbeddedSettings, LightningConfig, LndSettings, NwcSettings, Password,
+        PhoenixdSettings, Places,
+    },
+    nwc::Nwc,
     phoenixd::{ConnectError, Phoenixd, PhoenixdConfig, Secret},
 };
+
+use serde::Deserialize;
 
 use crate::buyer;
 
@@ -27,7 +34,8 @@ const WALLET_URL: &str = "FAREBOX_WALLET_URL";
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Wallet")]
 pub(crate) struct WalletFlags {
-    /// The file that says what to pay with: `lnd:`, `phoenixd:` or `embedded:`, with the keys that a seller's `lightning:` has
+    /// The file that says what to pay with: `lnd:`, `phoenixd:` or `embedded:`, with the keys that a seller's `lightning:` has,
+    /// or `nwc:`
     /// [default: farebox/wallet.yaml in $XDG_CONFIG_HOME or ~/.config, if it is there]
     #[arg(long, value_name = "FILE", env = WALLET)]
     wallet: Option<PathBuf>,
@@ -44,15 +52,89 @@ pub(crate) struct Wallet {
     pub(crate) pay: Arc<dyn Pay>,
     /// The key it is named by in the file.
     pub(crate) kind: &'static str,
-    node: Option<Connected>,
+    behind: Behind,
+}
+
+/// What is behind a wallet.
+enum Behind {
+    /// An address.
+    Phoenixd,
+    /// A node of the file.
+    Node(Connected),
+    /// Relays.
+    Nwc(Arc<Nwc>),
 }
 
 impl Wallet {
+    /// The wallet, where it is one behind relays: those can be asked more.
+    pub(crate) fn nwc(&self) -> Option<Arc<Nwc>> {
+        match &self.behind {
+            Behind::Nwc(nwc) => Some(Arc::clone(nwc)),
+            Behind::Phoenixd | Behind::Node(_) => None,
+        }
+    }
+
     /// Ends what runs in this process.
     pub(crate) async fn stop(self) {
-        if let Some(node) = self.node {
+        if let Behind::Node(node) = self.behind {
             node.stop().await;
         }
+    }
+}
+
+/// What may stand in the file: exactly one of these.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum WalletFile {
+    Embedded(EmbeddedSettings),
+    Lnd(LndSettings),
+    Phoenixd(PhoenixdSettings),
+    Nwc(NwcSettings),
+}
+
+/// The same, told apart by what it takes to connect.
+#[derive(Debug)]
+enum Named {
+    Node(LightningConfig),
+    Nwc(NwcSettings),
+}
+
+impl From<WalletFile> for Named {
+    fn from(file: WalletFile) -> Self {
+        match file {
+            WalletFile::Embedded(settings) => Self::Node(LightningConfig::Embedded(settings)),
+            WalletFile::Lnd(settings) => Self::Node(LightningConfig::Lnd(settings)),
+            WalletFile::Phoenixd(settings) => Self::Node(LightningConfig::Phoenixd(settings)),
+            WalletFile::Nwc(settings) => Self::Nwc(settings),
+        }
+    }
+}
+
+impl Named {
+    fn check(&self) -> Result<(), ConfigProblem> {
+        match self {
+            Self::Node(settings) => settings.check(),
+            Self::Nwc(settings) => settings.check(),
+        }
+    }
+
+    /// The file beside it that is enough to pay with, if it names one.
+    fn key_file(&self) -> Option<&Path> {
+        let key = match self {
+            Self::Node(LightningConfig::Phoenixd(settings)) => Some(&settings.password),
+            Self::Node(LightningConfig::Lnd(settings)) => settings.macaroon.as_ref(),
+            Self::Node(_) => None,
+            Self::Nwc(settings) => Some(&settings.uri),
+        };
+        match key {
+            Some(Password::File(file)) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// Whether whoever can read the file can spend.
+    fn holds_a_spending_key(&self) -> bool {
+        matches!(self, Self::Nwc(NwcSettings { uri: Password::Text(_), .. }))
     }
 }
 
@@ -74,17 +156,27 @@ impl WalletFlags {
         };
         if let Some(url) = by_url {
             let pay = self.phoenixd(url).await?;
-            return Ok(Some(Wallet { pay, kind: "phoenixd", node: None }));
+            return Ok(Some(Wallet { pay, kind: "phoenixd", behind: Behind::Phoenixd }));
         }
         let usual = || buyer::config_file("wallet.yaml").filter(|path| !buyer::is_missing(path));
         let Some(path) = self.wallet.clone().or_else(usual) else { return Ok(None) };
-        let settings = read(&path)?;
-        let kind = settings.kind();
+        let named = read(&path)?;
         let state = buyer::data_dir().context("there is no home directory for the wallet's state")?;
         let config = path.parent().unwrap_or(Path::new("."));
-        let node = settings.connect(Places { config, state: &state }).await?;
+        let places = Places { config, state: &state };
+        let settings = match named {
+            Named::Node(settings) => settings,
+            Named::Nwc(settings) => {
+                let nwc = settings.connect(places).await;
+                let nwc = Arc::new(nwc.with_context(|| format!("`{}`", path.display()))?);
+                let pay = Arc::clone(&nwc) as Arc<dyn Pay>;
+                return Ok(Some(Wallet { pay, kind: "nwc", behind: Behind::Nwc(nwc) }));
+            }
+        };
+        let kind = settings.kind();
+        let node = settings.connect(places).await?;
         match node.pay().await {
-            Ok(pay) => Ok(Some(Wallet { pay, kind, node: Some(node) })),
+            Ok(pay) => Ok(Some(Wallet { pay, kind, behind: Behind::Node(node) })),
             Err(error) => {
                 node.stop().await;
                 Err(error).with_context(|| format!("`{}`", path.display()))
@@ -114,7 +206,8 @@ impl WalletFlags {
     pub(crate) fn secrets(&self) -> Vec<PathBuf> {
         let usual = || buyer::config_file("wallet.yaml").filter(|path| !buyer::is_missing(path));
         let wallet = self.wallet.clone().or_else(|| if self.url().is_some() { None } else { usual() });
-        [wallet, self.wallet_password_file.clone()].into_iter().flatten().collect()
+        let key = wallet.as_deref().and_then(|path| Some(path.parent()?.join(read(path).ok()?.key_file()?)));
+        [wallet, key, self.wallet_password_file.clone()].into_iter().flatten().collect()
     }
 
     /// Where the wallet is, if it is named so: an empty variable is as good as none, an empty flag is a mistake.
@@ -130,7 +223,7 @@ impl WalletFlags {
 }
 
 /// Reads the file.
-fn read(path: &Path) -> anyhow::Result<LightningConfig> {
+fn read(path: &Path) -> anyhow::Result<Named> {
     let unreadable = || format!("the wallet in `{}` can't be read", path.display());
     // Asked before it is opened: opening a pipe would wait for its other end.
     anyhow::ensure!(
@@ -138,9 +231,9 @@ fn read(path: &Path) -> anyhow::Result<LightningConfig> {
         "the wallet in `{}` is not a file",
         path.display()
     );
-    let file = fs::File::open(path).with_context(unreadable)?;
+    let mut file = fs::File::open(path).with_context(unreadable)?;
     #[cfg(unix)]
-    {
+    let mode = {
         let mode = std::os::unix::fs::MetadataExt::mode(&file.metadata().with_context(unreadable)?) & 0o7777;
         anyhow::ensure!(
             mode & 0o022 == 0,
@@ -154,23 +247,28 @@ fn read(path: &Path) -> anyhow::Result<LightningConfig> {
                 path.display()
             );
         }
-    }
+        mode
+    };
     let mut text = String::new();
-    std::io::Read::read_to_string(&mut std::io::Read::take(file, 1 << 20), &mut text)
+    std::io::Read::read_to_string(&mut std::io::Read::take(&mut file, 1 << 20), &mut text)
         .with_context(unreadable)?;
-    parse(&text).with_context(unreadable)
+    let named = parse(&text).with_context(unreadable)?;
+    #[cfg(unix)]
+    anyhow::ensure!(
+        mode & 0o077 == 0 || !named.holds_a_spending_key(),
+        "`{}` holds a wallet's connection and can be read by others (mode {mode:o}), who could spend with it; run `chmod 600` on it",
+        path.display()
+    );
+    Ok(named)
 }
 
-fn parse(text: &str) -> anyhow::Result<LightningConfig> {
+fn parse(text: &str) -> anyhow::Result<Named> {
     let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
-    let settings: LightningConfig = serde_saphyr::from_str_with_options(text, options)
+    let file: WalletFile = serde_saphyr::from_str_with_options(text, options)
         .map_err(|error| anyhow::anyhow!("{}", error.without_snippet()))?;
-    anyhow::ensure!(
-        !matches!(settings, LightningConfig::Backends(_)),
-        "a buyer pays with one node; name one of `lnd`, `phoenixd`, `embedded`"
-    );
-    settings.check()?;
-    Ok(settings)
+    let named = Named::from(file);
+    named.check()?;
+    Ok(named)
 }
 
 #[cfg(test)]
@@ -182,14 +280,21 @@ mod tests {
         let lnd = parse(
             "lnd: { address: '127.0.0.1:10009', network: regtest, macaroon: { file: admin.macaroon } }",
         );
-        assert_eq!(lnd.unwrap().kind(), "lnd");
-        assert_eq!(parse("phoenixd: { password: { env: SECRET } }").unwrap().kind(), "phoenixd");
+        assert!(matches!(lnd.unwrap(), Named::Node(LightningConfig::Lnd(_))));
+        let phoenixd = parse("phoenixd: { password: { env: SECRET } }");
+        assert!(matches!(phoenixd.unwrap(), Named::Node(LightningConfig::Phoenixd(_))));
+        let nwc = parse("nwc: { uri: { file: nwc.uri }, network: regtest, fee-worst: 1%, pays-once: true }");
+        let nwc = nwc.unwrap();
+        assert!(matches!(nwc, Named::Nwc(_)));
+        assert_eq!(nwc.key_file(), Some(Path::new("nwc.uri")));
     }
 
     #[test]
     fn what_is_no_single_wallet_is_refused() {
         for (text, why) in [
-            ("backends: [{ phoenixd: { password: { env: S } } }]", "a buyer pays with one node"),
+            ("backends: [{ phoenixd: { password: { env: S } } }]", "backends"),
+            ("nwc: { relay: 'wss://x' }", "relay"),
+            ("nwc: { uri: { env: S }, fee-worst: much }", "much"),
             ("lnd: { adress: x }", "adress"),
             ("lnd: { address: 'nowhere' }", "nowhere"),
             ("{}", ""),
@@ -210,6 +315,13 @@ mod tests {
         assert!(read(&path).unwrap_err().to_string().contains("chmod go-w"));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         assert!(read(&path).is_ok());
+        let uri = "nostr+walletconnect://key?secret=4242";
+        fs::write(&path, format!("nwc: {{ uri: {{ text: '{uri}' }} }}")).unwrap();
+        assert!(read(&path).is_ok());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let error = format!("{:#}", read(&path).unwrap_err());
+        assert!(error.contains("chmod 600") && !error.contains("4242"), "{error}");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
         assert!(read(&path).unwrap_err().to_string().contains("chmod o-w"));
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();

@@ -12,7 +12,7 @@ mod wire;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use farebox_protocol::{Msat, Network, PaymentHash, Preimage};
+use farebox_protocol::{Invoice, Msat, Network, PaymentHash, Preimage};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use http::Uri;
 use serde::de::DeserializeOwned;
@@ -336,7 +336,7 @@ impl Nwc {
         }
         if row.is_settled() {
             let worst = || self.fee_worst(Msat::new(row.amount.unwrap_or_default()));
-            let fee = row.fees_paid.map_or_else(worst, Msat::new);
+            let fee = row.fees_paid.map_or_else(worst, Msat::new).saturating_add(excess(&row, &hash));
             return Ok(Outcome::Settled { preimage: proof(row.preimage, &hash)?, fee });
         }
         match row.state.as_deref().map(str::to_ascii_lowercase).as_deref() {
@@ -420,6 +420,15 @@ fn proof(shown: Option<Secret>, hash: &PaymentHash) -> Result<Preimage, PayError
     preimage.filter(|preimage| preimage.pays(hash)).ok_or_else(|| {
         PayError::Wrong("it calls the payment settled, but shows no preimage that proves it".to_owned())
     })
+}
+
+/// What the wallet says that it has paid beyond what the invoice asks for: to the buyer's budgets that is a fee like others.
+fn excess(row: &Transaction, hash: &PaymentHash) -> Msat {
+    let invoice = row.invoice.as_deref().and_then(|text| text.parse::<Invoice>().ok());
+    let asked =
+        invoice.filter(|invoice| invoice.payment_hash() == *hash).and_then(|invoice| invoice.amount());
+    let paid = row.amount.unwrap_or_default();
+    Msat::new(asked.map_or(0, |asked| paid.saturating_sub(asked.get())))
 }
 
 fn pay_error(error: CallError) -> PayError {

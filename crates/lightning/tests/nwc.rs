@@ -84,6 +84,11 @@ fn row_with(state: &str, more: Value) -> Value {
     row
 }
 
+/// Paid, and the amount is said to be this; the invoice asks for 10,000 msat.
+fn of_invoice(amount: u64) -> Value {
+    json!({ "preimage": "07".repeat(32), "fees_paid": 21, "amount": amount, "invoice": invoice(7).as_str() })
+}
+
 /// In short, for tables.
 fn told(answer: Result<Outcome, PayError>) -> String {
     match answer {
@@ -240,6 +245,9 @@ async fn a_lookup_believes_a_state_and_a_proof_and_never_a_proof_alone() {
         (row_with("SETTLED", paid(7)), "settled 21"),
         // The fee that it does not tell is the worst that its owner has declared: 0.5 % and 5 sat.
         (row_with("settled", json!({ "preimage": "07".repeat(32) })), "settled 5050"),
+        // What it paid beyond the invoice is a cost, too; less than the invoice can't be, with the proof there.
+        (row_with("settled", of_invoice(25_000)), "settled 15021"),
+        (row_with("settled", of_invoice(1)), "settled 21"),
         (row_with("settled", paid(8)), "unknown: wrong"),
         (row("settled"), "unknown: wrong"),
         (row_with("pending", paid(7)), "in flight"),

@@ -42,6 +42,7 @@ pub(super) struct Transaction {
     #[serde(rename = "type")]
     pub(super) kind: Option<String>,
     pub(super) state: Option<String>,
+    pub(super) invoice: Option<String>,
     pub(super) payment_hash: Option<String>,
     pub(super) preimage: Option<Secret>,
     pub(super) amount: Option<u64>,

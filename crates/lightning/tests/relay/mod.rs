@@ -188,6 +188,7 @@ impl Relays {
 }
 
 async fn line(wallet: Arc<Wallet>, relay: usize, socket: TcpStream) {
+    socket.set_nodelay(true).unwrap(); // what is said in several messages would wait for an acknowledgement of each
     let mut socket = accept_async(socket).await.unwrap();
     let mut answers_to = Value::Null;
     while let Some(Ok(Message::Text(text))) = socket.next().await {
