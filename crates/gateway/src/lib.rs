@@ -11,6 +11,7 @@ mod gateway;
 mod listen;
 mod matcher;
 mod metrics;
+mod moment;
 mod ops;
 mod proxy;
 mod services;

@@ -230,7 +230,7 @@ async fn handle(
     let upgrade = outgoing.upgrade.clone();
     let sending = pin!(route.upstream.send(worker, outgoing, account.started()));
     let (mut answer, lease) = patience.head(&worker.timers, sending).await?;
-    route.metrics.upstream_answered(worker.index, account.started().elapsed());
+    route.metrics.upstream_answered(worker.index, account.took());
 
     // What the client gets.
     let switched = match &upgrade {

@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::{Seat, streams::Taking};
-use crate::config::Timeouts;
+use crate::{config::Timeouts, moment};
 
 /// See the module. Times are in milliseconds since the connection began, plus one, so that 0 can mean "not".
 pub(super) struct Activity {
@@ -144,7 +144,8 @@ impl Activity {
     }
 
     fn millis(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+        u64::try_from(moment::now().saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX - 1)
+            + 1
     }
 
     fn has_read(&self) {

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    future::poll_fn,
     io,
     net::IpAddr,
     pin::{Pin, pin},
@@ -32,6 +33,7 @@ use super::{
     streams::Streams,
 };
 use crate::{
+    moment::in_one_go,
     proxy::{self, Body, Peer},
     worker::{Accepted, Worker},
 };
@@ -297,7 +299,9 @@ async fn watch(mut connection: Pin<&mut impl Drain>, activity: &Activity, worker
             });
             tokio::select! {
                 biased;
-                ended = connection.as_mut() => return ended.map_err(io::Error::other),
+                ended = poll_fn(|context| in_one_go(|| connection.as_mut().poll(context))) => {
+                    return ended.map_err(io::Error::other);
+                }
                 event = bell.wait(seldom) => event,
             }
         };

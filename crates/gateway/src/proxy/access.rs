@@ -10,7 +10,7 @@ use bytes::Bytes;
 use farebox_paywall::{Bill, Code, Freebie, price::Ending};
 use http::{HeaderMap, Method, Request, Response, StatusCode, request::Parts};
 use http_body::Frame;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 use tracing::Level;
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
     meter::{Arriving, Departure, Tab},
     upgrade::Passed,
 };
-use crate::{listen::InFlight, metrics::Reason, services::Route, worker::Worker};
+use crate::{listen::InFlight, metrics::Reason, moment, services::Route, worker::Worker};
 
 /// See the module. Dropped without an answer, the client has gone away first.
 pub(super) struct Account {
@@ -54,7 +54,7 @@ impl Account {
         Self {
             worker: worker.clone(),
             route: None,
-            started: Instant::now(),
+            started: moment::now(),
             reason: Reason::ClientGone,
             freebie: None,
             tab: None,
@@ -92,6 +92,11 @@ impl Account {
     /// When the request came.
     pub(super) const fn started(&self) -> Instant {
         self.started
+    }
+
+    /// How long ago that is.
+    pub(super) fn took(&self) -> Duration {
+        moment::now().saturating_duration_since(self.started)
     }
 
     pub(super) const fn decided(&mut self, code: Code) {
@@ -268,7 +273,7 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        let took = self.started.elapsed();
+        let took = self.took();
         let route = self.route.as_ref();
         let metrics = route.map_or(&self.worker.shared.metrics.unmatched, |route| &route.metrics);
         metrics.answered(self.worker.index, self.reason, self.status, took);

@@ -26,7 +26,7 @@ use super::{
     connect::{Begun, Connector, Terms},
     gather::Written,
 };
-use crate::{config::UpstreamConfig, proxy::RequestBody, services::unshared, worker::Worker};
+use crate::{config::UpstreamConfig, moment, proxy::RequestBody, services::unshared, worker::Worker};
 
 /// See the module.
 pub(crate) struct Pool {
@@ -254,7 +254,7 @@ impl Pool {
         let mut held = self.held.lock();
         if !http1.sender.is_closed() && held.http1.len() < self.idle_max {
             let seat = http1.seat.clone();
-            held.http1.push((http1, Instant::now()));
+            held.http1.push((http1, moment::now()));
             drop(held);
             // Whoever waits for a seat finds it.
             if let Some(seat) = seat {
