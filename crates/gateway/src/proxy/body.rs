@@ -56,7 +56,8 @@ pub(super) struct Streamed {
 
 /// The body of a request.
 pub(crate) struct RequestBody {
-    reading: Option<Reading>,
+    /// Boxed: most requests have no body, and all are moved from hand to hand and lie in queues with room for one.
+    reading: Option<Box<Reading>>,
     /// Where to tell that it leaves, if somebody wants to know.
     departure: Option<Arc<Departure>>,
 }
@@ -368,8 +369,9 @@ impl RequestBody {
         let Arriving { body, ahead } = arriving;
         let taken = ahead.as_ref().map_or(0, |ahead| ahead.taken());
         let left = route.config.request_bytes_max.unwrap_or(u64::MAX) - taken;
-        let reading =
-            |upload| Reading { body, ahead, is_http2, left, upload, route: route.clone(), timer: None };
+        let reading = |upload| {
+            Box::new(Reading { body, ahead, is_http2, left, upload, route: route.clone(), timer: None })
+        };
         Self { reading: upload.map(reading), departure }
     }
 
@@ -394,6 +396,7 @@ impl HttpBody for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Self { reading: Some(reading), departure } = &mut *self else { return Poll::Ready(None) };
+        let reading = &mut **reading;
         if let Some(ahead) = &mut reading.ahead {
             let mut frame = ahead.next();
             if frame.is_some() || ahead.is_whole() {
