@@ -93,3 +93,34 @@ async fn a_buyer_chooses_by_header_or_by_query() {
     let answer = reqwest::get(format!("{url}?farebox-offer=huge")).await.unwrap();
     assert_eq!(answer.status(), 400);
 }
+
+/// What `farebox get` says of a request that it doesn't pay, and how it ends.
+async fn dry_run(url: &str, arguments: &[&str]) -> (Option<i32>, Value) {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = tokio::process::Command::new(FAREBOX);
+    command.args(["get", "--json"]).args(arguments).arg(url).env_clear().env("HOME", home.path());
+    let output = command.output().await.unwrap();
+    let text = if output.stdout.is_empty() { &output.stderr } else { &output.stdout };
+    (output.status.code(), serde_json::from_slice(text).unwrap_or_else(|_| panic!("{output:?}")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_that_buys_reads_the_menu_and_orders_from_it() {
+    let services = "  - name: api
+    upstream: http://UPSTREAM
+    price: 10sat
+    offer: { duration: 1h }
+    offers: [{ name: large, price: 30sat, offer: { requests: 4 }, good-for: 30d }]
+";
+    let seller = Seller::with_services(FAREBOX, LISTEN, services);
+    let (_gateway, url) = seller.serve();
+    let (exit, told) = dry_run(&url, &["--dry-run"]).await;
+    assert_eq!((exit, &told["offer"]["amount_msat"]), (Some(10), &10_000.into()), "{told}");
+    let large = &told["offers"][1];
+    assert_eq!((&told["offers"][0]["duration_secs"], &large["name"]), (&3_600.into(), &"large".into()));
+    assert_eq!((&large["price_msat"], &large["requests"]), (&30_000.into(), &4.into()));
+    let (_, told) = dry_run(&url, &["--dry-run", "--offer", "large"]).await;
+    assert_eq!(told["offer"]["amount_msat"], 30_000);
+    let (exit, told) = dry_run(&url, &["--no-pay", "--offer", "huge"]).await;
+    assert_eq!((exit, &told["code"]), (Some(7), &"offer_unknown".into()), "{told}");
+}

@@ -71,7 +71,13 @@ pub(crate) struct Args {
     #[arg(short = 'c', long = "continue", requires = "output")]
     go_on: bool,
     /// The same as curl writes it: `-C -`. Where to go on is told by the part, so other values are refused
-    #[arg(short = 'C', long = "continue-at", value_name = "-", requires = "output", allow_hyphen_values = true)]
+    #[arg(
+        short = 'C',
+        long = "continue-at",
+        value_name = "-",
+        requires = "output",
+        allow_hyphen_values = true
+    )]
     continue_at: Option<String>,
     /// Fail, without a body, on a status of 400 or more
     #[arg(short, long)]
@@ -133,8 +139,8 @@ struct Money {
     #[arg(long)]
     buy_again: bool,
     /// How long the wallet may try to pay, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    pay_timeout: u64,
+    #[arg(long, alias = "payment-timeout", value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pay_timeout: Duration,
 }
 
 /// How to get there.
@@ -221,8 +227,7 @@ async fn told(args: &Args, output: OutputFlags, engine: &Engine) -> Result<Exit,
         };
     }
     let url = args.url.as_deref().unwrap_or_default();
-    let request =
-        request::build(url, &args.request, args.money.offer.as_deref()).map_err(Failure::usage)?;
+    let request = request::build(url, &args.request, args.money.offer.as_deref()).map_err(Failure::usage)?;
     if args.money.dry_run {
         return report::quote(&engine.quote(request).await?, output);
     }
@@ -275,7 +280,8 @@ async fn fetch(
         _ => body::Place::Stdout,
     };
     if matches!(place, body::Place::Stdout) && (args.include || args.request.head) {
-        body::print_head(&fetched.response).map_err(|error| Failure::other("output", &format!("{error:#}")))?;
+        body::print_head(&fetched.response)
+            .map_err(|error| Failure::other("output", &format!("{error:#}")))?;
     }
     let shown = !args.quiet && !args.no_progress && !output.is_json();
     let taken = body::take(fetched.response, place, shown, deadline).await;
@@ -349,7 +355,7 @@ fn open(args: &Args, wallet: Option<Arc<dyn Pay>>) -> anyhow::Result<Engine> {
             extra_roots,
             ..HttpConfig::default()
         },
-        pay_timeout: Duration::from_secs(args.money.pay_timeout),
+        pay_timeout: args.money.pay_timeout,
         in_the_clear: args.network.allow_http,
         buy_again: args.money.buy_again,
         ..EngineConfig::new(args.files.journal()?)
@@ -357,9 +363,14 @@ fn open(args: &Args, wallet: Option<Arc<dyn Pay>>) -> anyhow::Result<Engine> {
     Ok(Engine::open(config)?)
 }
 
-/// A time as people write it, like `10` or `0.5`.
+/// A time as people write it, like `10`, `0.5` or `60s`.
 fn seconds(text: &str) -> Result<Duration, String> {
-    let time = text.parse().ok().and_then(|secs| Duration::try_from_secs_f64(secs).ok());
+    let time = text
+        .strip_suffix('s')
+        .unwrap_or(text)
+        .parse()
+        .ok()
+        .and_then(|secs| Duration::try_from_secs_f64(secs).ok());
     time.filter(|time| !time.is_zero())
         .ok_or_else(|| format!("`{text}` is no time; write seconds, like `10` or `0.5`"))
 }

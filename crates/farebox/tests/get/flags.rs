@@ -25,7 +25,10 @@ async fn what_is_asked_for_in_curls_words_is_what_is_sent() {
     let upload = buyer.path("upload");
     std::fs::write(&upload, "whole").unwrap();
     for (arguments, want) in [
-        (&["-L", "-s", "-A", "me/1"][..], "GET me/1 - "),
+        (
+            &["-L", "-s", "-A", "me/1", "--prefer-scheme", "l402", "--payment-timeout", "60s"][..],
+            "GET me/1 - ",
+        ),
         (&["--data-binary", "x", "-A", "me"], "POST me application/x-www-form-urlencoded x"),
         (&["-d", "{}", "--content-type", "application/json", "-A", "me"], "POST me application/json {}"),
         (&["-T", upload.to_str().unwrap(), "-A", "me"], "PUT me - whole"),

@@ -115,6 +115,7 @@ async fn to_part(
     deadline: Option<Instant>,
 ) -> Result<Body, Broken> {
     let unwritable = || format!("cannot write `{}`", path.display());
+    keep_mode(&part.file, path).with_context(unwritable)?;
     let copied = copy(response, &mut part.file, part.start, shown, deadline).await;
     let there = part.file.metadata().with_context(unwritable)?.len();
     match (copied, part.length) {
@@ -124,7 +125,6 @@ async fn to_part(
                 .into())
         }
         (Ok(body), _) => {
-            keep_mode(&part.file, path).with_context(unwritable)?;
             part.finish(path).with_context(unwritable)?;
             Ok(body)
         }
@@ -157,14 +157,14 @@ async fn to_file(
         return copy(response, &mut place, 0, shown, deadline).await;
     }
     let mut file = beside(path).with_context(unwritable)?;
-    let body = copy(response, &mut file, 0, shown, deadline).await?;
     keep_mode(file.as_file(), path).with_context(unwritable)?;
+    let body = copy(response, &mut file, 0, shown, deadline).await?;
     file.as_file().sync_all().with_context(unwritable)?;
     file.persist(path).map_err(|error| error.error).with_context(unwritable)?;
     Ok(body)
 }
 
-/// A file that only its owner may read stays so when it is replaced.
+/// A file that only its owner may read stays so when it is replaced, and so is what will replace it from the first byte.
 fn keep_mode(file: &fs::File, path: &Path) -> io::Result<()> {
     match fs::metadata(path) {
         Ok(old) => file.set_permissions(old.permissions()),

@@ -64,11 +64,16 @@ struct Refused {
     compressed: bool,
     #[arg(short = 'E', long, hide = true, value_name = "CERT")]
     cert: Option<String>,
+    #[arg(long, hide = true, value_name = "JSON")]
+    params: Option<String>,
+    #[arg(long, hide = true, value_name = "SCHEME")]
+    prefer_scheme: Option<String>,
 }
 
 impl Refused {
     fn check(&self) -> anyhow::Result<()> {
-        let Self { insecure, user, cookie, form, remote_name, verbose, compressed, cert } = self;
+        let Self { insecure, user, cookie, form, remote_name, verbose, compressed, cert, .. } = self;
+        let is_other = |scheme: &String| !scheme.eq_ignore_ascii_case("l402");
         for (is_set, why) in [
             (
                 *insecure,
@@ -86,6 +91,14 @@ impl Refused {
             (*verbose, "-v is FAREBOX_LOG=debug here; -i prints the headers of the answer"),
             (*compressed, "bodies are left as they come; leave out --compressed"),
             (cert.is_some(), "certificates of clients are not supported"),
+            (
+                self.params.is_some(),
+                "--params is not read here; write flags, or let a program use `farebox mcp`",
+            ),
+            (
+                self.prefer_scheme.as_ref().is_some_and(is_other),
+                "only L402 is paid here; leave out --prefer-scheme",
+            ),
         ] {
             anyhow::ensure!(!is_set, "{why}");
         }
@@ -267,6 +280,8 @@ mod tests {
             (Refused { form: vec!["a=@b".to_owned()], ..Refused::default() }, "-d @FILE"),
             (Refused { remote_name: true, ..Refused::default() }, "-o"),
             (Refused { verbose: true, ..Refused::default() }, "FAREBOX_LOG"),
+            (Refused { params: Some("{}".to_owned()), ..Refused::default() }, "farebox mcp"),
+            (Refused { prefer_scheme: Some("payment".to_owned()), ..Refused::default() }, "L402"),
         ] {
             let why = refused(args);
             assert!(why.contains(word) && !why.contains("a:b"), "{why}");
