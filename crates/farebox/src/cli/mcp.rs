@@ -79,6 +79,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=16 << 20),
           help_heading = "Files")]
     inline_max: u32,
+    /// The longest body that is put into a file, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30, help_heading = "Files")]
+    file_max: u64,
 
     /// The highest price of a payment. It lowers what the policy allows and never raises it
     #[arg(long, value_name = "AMOUNT", help_heading = "Money")]
@@ -143,10 +146,11 @@ async fn work(args: Args) -> anyhow::Result<()> {
     }
     if let Some(Where::Tcp(address)) = &args.listen
         && !address.ip().is_loopback()
-        && !args.allow_remote
+        && (!args.allow_remote || args.hosts.is_empty())
     {
         return Err(Usage(format!(
-            "`{address}` can be reached from elsewhere; listen on 127.0.0.1, or say --allow-remote"
+            "`{address}` can be reached from elsewhere; listen on 127.0.0.1, or say --allow-remote, and with --host by which \
+             names requests call this machine"
         ))
         .into());
     }
@@ -161,6 +165,7 @@ async fn work(args: Args) -> anyhow::Result<()> {
         asked: Asked { max_cost: args.max_cost, max_fee: args.max_fee },
         label: args.label,
         folder,
+        file_bytes_max: args.file_max,
         inline_bytes_max: usize::try_from(args.inline_max).unwrap_or(usize::MAX),
         http: HttpConfig::default(),
     };

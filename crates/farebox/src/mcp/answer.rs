@@ -9,6 +9,7 @@ use tokio::io::AsyncWriteExt as _;
 use zeroize::Zeroizing;
 
 use super::{
+    Settings,
     files::{self, Draft, Place},
     told::{self, Told, Trouble},
 };
@@ -49,7 +50,7 @@ pub(super) async fn take(
     engine: &Engine,
     fetched: Fetched,
     place: Option<(Place, &str)>,
-    inline_bytes_max: usize,
+    settings: &Settings,
 ) -> Result<Told, Trouble> {
     let Fetched { mut response, purchase, credential, .. } = fetched;
     let money = purchase.as_ref().map_or(Money::None, |Receipt { payment_hash, price, fee, .. }| {
@@ -82,8 +83,9 @@ pub(super) async fn take(
     let mut length: u64 = 0;
     let too_large = || {
         let message = format!(
-            "the body is longer than the {inline_bytes_max} bytes that are passed on; make the call again with `save_to`: \
-             what was paid for is kept"
+            "the body is longer than the {} bytes that are passed on; make the call again with `save_to`: what was paid for \
+             is kept",
+            settings.inline_bytes_max
         );
         Trouble::new("body_too_large", &message)
     };
@@ -96,10 +98,15 @@ pub(super) async fn take(
             return Err(repeated().having(money));
         }
         match &mut sink {
-            Sink::Memory(body) if body.len() + chunk.len() > inline_bytes_max => {
+            Sink::Memory(body) if body.len() + chunk.len() > settings.inline_bytes_max => {
                 return Err(too_large().having(money));
             }
             Sink::Memory(body) => body.extend_from_slice(&chunk),
+            Sink::File(..) if length > settings.file_bytes_max => {
+                let message =
+                    format!("the body is longer than the {} bytes of a file", settings.file_bytes_max);
+                return Err(Trouble::new("body_too_large", &message).having(money));
+            }
             Sink::File(draft, _) => draft
                 .file
                 .write_all(&chunk)

@@ -57,6 +57,8 @@ pub(crate) struct Settings {
     pub(crate) label: Option<String>,
     /// Where `save_to` leads, if anywhere.
     pub(crate) folder: Option<Folder>,
+    /// Longer files are not finished.
+    pub(crate) file_bytes_max: u64,
     /// Longer bodies go to a file or nowhere.
     pub(crate) inline_bytes_max: usize,
     /// Where to go, except for [`HttpConfig::reach`], which the policy says.

@@ -54,7 +54,7 @@ async fn carry_out(desk: &Desk, args: &FetchArgs) -> Result<Told, Trouble> {
             _ => trouble,
         }
     })?;
-    Box::pin(answer::take(&counter.engine, fetched, place, desk.settings.inline_bytes_max)).await
+    Box::pin(answer::take(&counter.engine, fetched, place, &desk.settings)).await
 }
 
 /// Finds out what became of a payment, and fetches what it was for where that is known and changes nothing.

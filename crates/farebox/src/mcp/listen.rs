@@ -14,6 +14,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -45,6 +46,8 @@ use super::{Desk, MESSAGE_BYTES_MAX, Server, notes};
 
 /// So many sessions are open at the socket at once; more are closed as they come.
 const SESSIONS_MAX: usize = 64;
+/// The wait after a connection that could not be accepted.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// One session over standard input and output.
 pub(crate) async fn stdio(desk: Arc<Desk>, stop: CancellationToken) -> anyhow::Result<()> {
@@ -126,13 +129,18 @@ impl Socket {
                 accepted = self.listener.accept() => match accepted {
                     Ok(accepted) => accepted,
                     Err(error) => {
+                        // Files may have run out; some come back as sessions end.
                         tracing::warn!(%error, "a connection could not be accepted");
+                        tokio::time::sleep(ACCEPT_AGAIN).await;
                         continue;
                     }
                 },
                 () = stop.cancelled() => break,
             };
-            let caller = stream.peer_cred().context("the system doesn't say who connects")?;
+            let Ok(caller) = stream.peer_cred() else {
+                tracing::warn!("the system doesn't say who connects; the connection is closed");
+                continue;
+            };
             let (uid, pid) = (caller.uid(), caller.pid());
             let Ok(seat) = Arc::clone(&seats).try_acquire_owned() else {
                 tracing::warn!(uid, pid, "too many sessions; this one is closed");

@@ -158,6 +158,7 @@ async fn it_listens_to_this_machine_only_unless_told() {
     let buyer = Buyer::new().await;
     for (arguments, why) in [
         (&["--listen", "0.0.0.0:0"][..], "--allow-remote"),
+        (&["--listen", "0.0.0.0:0", "--allow-remote"], "--host"),
         (&["--listen", "nowhere"], "unix:PATH"),
         (&["--connect", "127.0.0.1:1"], "unix:PATH"),
         (&["--group", "no-such-group"], "no-such-group"),

@@ -263,12 +263,14 @@ async fn a_body_comes_whole_as_text_or_base64_or_file_and_is_never_cut() {
         (None, _) => till.challenge("svc", 100),
         (Some(_), "/binary") => b"\xff\0\r\n".as_slice().into_response(),
         (Some(_), "/long") => "x".repeat(3_000_000).into_response(),
+        (Some(_), "/longer") => "x".repeat(3_000_001).into_response(),
         (Some(_), _) => ().into_response(),
     })
     .await;
     std::fs::create_dir_all(buyer.path("files/below")).unwrap();
     let files = buyer.path("files");
-    let mut agent = Agent::start(&buyer, &["--files", files.to_str().unwrap()]).await;
+    let mut agent =
+        Agent::start(&buyer, &["--files", files.to_str().unwrap(), "--file-max", "3000000"]).await;
     let told = agent.fetch(&shop.url("/binary")).await;
     assert_eq!((&told["body"]["encoding"], &told["body"]["data"]), (&"base64".into(), &"/wANCg==".into()));
 
@@ -279,6 +281,8 @@ async fn a_body_comes_whole_as_text_or_base64_or_file_and_is_never_cut() {
     assert_eq!(told["body"], json!({ "untrusted": true, "bytes": 3_000_000, "file": "below/long.txt" }));
     assert_eq!(std::fs::metadata(files.join("below/long.txt")).unwrap().len(), 3_000_000);
     assert_eq!(agent.call("farebox_fetch", save).await["code"], "file_exists");
+    let longer = json!({ "url": shop.url("/longer"), "save_to": "below/longer" });
+    assert_eq!(agent.call("farebox_fetch", longer).await["code"], "body_too_large");
     assert_eq!((names(&files.join("below")), buyer.payments()), (vec!["long.txt".to_owned()], 1));
     agent.end(&buyer).await;
 
