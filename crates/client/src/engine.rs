@@ -386,7 +386,7 @@ impl Engine {
     /// The purchases that are paid for, whose credentials this journal holds. The credentials themselves stay inside.
     pub async fn tokens(&self) -> Result<Vec<PurchaseRow>, FetchError> {
         let mut rows = self.purchases().await?;
-        rows.retain(|row| matches!(row.state, "paid" | "imported" | "honoured" | "dead"));
+        rows.retain(|row| matches!(row.state, "paid" | "imported" | "honoured" | "used_up" | "dead"));
         Ok(rows)
     }
 

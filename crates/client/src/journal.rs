@@ -100,7 +100,7 @@ pub struct PurchaseRow {
     /// What the route cost, once that is known.
     pub fee: Option<Msat>,
     /// `recorded`, `sent`, `unknown`, `failed`, `unsent`, `paid` (and not honoured yet), `imported` (and not shown yet),
-    /// `honoured` or `dead`.
+    /// `honoured`; or of a credential that is over: `used_up` (its seller says so), or `dead` for any other reason.
     pub state: &'static str,
     /// When it began.
     pub begun_at: Timestamp,
@@ -147,7 +147,7 @@ pub(crate) struct Begun {
 pub(crate) const WRITTEN_OFF: &str = "written off by hand";
 
 const PURCHASE: &str = "SELECT p.payment_hash, p.origin, p.service, p.scheme, p.token, p.fee_worst_msat, p.valid_until, \
-     p.bound, p.method, p.path, p.holder, p.begun_at, p.honoured_at, p.dead_at, \
+     p.bound, p.method, p.path, p.holder, p.begun_at, p.honoured_at, p.dead_at, p.ended, \
      o.invoice, coalesce(o.amount_msat, i.amount_msat, 0) AS amount_msat, o.fee_max_msat, \
      coalesce(o.state, i.state) AS state, coalesce(o.preimage, i.preimage) AS preimage, \
      coalesce(o.fee_msat, i.fee_msat) AS fee_msat, o.wallet, i.source, i.was_pending \
@@ -275,6 +275,14 @@ impl Journal {
         let now = budget::latest(&transaction, now)?;
         sqlite::record(&transaction, &new_intent(order, from.wallet), now)?;
         if again.is_some() {
+            // Whoever else has offered this invoice stays on record, whatever comes of it here.
+            transaction.execute(
+                "INSERT INTO superseded
+                 SELECT p.payment_hash, p.origin, p.service, p.method, p.path, p.begun_at, o.amount_msat, o.state, ?2
+                 FROM purchases p JOIN outgoing_payments o USING (payment_hash)
+                 WHERE p.payment_hash = ?1 AND (p.origin <> ?3 OR p.service <> ?4)",
+                params![hash.as_bytes(), integer(now.secs()), order.scope.origin.to_string(), order.scope.service],
+            )?;
             transaction.execute("DELETE FROM charges WHERE payment_hash = ?1", [hash.as_bytes()])?;
             transaction.execute("DELETE FROM answers WHERE payment_hash = ?1", [hash.as_bytes()])?;
             transaction.execute("DELETE FROM purchases WHERE payment_hash = ?1", [hash.as_bytes()])?;
@@ -378,12 +386,19 @@ impl Journal {
 
     /// Consents that may fit a question; their signatures are not looked at here.
     pub(crate) fn given(&self, question: &Question, now: Timestamp) -> Result<Vec<Given>, JournalError> {
-        approvals::given(&self.connection.lock(), question, now)
+        let connection = self.connection.lock();
+        let now = budget::latest(&connection, now)?;
+        // What has lapsed by now has lapsed for good.
+        if approvals::has_lapsed(&connection, now)? {
+            budget::pass(&connection, now)?;
+        }
+        approvals::given(&connection, question, now)
     }
 
     /// What has become of a question; whether a consent is signed is not looked at here.
     pub(crate) fn approval(&self, id: &str, now: Timestamp) -> Result<Option<Found>, JournalError> {
-        approvals::find(&self.connection.lock(), id, now)
+        let connection = self.connection.lock();
+        approvals::find(&connection, id, budget::latest(&connection, now)?)
     }
 
     /// Payments whose fee exceeded what the wallet had promised, and which nobody has acknowledged.
@@ -570,7 +585,15 @@ impl Journal {
         let connection = self.connection.lock();
         let mut statement = connection.prepare(&format!("{PURCHASE} ORDER BY p.id DESC"))?;
         let rows = statement.query_map([], |row| Ok(read_row(row)))?;
-        rows.map(|row| row?).collect()
+        let mut rows: Vec<PurchaseRow> = rows.map(|row| row?).collect::<Result<_, JournalError>>()?;
+        let mut statement = connection.prepare("SELECT * FROM superseded ORDER BY rowid DESC")?;
+        let earlier = statement.query_map([], |row| Ok(read_superseded(row)))?;
+        let earlier = earlier.map(|row| row?).collect::<Result<Vec<_>, JournalError>>()?;
+        if !earlier.is_empty() {
+            rows.extend(earlier);
+            rows.sort_by_key(|row| std::cmp::Reverse(row.begun_at));
+        }
+        Ok(rows)
     }
 }
 
@@ -696,7 +719,10 @@ fn read_row(row: &Row<'_>) -> Result<PurchaseRow, JournalError> {
     let honoured: Option<u64> = row.get("honoured_at")?;
     let dead: Option<u64> = row.get("dead_at")?;
     let state = match row.get::<_, String>("state")?.as_str() {
-        "settled" if dead.is_some() => "dead",
+        "settled" if dead.is_some() => match row.get::<_, Option<String>>("ended")?.as_deref() {
+            Some("used_up") => "used_up",
+            _ => "dead",
+        },
         "settled" if honoured.is_some() => "honoured",
         "settled" if row.get::<_, Option<bool>>("was_pending")? == Some(false) => "imported",
         "settled" => "paid",
@@ -718,6 +744,24 @@ fn read_row(row: &Row<'_>) -> Result<PurchaseRow, JournalError> {
         begun_at: Timestamp::from_secs(row.get("begun_at")?),
         valid_until: row.get::<_, Option<u64>>("valid_until")?.map(Timestamp::from_secs),
         source: row.get("source")?,
+    })
+}
+
+/// What another server had offered the same invoice for.
+fn read_superseded(row: &Row<'_>) -> Result<PurchaseRow, JournalError> {
+    let Scope { origin, service } = read_scope(row)?;
+    Ok(PurchaseRow {
+        payment_hash: read_hash(row)?,
+        origin,
+        service,
+        method: row.get("method")?,
+        path: row.get("path")?,
+        price: Msat::new(row.get("amount_msat")?),
+        fee: None,
+        state: if row.get::<_, String>("state")? == "unsent" { "unsent" } else { "failed" },
+        begun_at: Timestamp::from_secs(row.get("begun_at")?),
+        valid_until: None,
+        source: None,
     })
 }
 

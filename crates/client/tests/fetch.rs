@@ -113,7 +113,7 @@ async fn a_token_that_has_been_used_up_is_bought_anew() {
     }
     assert_eq!(world.net.payments().len(), 3);
     let states: Vec<_> = engine.tokens().await.unwrap().iter().map(|row| row.state).collect();
-    assert_eq!(states, ["honoured", "dead", "dead"]);
+    assert_eq!(states, ["honoured", "used_up", "used_up"]);
 }
 
 #[tokio::test]

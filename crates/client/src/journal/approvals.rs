@@ -188,6 +188,13 @@ pub(super) fn answer(
     Ok(changed == 1)
 }
 
+/// Whether a consent has come to its end since the latest moment that was kept.
+pub(super) fn has_lapsed(connection: &Connection, now: Timestamp) -> Result<bool, JournalError> {
+    let query = "SELECT EXISTS (SELECT 1 FROM approvals WHERE signature IS NOT NULL AND until <= ?1
+                 AND until > coalesce((SELECT latest FROM clock), 0))";
+    Ok(connection.prepare_cached(query)?.query_row([integer(now.secs())], |row| row.get(0))?)
+}
+
 /// Answers that may fit a question, with their signatures, which nobody has looked at yet.
 pub(super) fn given(
     connection: &Connection,

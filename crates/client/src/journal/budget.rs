@@ -182,10 +182,22 @@ pub(super) fn latest(connection: &Connection, now: Timestamp) -> Result<Timestam
     let known: Option<i64> = connection
         .prepare_cached(
             "SELECT max(coalesce((SELECT max(begun_at) FROM purchases), 0),
-                        coalesce((SELECT max(updated_at) FROM outgoing_payments), 0))",
+                        coalesce((SELECT max(updated_at) FROM outgoing_payments), 0),
+                        coalesce((SELECT at FROM receipts ORDER BY number DESC LIMIT 1), 0),
+                        coalesce((SELECT latest FROM clock), 0))",
         )?
         .query_row([], |row| row.get(0))?;
     Ok(now.max(Timestamp::from_secs(known.and_then(|secs| u64::try_from(secs).ok()).unwrap_or(0))))
+}
+
+/// Keeps this moment: from now on nothing is earlier.
+pub(super) fn pass(connection: &Connection, now: Timestamp) -> Result<(), JournalError> {
+    connection
+        .prepare_cached(
+            "INSERT INTO clock (id, latest) VALUES (1, ?1) ON CONFLICT (id) DO UPDATE SET latest = max(latest, excluded.latest)",
+        )?
+        .execute([integer(now.secs())])?;
+    Ok(())
 }
 
 /// Whether anything was ever paid to this origin.

@@ -2,7 +2,7 @@
 //! be good in another, so a refusal is kept per path. Only the service that sold a token can declare it dead, and only
 //! where it has accepted it before.
 
-use farebox_protocol::{PaymentHash, Preimage, Timestamp};
+use farebox_protocol::{Macaroon, PaymentHash, Preimage, Sale, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use super::receipts::{self, Event, Told};
@@ -171,7 +171,7 @@ pub(super) fn note(
             let was_good_here = kinship(transaction, hash, path)? == Kinship::Same;
             answered(transaction, hash, path, 0, now_secs)?;
             match was_good_here {
-                true => bury(transaction, hash, Event::UsedUp, told, now),
+                true => bury(transaction, hash, Event::Ended, told, now),
                 false => Ok(receipts::add(transaction, hash, Event::Refused, told, now)?),
             }
         }
@@ -193,6 +193,20 @@ fn answered(
     Ok(())
 }
 
+/// What it means that a seller honours a credential no more: of one that was bought for so many uses that they are gone, of a
+/// pass that it is over for another reason. A token that doesn't tell may be either; without an end of its own it was for uses.
+fn how_ended(transaction: &Transaction<'_>, hash: &PaymentHash) -> Result<&'static str, JournalError> {
+    let query = "SELECT token, valid_until IS NOT NULL FROM purchases WHERE payment_hash = ?1";
+    let (token, has_end): (String, bool) =
+        transaction.query_row(query, [hash.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let macaroon = Macaroon::from_base64(&token).or_else(|_| Macaroon::from_hex(&token)).ok();
+    let is_used = match macaroon.as_ref().and_then(Sale::of) {
+        Some(sale) => sale.terms.offer.is_counted(),
+        None => !has_end,
+    };
+    Ok(if is_used { "used_up" } else { "refused" })
+}
+
 fn bury(
     transaction: &Transaction<'_>,
     hash: &PaymentHash,
@@ -200,9 +214,13 @@ fn bury(
     told: Told<'_>,
     now: Timestamp,
 ) -> Result<(), JournalError> {
+    let ended = match why {
+        Event::Ended => Some(how_ended(transaction, hash)?),
+        _ => None,
+    };
     transaction.execute(
-        "UPDATE purchases SET dead_at = ?1 WHERE payment_hash = ?2",
-        params![integer(now.secs()), hash.as_bytes()],
+        "UPDATE purchases SET dead_at = ?1, ended = ?3 WHERE payment_hash = ?2",
+        params![integer(now.secs()), hash.as_bytes(), ended],
     )?;
     Ok(receipts::add(transaction, hash, why, told, now)?)
 }

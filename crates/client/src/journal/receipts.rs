@@ -32,7 +32,7 @@ pub(crate) enum Event {
     /// The seller has refused the credential for the first time.
     Refused,
     /// The seller honours the credential no more where it did before.
-    UsedUp,
+    Ended,
     /// The buyer shows the credential nowhere any more.
     Forgotten,
     /// Another program has bought it.
@@ -49,7 +49,7 @@ impl Event {
             Self::Unknown => "unknown",
             Self::Served => "served",
             Self::Refused => "refused",
-            Self::UsedUp => "used_up",
+            Self::Ended => "ended",
             Self::Forgotten => "forgotten",
             Self::Imported => "imported",
         }
@@ -69,7 +69,7 @@ pub struct ReceiptRow {
     pub number: u64,
     /// When it was written. No earlier than the row before, wherever the clock stood.
     pub at: Timestamp,
-    /// `recorded`, `paid`, `failed`, `unsent`, `unknown`, `served`, `refused`, `used_up`, `forgotten` or `imported`.
+    /// `recorded`, `paid`, `failed`, `unsent`, `unknown`, `served`, `refused`, `ended`, `forgotten` or `imported`.
     pub event: String,
     /// The payment.
     pub payment_hash: PaymentHash,
@@ -99,7 +99,7 @@ pub struct ReceiptRow {
     pub rule: Option<String>,
     /// The consent that it used.
     pub approval: Option<String>,
-    /// The status of the answer that `served`, `refused` or `used_up` tells of.
+    /// The status of the answer that `served`, `refused` or `ended` tells of.
     pub status: Option<u16>,
     /// How long that answer said its body is.
     pub bytes: Option<u64>,
@@ -440,7 +440,7 @@ pub(super) fn carry_over(connection: &Connection) -> Result<(), JournalError> {
         add(connection, &hash, event, Told { note: Some(&note), ..Told::default() }, now)?;
         let is_honoured = row.get::<_, Option<u64>>(7)?.is_some();
         // Which of the two it was, nobody has written down.
-        let over = if is_honoured { Event::UsedUp } else { Event::Forgotten };
+        let over = if is_honoured { Event::Ended } else { Event::Forgotten };
         for (column, event) in [(7, Event::Served), (8, over)] {
             if let Some(secs) = row.get::<_, Option<u64>>(column)? {
                 let note = format!("from before the receipts, last at {secs}");

@@ -93,6 +93,29 @@ ALTER TABLE purchases ADD COLUMN overrun_seen_at INTEGER;
 ",
     receipts::TABLES,
     imports::TABLES,
+    "
+-- Why a credential is over, where its seller has told: `used_up`, or `refused`.
+ALTER TABLE purchases ADD COLUMN ended TEXT;
+
+-- What stood in the place of a purchase whose invoice, unpaid, was offered again somewhere else.
+CREATE TABLE superseded (
+    payment_hash  BLOB NOT NULL,
+    origin        TEXT NOT NULL,
+    service       TEXT NOT NULL,
+    method        TEXT NOT NULL,
+    path          TEXT NOT NULL,
+    begun_at      INTEGER NOT NULL,
+    amount_msat   INTEGER NOT NULL,
+    state         TEXT NOT NULL,
+    superseded_at INTEGER NOT NULL
+) STRICT;
+
+-- The latest moment that anything here has gone by: a clock that is set back gives nothing back.
+CREATE TABLE clock (
+    id     INTEGER PRIMARY KEY CHECK (id = 1),
+    latest INTEGER NOT NULL
+) STRICT;
+",
 ];
 
 /// The layout that this program writes.

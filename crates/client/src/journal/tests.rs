@@ -504,7 +504,7 @@ fn an_older_journal_is_brought_up_to_date_with_what_it_has_spent() {
     let journal = file.open();
     buy(&journal, 1, &order(1, "a"));
     journal.connection.lock().execute_batch(
-        "DROP TABLE imports; DROP TABLE receipts; ALTER TABLE purchases DROP COLUMN payee; ALTER TABLE purchases DROP COLUMN credential;
+        "DROP TABLE imports; DROP TABLE superseded; DROP TABLE clock; ALTER TABLE purchases DROP COLUMN ended; DROP TABLE receipts; ALTER TABLE purchases DROP COLUMN payee; ALTER TABLE purchases DROP COLUMN credential;
          ALTER TABLE purchases DROP COLUMN request_id;
          DROP TABLE approvals; ALTER TABLE purchases DROP COLUMN overrun_seen_at; DROP TABLE charges; DROP INDEX purchases_origin; DROP INDEX purchases_begun;
          ALTER TABLE purchases DROP COLUMN again;
@@ -648,6 +648,80 @@ fn fail(journal: &Journal, order: &Order, reason: &str) {
     let payments = journal.payments().unwrap();
     let row = payments.find(&order.payment_hash()).unwrap().unwrap();
     payments.fail(&row, &Failure { reason: reason.to_owned(), unsent: false }, NOW).unwrap();
+}
+
+#[test]
+fn a_clock_that_is_set_back_revives_no_consent() {
+    let file = File::new();
+    let journal = file.open();
+    let order = order(1, "a");
+    consented(&journal, &order);
+    let given = |now| journal.given(&question(&order), now).unwrap().len();
+    assert_eq!(given(later(3_599)), 1);
+    assert_eq!(given(NOW), 1, "what has not lapsed may be used whenever the clock says so");
+    assert_eq!(given(later(3_600)), 0);
+    assert_eq!((given(later(3_599)), given(NOW)), (0, 0), "it was over already");
+    drop(journal);
+    assert_eq!(file.open().given(&question(&order), NOW).unwrap().len(), 0, "in another process, too");
+}
+
+#[test]
+fn a_consent_that_ended_before_the_last_receipt_stays_over() {
+    let file = File::new();
+    let journal = file.open();
+    let order = order(1, "a");
+    consented(&journal, &order);
+    buy(&journal, 2, &self::order(2, "b"));
+    journal.note(&Note::Honoured(hash(2)), "/", Told::default(), later(4_000)).unwrap();
+    assert_eq!(journal.given(&question(&order), NOW).unwrap().len(), 0);
+}
+
+#[test]
+fn an_invoice_that_failed_at_one_server_and_is_offered_by_another_erases_nothing() {
+    let file = File::new();
+    let journal = file.open();
+    let first = order(1, "a");
+    let held = lease(&journal, &want("a"), NOW).unwrap();
+    assert!(record(&journal, &first, &held).unwrap());
+    fail(&journal, &first, "no route");
+    journal.release(&held).unwrap();
+
+    let elsewhere = Scope { origin: "https://other.example".parse().unwrap(), service: "a".to_owned() };
+    let second = Order { scope: elsewhere.clone(), ..first.clone() };
+    let held = lease(&journal, &Want { scope: elsewhere, ..want("a") }, NOW).unwrap();
+    assert_eq!(recorded(&journal, &second, &held, later(5)).unwrap(), Recorded::New);
+    let rows = journal.purchases().unwrap();
+    let told: Vec<_> = rows.iter().map(|row| (row.origin.to_string(), row.payment_hash)).collect();
+    let origins =
+        ["https://other.example", "https://shop.example"].map(|origin| (origin.to_owned(), hash(1)));
+    assert_eq!(told, origins);
+    assert_eq!(rows[1].state, "failed");
+    let receipts = journal.receipts_after(0, 10).unwrap();
+    let receipts: Vec<_> = receipts.iter().map(|row| (row.origin.as_str(), row.event.as_str())).collect();
+    let (shop, other) = ("https://shop.example", "https://other.example");
+    assert_eq!(receipts, [(shop, "recorded"), (shop, "failed"), (other, "recorded")]);
+}
+
+#[test]
+fn a_credential_that_its_seller_honours_no_more_is_used_up_only_if_it_was_for_uses() {
+    let forever = "farebox_terms=v1;offer=forever;msat=100000";
+    let counted = "farebox_terms=v1;offer=requests;count=3;msat=100000";
+    for (caveats, end, want) in [
+        (vec![counted], None, "used_up"),
+        (vec![forever], None, "dead"),
+        (vec![], None, "used_up"),
+        (vec![], Some(later(9_999)), "dead"),
+    ] {
+        let file = File::new();
+        let journal = file.open();
+        let caveats: Vec<String> = ["services=a:0"].into_iter().chain(caveats).map(str::to_owned).collect();
+        let token = Draft::new(1, 100, NOW).macaroon(&RootKey::from_bytes([3; 32]), &caveats).to_base64();
+        buy(&journal, 1, &Order { token, valid_until: end, ..order(1, "a") });
+        journal.note(&Note::Honoured(hash(1)), "/", Told::default(), NOW).unwrap();
+        journal.note(&Note::Spent(hash(1)), "/", Told::default(), NOW).unwrap();
+        assert_eq!(journal.purchases().unwrap()[0].state, want, "{caveats:?}");
+        assert!(!journal.forget(&hash(1), NOW).unwrap());
+    }
 }
 
 #[test]

@@ -29,7 +29,7 @@ fn a_purchase_leaves_one_row_for_each_thing_that_became_of_it() {
     }
     journal.note(&Note::Refused(hash(1)), "/b", Told { status: Some(402), ..told }, NOW).unwrap();
     journal.note(&Note::Spent(hash(1)), "/", Told { status: Some(402), ..told }, NOW).unwrap();
-    assert_eq!(events(&journal), ["recorded", "paid", "served", "refused", "used_up"]);
+    assert_eq!(events(&journal), ["recorded", "paid", "served", "refused", "ended"]);
 
     let rows = journal.receipts_after(0, 10).unwrap();
     let (recorded, paid, served) = (&rows[0], &rows[1], &rows[2]);
@@ -220,7 +220,8 @@ fn what_was_bought_before_there_were_receipts_gets_rows_that_say_so() {
         .connection
         .lock()
         .execute_batch(
-            "DROP TABLE receipts; DROP TABLE imports; ALTER TABLE purchases DROP COLUMN payee; ALTER TABLE purchases DROP COLUMN credential;
+            "DROP TABLE receipts; DROP TABLE imports; DROP TABLE superseded; DROP TABLE clock;
+             ALTER TABLE purchases DROP COLUMN ended; ALTER TABLE purchases DROP COLUMN payee; ALTER TABLE purchases DROP COLUMN credential;
              ALTER TABLE purchases DROP COLUMN request_id; PRAGMA user_version = 4;",
         )
         .unwrap();
