@@ -20,7 +20,9 @@ use std::{
 };
 
 use farebox_lightning::clock::{Clock as _, SystemClock};
-use farebox_paywall::{NodeHealth, Paywall, Sales, ledger::law::Charged, store::accounts::Unit};
+use farebox_paywall::{
+    NodeHealth, Paywall, Sales, ledger::law::Charged, refund::RefundHealth, store::accounts::Unit,
+};
 use farebox_protocol::Timestamp;
 use http::StatusCode;
 use parking_lot::Mutex;
@@ -130,13 +132,23 @@ impl Metrics {
     }
 
     /// The whole page.
-    pub(crate) fn render(&self, services: &Services, paywall: &Paywall, format: Format) -> String {
+    pub(crate) fn render(
+        &self,
+        services: &Services,
+        paywall: &Paywall,
+        refunds: Option<RefundHealth>,
+        format: Format,
+    ) -> String {
         let mut page = Page::new(format);
         self.requests(&mut page);
         self.counted(&mut page);
         upstreams(&mut page, services);
         self.connections(&mut page);
         sales(&mut page, paywall);
+        if let Some(refunds) = refunds {
+            page.family(&table::REFUNDS_OPEN).value(refunds.open);
+            page.family(&table::REFUNDS_STUCK).value(refunds.stuck);
+        }
         self.process(&mut page);
         page.finish()
     }

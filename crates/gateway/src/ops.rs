@@ -116,8 +116,9 @@ impl Desk {
             "/readyz" => self.readiness(),
             "/metrics" => {
                 let format = Format::wanted(request.headers());
-                let Shared { metrics, services, paywall, .. } = &*self.shared;
-                let page = metrics.render(&services.load(), paywall, format);
+                let Shared { metrics, services, paywall, refunds, .. } = &*self.shared;
+                let refunds = refunds.get().map(|refunds| refunds.health());
+                let page = metrics.render(&services.load(), paywall, refunds, format);
                 text(StatusCode::OK, format.media_type(), page)
             }
             _ => text(StatusCode::NOT_FOUND, "text/plain", "/healthz, /readyz, /metrics\n".to_owned()),
@@ -131,6 +132,8 @@ impl Desk {
             reasons.push("the gateway is stopping".to_owned());
         }
         let is_ready = reasons.is_empty();
+        let refunds = self.shared.refunds.get().map(|refunds| refunds.health());
+        let refunds = refunds.map(|refunds| json!({ "open": refunds.open, "stuck": refunds.stuck }));
         let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let body = json!({
             "ready": is_ready,
@@ -139,6 +142,7 @@ impl Desk {
             "counted_access": health.ledger.writing.is_none(),
             "reasons": reasons,
             "degraded": degraded(&health),
+            "refunds": refunds,
         });
         text(status, "application/json", format!("{body}\n"))
     }

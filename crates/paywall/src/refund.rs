@@ -12,6 +12,7 @@ mod amount;
 mod attempts;
 mod front;
 mod journal;
+mod records;
 mod work;
 
 use std::{fmt, path::Path, str::FromStr, sync::Arc, sync::OnceLock, time::Duration};
@@ -34,6 +35,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use amount::{FeeLimit, LEAST};
 pub use front::{BODY_BYTES_MAX, PATH};
+pub use records::{Record, Records, Verdict, Which, Word, WordError};
 
 use attempts::{AtWork, Attempts};
 use journal::{Entry, Journal, Recorded, State, Wanted};
@@ -79,6 +81,7 @@ pub struct Refunds {
     at_work: AtWork,
     at_once: Arc<Semaphore>,
     looks: Semaphore,
+    pending: work::Pending,
     /// Work goes on there although the front door that asked has gone.
     runtime: Handle,
     tasks: TaskTracker,
@@ -140,6 +143,15 @@ pub struct Refundable {
     pub fee_max: Msat,
     /// Refunds so far, newest first.
     pub refunds: Vec<Told>,
+}
+
+/// How refunds are doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RefundHealth {
+    /// Refunds that haven't ended.
+    pub open: usize,
+    /// Of those, the ones of which nobody finds out any more whether they were paid: a person has to say it.
+    pub stuck: usize,
 }
 
 /// Why no money is paid back.
@@ -232,6 +244,7 @@ impl Refunds {
             at_work: AtWork::default(),
             at_once: Arc::new(Semaphore::new(AT_ONCE_MAX)),
             looks: Semaphore::new(LOOKS_MAX),
+            pending: work::Pending::default(),
             runtime: Handle::current(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -251,6 +264,11 @@ impl Refunds {
         self.resume(&outgoing).await?;
         _ = self.outgoing.set(outgoing);
         Ok(())
+    }
+
+    /// How refunds are doing.
+    pub fn health(&self) -> RefundHealth {
+        self.pending.health()
     }
 
     /// Takes no more requests and waits up to `limit` for those under way. What hasn't ended is brought to its end by the

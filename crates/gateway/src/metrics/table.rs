@@ -123,6 +123,11 @@ table! {
     RATE_OVERFLOWED = Counter "farebox_rate_limits_overflowed_total" []
         "Requests counted in a budget shared by all latecomers, since more tokens or clients were limited at once than there is room for";
 
+    REFUNDS_OPEN = Gauge "farebox_refunds_open" []
+        "Refunds that haven't ended; their money is set aside. Left out where no money is paid back";
+    REFUNDS_STUCK = Gauge "farebox_refunds_stuck" []
+        "Of those, the ones of which nobody finds out whether they were paid: say it with `farebox refund resolve`";
+
     NODE_UP = Gauge "farebox_node_up" []
         "Whether the Lightning node answers: 1 or 0. Without it nothing new is sold; what has been paid for works on";
     BACKEND_UP = Gauge "farebox_backend_up" ["backend"]

@@ -12,6 +12,7 @@ use farebox_protocol::{Msat, PaymentHash, Timestamp};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, named_params, params};
 
+use super::records::{Verdict, Which, Word};
 use crate::store::accounts::{RefundId, RefundOf};
 
 /// What the daily cap looks back on.
@@ -101,6 +102,13 @@ impl Journal {
                  CHECK ((state = 'open') = (ended_at IS NULL)),
                  CHECK ((state = 'paid') = (fee_msat IS NOT NULL))
              ) STRICT;
+             CREATE TABLE IF NOT EXISTS refund_words (
+                 id       BLOB NOT NULL PRIMARY KEY CHECK (length(id) = 16),
+                 is_paid  INTEGER NOT NULL CHECK (is_paid IN (0, 1)),
+                 fee_msat INTEGER NOT NULL CHECK (fee_msat >= 0),
+                 note     TEXT NOT NULL,
+                 said_at  INTEGER NOT NULL
+             ) STRICT, WITHOUT ROWID;
              CREATE INDEX IF NOT EXISTS refunds_of_purchase ON refunds (purchase);
              CREATE UNIQUE INDEX IF NOT EXISTS refunds_one_at_a_time ON refunds (purchase) WHERE state = 'open';
              CREATE INDEX IF NOT EXISTS refunds_by_time ON refunds (asked_at);
@@ -205,6 +213,54 @@ impl Journal {
             |row| row.get(0),
         )?;
         Ok(Msat::new(taken))
+    }
+
+    /// The last refunds of all, newest first.
+    pub(super) fn last(&self, which: Which, rows_max: u32) -> Result<Vec<Entry>, IntentError> {
+        let connection = self.0.lock();
+        let of = match which {
+            Which::Open => "WHERE state = 'open'",
+            Which::All => "",
+        };
+        let mut some = connection
+            .prepare_cached(&format!("SELECT {COLUMNS} FROM refunds {of} ORDER BY seq DESC LIMIT ?1"))?;
+        let entries = some.query_map([rows_max], read)?;
+        Ok(entries.collect::<Result<_, _>>()?)
+    }
+
+    /// What a person has said of a refund.
+    pub(super) fn word(&self, id: RefundId) -> Result<Option<Word>, IntentError> {
+        let connection = self.0.lock();
+        let mut one = connection
+            .prepare_cached("SELECT is_paid, fee_msat, note, said_at FROM refund_words WHERE id = ?1")?;
+        let word = one.query_row([id.0], |row| {
+            let fee = Msat::new(row.get("fee_msat")?);
+            Ok(Word {
+                verdict: if row.get("is_paid")? { Verdict::Paid { fee } } else { Verdict::NotPaid },
+                note: row.get("note")?,
+                said_at: Timestamp::from_secs(row.get("said_at")?),
+            })
+        });
+        Ok(word.optional()?)
+    }
+
+    /// Writes down what a person says. The first word stays; whether it is this one.
+    pub(super) fn say(&self, id: RefundId, word: &Word) -> Result<bool, IntentError> {
+        let (is_paid, fee) = match word.verdict {
+            Verdict::Paid { fee } => (true, fee),
+            Verdict::NotPaid => (false, Msat::ZERO),
+        };
+        let said = self.0.lock().execute(
+            "INSERT INTO refund_words (id, is_paid, fee_msat, note, said_at) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (id) DO NOTHING",
+            params![id.0, is_paid, integer(fee.get()), word.note, integer(word.said_at.secs())],
+        )?;
+        Ok(said == 1)
+    }
+
+    /// The connection that the payments' rows lie behind, too.
+    pub(super) fn connection(&self) -> &Arc<Mutex<Connection>> {
+        &self.0
     }
 
     /// Those that have not ended, oldest first.

@@ -32,6 +32,7 @@ use crate::{
 
 mod cut_off;
 mod rules;
+mod words;
 
 /// What a payment does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +52,8 @@ struct Wallet {
     asked: Mutex<Vec<PayRequest>>,
     known: Mutex<HashMap<PaymentHash, Outcome>>,
     fee_control: Mutex<FeeControl>,
+    /// Can't prove that it never heard of a payment, and would pay one twice.
+    is_plain: Mutex<bool>,
     sent: Notify,
 }
 
@@ -61,6 +64,7 @@ impl Wallet {
             asked: Mutex::default(),
             known: Mutex::default(),
             fee_control: Mutex::new(FeeControl::Exact),
+            is_plain: Mutex::new(false),
             sent: Notify::new(),
         })
     }
@@ -77,11 +81,12 @@ impl Wallet {
 
 impl Pay for Wallet {
     fn facts(&self) -> PayFacts {
+        let is_plain = *self.is_plain.lock();
         PayFacts {
             wallet: WalletId("wallet".to_owned()),
             network: Network::Regtest,
-            proves_unsent: true,
-            refuses_paid_hash: true,
+            proves_unsent: !is_plain,
+            refuses_paid_hash: !is_plain,
             fee_control: self.fee_control.lock().clone(),
         }
     }

@@ -7,21 +7,27 @@
 //! set aside and never sent is given up after a crash: its buyer can ask again with a new invoice, and an old one may have
 //! expired.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use farebox_lightning::{
     PayRequest,
-    outgoing::{Ended, IntentError, Outgoing, Resolution, State as Sent},
+    outgoing::{Ended, IntentError, Outgoing, Resolution, ResolveError, State as Sent},
 };
 use farebox_protocol::{Invoice, Msat};
 use tokio::time;
 
-use super::{Entry, PAY_TIMEOUT, Refunds, State, Wanted};
+use super::{Entry, PAY_TIMEOUT, RefundHealth, Refunds, State, Verdict, Wanted};
 use crate::{
     ledger::{RefundError, Refused, Unavailable, law::Refund},
     store::{
         StoreError,
-        accounts::{RefundId, RefundOrder},
+        accounts::{RefundId, RefundOrder, RefundRow},
     },
     trouble::Backoff,
 };
@@ -30,6 +36,56 @@ use crate::{
 const RETRY_MAX: Duration = Duration::from_secs(10);
 /// How often a payment is looked at that is left to a person.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// Refunds that are being brought to their end.
+#[derive(Default)]
+pub(super) struct Pending {
+    open: Arc<AtomicUsize>,
+    stuck: Arc<AtomicUsize>,
+}
+
+/// Counts as one as long as it lives.
+struct One(Arc<AtomicUsize>);
+
+impl One {
+    fn of(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for One {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Pending {
+    pub(super) fn health(&self) -> RefundHealth {
+        RefundHealth { open: self.open.load(Relaxed), stuck: self.stuck.load(Relaxed) }
+    }
+}
+
+/// What became of a payment, by the wallet's word or a person's.
+enum Fate {
+    Paid { fee: Msat },
+    NotPaid { why: String },
+}
+
+impl Fate {
+    /// `None` where it isn't known.
+    fn of(ended: Ended) -> Option<Self> {
+        match ended {
+            Ended::Settled(paid) => Some(Self::Paid { fee: paid.fee }),
+            Ended::NotPaid(failure) => Some(Self::NotPaid { why: failure.reason }),
+            Ended::Unknown { .. } => None,
+        }
+    }
+
+    fn unsent(why: &str) -> Self {
+        Self::NotPaid { why: why.to_owned() }
+    }
+}
 
 impl Refunds {
     /// From the row to its end. [`State::Open`] where the end isn't seen in this run.
@@ -40,6 +96,7 @@ impl Refunds {
         outgoing: Outgoing,
     ) -> State {
         let Wanted { id, amount, fee_max, .. } = entry.wanted;
+        let _open = One::of(&self.pending.open);
         match self.set_aside(&entry).await {
             Begun::Yes => {}
             Begun::No(why) => return self.write_down(&entry, State::Failed { why }).await,
@@ -47,17 +104,16 @@ impl Refunds {
         }
         tracing::info!(refund = name(id), %amount, %fee_max, "paying money back");
         let request = PayRequest { invoice, fee_max, timeout: PAY_TIMEOUT };
-        let ended = match outgoing.pay(request).await {
-            Ok(Ended::Unknown { .. }) => self.follow(&entry, &outgoing).await,
-            Ok(ended) => Some(ended),
+        let fate = match outgoing.pay(request).await {
+            Ok(ended) => match Fate::of(ended) {
+                Some(fate) => Some(fate),
+                None => self.follow(&entry, &outgoing).await,
+            },
             // Nothing was paid by that call, and this was the only one for this invoice.
-            Err(error) => {
-                let why = error.to_string();
-                Some(Ended::NotPaid(farebox_lightning::outgoing::Failure { reason: why, unsent: true }))
-            }
+            Err(error) => Some(Fate::unsent(&error.to_string())),
         };
-        match ended {
-            Some(ended) => self.book(&entry, ended).await,
+        match fate {
+            Some(fate) => self.book(&entry, fate).await,
             None => State::Open,
         }
     }
@@ -73,10 +129,89 @@ impl Refunds {
             let (this, outgoing) = (Arc::clone(self), outgoing.clone());
             self.tasks.spawn(async move { this.finish_earlier(entry, &outgoing).await });
         }
+        let this = Arc::clone(self);
+        self.tasks.spawn(async move { this.reconcile().await });
         Ok(())
     }
 
+    /// Explains what the books hold for refunds that aren't open here. A row here comes before anything is set aside and ends
+    /// after it, so this happens only where one of the two files was lost or brought back from a backup.
+    async fn reconcile(self: &Arc<Self>) {
+        let mut backoff = Backoff::up_to(RETRY_MAX);
+        let rows = loop {
+            match self.paywall.ledger().open_refunds(u16::MAX).await {
+                Ok(rows) => break rows,
+                Err(RefundError::Refused(Refused::Unavailable(Unavailable::Ended))) => return,
+                Err(_) => backoff.wait(&self.stop).await,
+            }
+            if self.stop.is_cancelled() {
+                return;
+            }
+        };
+        for row in rows {
+            let id = row.order.id;
+            let found = loop {
+                match self.journal(move |journal| journal.find(id)).await {
+                    Ok(found) => break found,
+                    Err(_) => backoff.wait(&self.stop).await,
+                }
+                if self.stop.is_cancelled() {
+                    return;
+                }
+            };
+            let fate = match found.as_ref().map(|entry| &entry.state) {
+                // Somebody is bringing it to its end.
+                Some(State::Open) => continue,
+                Some(State::Paid { fee }) => Fate::Paid { fee: *fee },
+                Some(State::Failed { why }) => Fate::unsent(why),
+                None => {
+                    let this = Arc::clone(self);
+                    self.tasks.spawn(async move { this.await_word(row).await });
+                    continue;
+                }
+            };
+            let Some(entry) = found else { continue };
+            tracing::warn!(
+                code = "refund_reconciled",
+                refund = name(id),
+                "the books hold money for a refund that has ended; its end is booked"
+            );
+            let this = Arc::clone(self);
+            self.tasks.spawn(async move { this.book(&entry, fate).await });
+        }
+    }
+
+    /// Waits until a person says what became of money that the books hold for a refund nobody knows anything else of. It may
+    /// have been paid, and there is no invoice to ask for.
+    async fn await_word(&self, row: RefundRow) {
+        let id = row.order.id;
+        let (_open, _stuck) = (One::of(&self.pending.open), One::of(&self.pending.stuck));
+        tracing::error!(
+            code = "refund_stuck",
+            refund = name(id),
+            amount = %row.order.amount,
+            "the books hold money for a refund that the journal doesn't know; `farebox refund resolve` says what became of it"
+        );
+        loop {
+            if let Ok(Some(word)) = self.journal(move |journal| journal.word(id)).await {
+                let end = match word.verdict {
+                    // Here the books know only what was set aside, route included.
+                    Verdict::Paid { .. } => Refund::Paid,
+                    Verdict::NotPaid => Refund::Failed,
+                };
+                match self.paywall.ledger().end_refund(id, end).await {
+                    Ok(_) => return tracing::info!(refund = name(id), ?end, "ended by a person's word"),
+                    Err(error) => tracing::warn!(refund = name(id), %error, "a person's word waits"),
+                }
+            }
+            if self.stop.run_until_cancelled(time::sleep(LOOK_EVERY)).await.is_none() {
+                return;
+            }
+        }
+    }
+
     async fn finish_earlier(&self, entry: Entry, outgoing: &Outgoing) {
+        let _open = One::of(&self.pending.open);
         let Wanted { id, payment, .. } = entry.wanted;
         let mut backoff = Backoff::up_to(RETRY_MAX);
         // What the books say of it comes first: without them, nothing was paid.
@@ -116,16 +251,13 @@ impl Refunds {
             self.write_down(&entry, state).await;
             return;
         }
-        let unsent = |why: &str| {
-            Ended::NotPaid(farebox_lightning::outgoing::Failure { reason: why.to_owned(), unsent: true })
-        };
-        let ended = match sent {
-            None => Some(unsent("cut off before it was sent")),
+        let fate = match sent {
+            None => Some(Fate::unsent("cut off before it was sent")),
             Some(Sent::Recorded) => {
                 // So that nobody finds it later and sends it after all.
                 let note = "the refund it was for was given up".to_owned();
                 match outgoing.resolve(payment, Resolution::NotPaid { note }).await {
-                    Ok(_) => Some(unsent("cut off before it was sent")),
+                    Ok(_) => Some(Fate::unsent("cut off before it was sent")),
                     Err(error) => {
                         tracing::warn!(refund = name(id), %error, "left for the next start");
                         None
@@ -134,8 +266,8 @@ impl Refunds {
             }
             Some(_) => self.follow(&entry, outgoing).await,
         };
-        if let Some(ended) = ended {
-            self.book(&entry, ended).await;
+        if let Some(fate) = fate {
+            self.book(&entry, fate).await;
         }
     }
 
@@ -162,23 +294,60 @@ impl Refunds {
     }
 
     /// Waits for the end of a payment that may have been made, for as long as that takes. `None` when the program stops.
-    async fn follow(&self, entry: &Entry, outgoing: &Outgoing) -> Option<Ended> {
+    async fn follow(&self, entry: &Entry, outgoing: &Outgoing) -> Option<Fate> {
+        let mut stuck = None;
         loop {
             let told = self.stop.run_until_cancelled(outgoing.wait(entry.wanted.payment)).await?;
-            match told {
-                Ok(Some(ended @ (Ended::Settled(_) | Ended::NotPaid(_)))) => return Some(ended),
-                // Nobody follows it any more, or the journal can't be read; the money stays where it is.
-                Ok(_) | Err(_) => match self.send_again(entry, outgoing).await {
-                    Some(ended) => return Some(ended),
-                    None => self.stop.run_until_cancelled(time::sleep(LOOK_EVERY)).await?,
-                },
+            if let Some(fate) = told.ok().flatten().and_then(Fate::of) {
+                return Some(fate);
             }
+            // Nobody follows it any more, or the journal can't be read; the money stays where it is.
+            if let Some(fate) = self.told_by_hand(entry, outgoing).await {
+                return Some(fate);
+            }
+            if let Some(fate) = self.send_again(entry, outgoing).await {
+                return Some(fate);
+            }
+            stuck.get_or_insert_with(|| {
+                tracing::error!(
+                    code = "refund_stuck",
+                    refund = name(entry.wanted.id),
+                    payment = %entry.wanted.payment,
+                    amount = %entry.wanted.amount,
+                    "the wallet can't tell whether a refund was paid; look there, then say it with `farebox refund resolve`"
+                );
+                One::of(&self.pending.stuck)
+            });
+            self.stop.run_until_cancelled(time::sleep(LOOK_EVERY)).await?;
         }
+    }
+
+    /// What a person has said, once nobody else finds out. That it wasn't paid is written beside the payment first, so that
+    /// nobody sends it after all.
+    async fn told_by_hand(&self, entry: &Entry, outgoing: &Outgoing) -> Option<Fate> {
+        let Wanted { id, payment, .. } = entry.wanted;
+        let word = self.journal(move |journal| journal.word(id)).await.ok()??;
+        let fate = match word.verdict {
+            Verdict::Paid { fee } => Fate::Paid { fee },
+            Verdict::NotPaid => {
+                let why = format!("said by hand: {}", word.note);
+                match outgoing.resolve(payment, Resolution::NotPaid { note: word.note }).await {
+                    Ok(_) | Err(ResolveError::Journal(IntentError::Missing(_))) => {}
+                    Err(error) => {
+                        tracing::warn!(refund = name(id), %error, "a person's word waits");
+                        return None;
+                    }
+                }
+                Fate::NotPaid { why }
+            }
+        };
+        tracing::warn!(code = "refund_resolved", refund = name(id), "a refund ends by a person's word");
+        Some(fate)
     }
 
     /// Asks a wallet that knows nothing of a payment to make it, where it would refuse to make it twice: for all that is known
     /// it never heard of it. The same invoice, and only while it can be paid.
-    async fn send_again(&self, entry: &Entry, outgoing: &Outgoing) -> Option<Ended> {
+    async fn send_again(&self, entry: &Entry, outgoing: &Outgoing) -> Option<Fate> {
         if !outgoing.facts().refuses_paid_hash {
             return None;
         }
@@ -187,26 +356,25 @@ impl Refunds {
             Invoice::parse(&sent.invoice).ok().filter(|invoice| !invoice.is_expired(self.clock.now()))?;
         let request = PayRequest { invoice, fee_max: sent.fee_max, timeout: PAY_TIMEOUT };
         match self.stop.run_until_cancelled(outgoing.pay(request)).await? {
-            Ok(ended @ (Ended::Settled(_) | Ended::NotPaid(_))) => Some(ended),
+            Ok(ended) => Fate::of(ended),
             // It wasn't sent by this call, which says nothing of the one before.
-            Ok(Ended::Unknown { .. }) | Err(_) => None,
+            Err(_) => None,
         }
     }
 
     /// Books the end of the payment, in the ledger first.
-    async fn book(&self, entry: &Entry, ended: Ended) -> State {
+    async fn book(&self, entry: &Entry, fate: Fate) -> State {
         let id = entry.wanted.id;
-        let (end, state) = match ended {
-            Ended::Settled(paid) => {
-                let part = entry.wanted.amount.saturating_add(paid.fee);
-                tracing::info!(refund = name(id), amount = %entry.wanted.amount, fee = %paid.fee, "paid back");
-                (Refund::Part(part), State::Paid { fee: paid.fee })
+        let (end, state) = match fate {
+            Fate::Paid { fee } => {
+                let part = entry.wanted.amount.saturating_add(fee);
+                tracing::info!(refund = name(id), amount = %entry.wanted.amount, %fee, "paid back");
+                (Refund::Part(part), State::Paid { fee })
             }
-            Ended::NotPaid(failure) => {
-                tracing::info!(refund = name(id), why = failure.reason, "not paid back");
-                (Refund::Failed, State::Failed { why: failure.reason })
+            Fate::NotPaid { why } => {
+                tracing::info!(refund = name(id), why, "not paid back");
+                (Refund::Failed, State::Failed { why })
             }
-            Ended::Unknown { .. } => return State::Open,
         };
         let mut backoff = Backoff::up_to(RETRY_MAX);
         loop {
