@@ -16,6 +16,7 @@ mod completions;
 #[cfg(feature = "embedded")]
 mod demo;
 mod get;
+mod import;
 mod ledger;
 mod lnd;
 mod mcp;
@@ -23,6 +24,7 @@ mod node;
 mod policy;
 mod purchases;
 mod receipt;
+mod receipts;
 mod serve;
 mod token;
 mod version;
@@ -79,6 +81,9 @@ enum Command {
     Purchases(purchases::Command),
     #[command(subcommand)]
     Tokens(purchases::Tokens),
+    Import(Box<import::Args>),
+    #[command(subcommand)]
+    Receipts(receipts::Command),
     Node(Box<node::Args>),
     #[command(subcommand)]
     Lnd(lnd::Command),
@@ -114,6 +119,8 @@ impl Cli {
             Command::Wallet(command) => wallet::run(&command, reader),
             Command::Purchases(command) => purchases::run(&command, reader),
             Command::Tokens(command) => purchases::run_tokens(&command, reader),
+            Command::Import(args) => import::run(&args, reader),
+            Command::Receipts(command) => receipts::run(&command, self.output),
             Command::Node(args) => node::run(*args, reader),
             // A command for a shell, which is what stands behind the pipe.
             Command::Lnd(command) if self.output.is_json() => lnd::run(&command, Reader::Program),

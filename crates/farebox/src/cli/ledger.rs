@@ -14,11 +14,11 @@ use crate::{
     seller,
 };
 
-mod csv;
-mod export;
+pub(super) mod csv;
+pub(super) mod export;
 mod list;
 mod moment;
-mod record;
+pub(super) mod record;
 mod report;
 mod show;
 mod table;

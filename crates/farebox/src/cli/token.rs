@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::output::Reader;
 
-mod attenuate;
+pub(super) mod attenuate;
 mod inspect;
 mod revoke;
 

@@ -11,12 +11,12 @@ use super::{
 };
 
 /// The line of names, without its end.
-pub(super) fn header(record: &Record) -> String {
+pub(in crate::cli) fn header(record: &Record) -> String {
     record.names().collect::<Vec<_>>().join(",")
 }
 
 /// One line, without its end.
-pub(super) fn line(record: &Record) -> String {
+pub(in crate::cli) fn line(record: &Record) -> String {
     let mut line = String::with_capacity(512);
     for (at, (_, cell)) in record.0.iter().enumerate() {
         if at > 0 {

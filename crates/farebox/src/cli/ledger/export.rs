@@ -59,7 +59,7 @@ const STEP: u64 = 1_000;
 pub(super) fn run(args: &Args, flags: OutputFlags) -> anyhow::Result<ExitCode> {
     let format = if flags.is_json() { Format::Json } else { args.format };
     match &args.output {
-        Some(path) => to_file(args, format, path)?,
+        Some(path) => to_file(path, |out| write(args, format, out))?,
         None => match write(args, format, &mut BufWriter::new(io::stdout().lock())) {
             // A reader that has had enough.
             Err(error) if is_broken_pipe(&error) => {}
@@ -69,12 +69,15 @@ pub(super) fn run(args: &Args, flags: OutputFlags) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
+pub(in crate::cli) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
-/// Under another name until it is whole, so that half a copy is never taken for one.
-fn to_file(args: &Args, format: Format, path: &Path) -> anyhow::Result<()> {
+/// Writes a new file for its owner alone: under another name until it is whole, so that half a copy is never taken for one.
+pub(in crate::cli) fn to_file(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<fs::File>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     anyhow::ensure!(!path.exists(), "`{}` is there already; name another file", path.display());
     let mut draft = path.as_os_str().to_owned();
     draft.push(".part");
@@ -92,7 +95,8 @@ fn to_file(args: &Args, format: Format, path: &Path) -> anyhow::Result<()> {
     }
     let file = options.open(&draft).with_context(|| format!("cannot write `{}`", draft.display()))?;
     let mut out = BufWriter::new(file);
-    let written = write(args, format, &mut out).and_then(|()| {
+    let written = write(&mut out).and_then(|()| {
+        out.flush()?;
         out.get_ref().sync_all()?;
         // Unlike a renaming, a link replaces nothing that has come meanwhile.
         Ok(fs::hard_link(&draft, path)?)

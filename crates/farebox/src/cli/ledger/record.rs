@@ -10,11 +10,11 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 
 /// A row.
 #[derive(Debug)]
-pub(super) struct Record(pub(super) Vec<(&'static str, Cell)>);
+pub(in crate::cli) struct Record(pub(in crate::cli) Vec<(&'static str, Cell)>);
 
 /// What stands in one place.
 #[derive(Debug)]
-pub(super) enum Cell {
+pub(in crate::cli) enum Cell {
     Nothing,
     Number(u64),
     Text(String),
@@ -103,7 +103,7 @@ impl Record {
     }
 
     /// The names of the cells.
-    pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
+    pub(in crate::cli) fn names(&self) -> impl Iterator<Item = &'static str> {
         self.0.iter().map(|(name, _)| *name)
     }
 }

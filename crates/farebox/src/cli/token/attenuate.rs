@@ -23,6 +23,13 @@ Examples:
 pub(crate) struct Args {
     /// The token or credential; `-` reads it from standard input
     token: String,
+    #[command(flatten)]
+    narrow: Narrow,
+}
+
+/// How to narrow a token.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Narrow {
     /// Only for this method (may be repeated)
     #[arg(long = "method", value_name = "METHOD")]
     methods: Vec<String>,
@@ -30,7 +37,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH")]
     path: Option<String>,
     /// Only for so long from now, like 10m or 1h
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, visible_alias = "valid-for", value_name = "DURATION")]
     expires: Option<Span>,
     /// Only from this address or network (may be repeated)
     #[arg(long = "client", value_name = "CIDR")]
@@ -42,7 +49,7 @@ pub(crate) struct Args {
 
 /// The new token. Asked for by the person who has the old one, so it is printed.
 #[derive(Serialize)]
-struct Attenuated {
+pub(in crate::cli) struct Attenuated {
     token: String,
     /// The value of an `Authorization` header, if a credential was given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,14 +64,7 @@ impl fmt::Display for Attenuated {
 }
 
 pub(crate) fn run(args: &Args, reader: Reader) -> anyhow::Result<ExitCode> {
-    let added = args.caveats(SystemClock.now())?;
-    let Given { tokens, preimage } = Given::read(&text_of(&args.token)?)?;
-    let narrowed: Vec<Macaroon> =
-        tokens.iter().map(|token| narrow(token, &added)).collect::<anyhow::Result<_>>()?;
-    let token = narrowed.iter().map(Macaroon::to_base64).collect::<Vec<_>>().join(",");
-    let credential = preimage.map(|preimage| Credential { tokens: narrowed, preimage });
-    let credential = credential.map(|credential| credential.header_value(Scheme::L402).to_string());
-    reader.print(&Attenuated { token, credential, added })?;
+    reader.print(&args.narrow.apply(&text_of(&args.token)?, Scheme::L402)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -76,7 +76,19 @@ fn narrow(token: &Macaroon, caveats: &[String]) -> anyhow::Result<Macaroon> {
     Ok(token)
 }
 
-impl Args {
+impl Narrow {
+    /// The narrower form of a token or a credential.
+    pub(in crate::cli) fn apply(&self, text: &str, scheme: Scheme) -> anyhow::Result<Attenuated> {
+        let added = self.caveats(SystemClock.now())?;
+        let Given { tokens, preimage } = Given::read(text)?;
+        let narrowed: Vec<Macaroon> =
+            tokens.iter().map(|token| narrow(token, &added)).collect::<anyhow::Result<_>>()?;
+        let token = narrowed.iter().map(Macaroon::to_base64).collect::<Vec<_>>().join(",");
+        let credential = preimage.map(|preimage| Credential { tokens: narrowed, preimage });
+        let credential = credential.map(|credential| credential.header_value(scheme).to_string());
+        Ok(Attenuated { token, credential, added })
+    }
+
     /// The caveats that were asked for; at least one.
     fn caveats(&self, now: Timestamp) -> anyhow::Result<Vec<String>> {
         let mut caveats = Vec::new();
