@@ -122,7 +122,8 @@ impl Shop {
 
     async fn charge(&self, group: u64, number: u8, service: &str, requests: u64, units: u64) {
         let service = service.parse().unwrap();
-        let debits = vec![Debit { hash: hash(number), place: None, service, requests, units, written_off: 0 }];
+        let debits =
+            vec![Debit { hash: hash(number), place: None, service, requests, units, written_off: 0 }];
         let group = Group {
             epoch: self.epoch,
             number: group,
