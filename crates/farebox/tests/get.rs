@@ -3,14 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, wherever it stands")]
 
-#[path = "../../client/tests/support/mod.rs"]
-mod support;
 #[path = "get/flags.rs"]
 mod flags;
 #[path = "get/large.rs"]
 mod large;
 #[path = "get/resume.rs"]
 mod resume;
+#[path = "../../client/tests/support/mod.rs"]
+mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
