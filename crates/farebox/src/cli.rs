@@ -25,6 +25,7 @@ mod policy;
 mod purchases;
 mod receipt;
 mod receipts;
+mod refund;
 mod serve;
 mod token;
 mod version;
@@ -72,6 +73,8 @@ enum Command {
     #[command(subcommand)]
     Receipt(receipt::Command),
     #[command(subcommand)]
+    Refund(refund::Command),
+    #[command(subcommand)]
     Policy(policy::Command),
     Approve(approve::Args),
     Budget(budget::Args),
@@ -113,6 +116,7 @@ impl Cli {
             Command::Token(command) => token::run(command, reader),
             Command::Ledger(command) => ledger::run(&command, self.output),
             Command::Receipt(command) => receipt::run(&command, reader),
+            Command::Refund(command) => refund::run(&command, reader),
             Command::Policy(command) => policy::run(&command, reader),
             Command::Approve(args) => approve::run(&args, reader),
             Command::Budget(args) => budget::run(&args, reader),

@@ -9,7 +9,7 @@ use farebox_paywall::{Paywall, refund::Refunds};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::RefundSettings, late::LateNodes};
+use crate::{config::RefundSettings, late::LateNodes, state};
 
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
@@ -23,7 +23,7 @@ pub(crate) fn open(
     state_dir: &Path,
 ) -> anyhow::Result<Arc<Refunds>> {
     let addresses = AddressBook::new(settings.private_hosts).context("cannot make an HTTP client")?;
-    let path = state_dir.join("refunds.sqlite");
+    let path = state::refunds(state_dir);
     let (paywall, clock) = (Arc::clone(paywall), Arc::new(SystemClock));
     Refunds::open(&path, paywall, Arc::new(addresses), clock, settings.config)
         .with_context(|| format!("cannot open the journal of refunds, `{}`", path.display()))

@@ -21,6 +21,11 @@ pub(crate) fn receipt_key(directory: &Path) -> PathBuf {
     directory.join("receipt-key")
 }
 
+/// The journal of refunds.
+pub(crate) fn refunds(directory: &Path) -> PathBuf {
+    directory.join("refunds.sqlite")
+}
+
 /// The counts of freebies that outlive a restart.
 pub(crate) fn freebies(directory: &Path) -> PathBuf {
     directory.join("freebies")
