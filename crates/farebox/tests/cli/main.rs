@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, wherever it stands")]
 
 mod bad_config;
+mod bought;
 mod commands;
 mod common;
 mod reference;
