@@ -34,6 +34,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 /// What is said, in both directions.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Words {
+    /// As they are.
     #[prost(string, tag = "1")]
     pub text: String,
 }
