@@ -17,7 +17,7 @@ use http_body::Frame;
 use http_body_util::BodyExt;
 use support::{
     Rig, body, config,
-    counted::{Bought, requests},
+    counted::{Bought, credit, metered, requests, usage},
     pieces, request,
     upstream::Upstream,
     within,
@@ -50,6 +50,7 @@ impl Numbering {
                     "/500" => {
                         return (StatusCode::INTERNAL_SERVER_ERROR, format!("{number}")).into_response();
                     }
+                    "/404" => return (StatusCode::NOT_FOUND, format!("{number}")).into_response(),
                     "/large" => return "x".repeat((64 << 10) + 1).into_response(),
                     "/slowly" => {
                         let first = stream::iter([Ok::<_, std::io::Error>(format!("{number}"))]);
@@ -166,6 +167,19 @@ async fn what_was_not_served_may_be_tried_again_under_its_key() {
     for number in 1..4 {
         let answer = ask(&rig, 1, &bought, "/500", "key", "text").await;
         assert_eq!((answer.status().as_u16(), answer.body()), (500, &Bytes::from(number.to_string())));
+        assert_eq!(rig.spent(&bought).await, 0);
+    }
+}
+
+#[tokio::test]
+async fn what_costs_nothing_and_serves_nothing_takes_no_room_under_its_key() {
+    let upstream = Numbering::start().await;
+    let route = credit(&upstream.upstream.url(), 9_000, metered(1_000, usage()));
+    let rig = Rig::counting(config(vec![route])).await;
+    let bought = rig.purchase("/").await;
+    for number in 1..4 {
+        let answer = ask(&rig, 1, &bought, "/404", "key", "text").await;
+        assert_eq!((answer.status().as_u16(), answer.body()), (404, &Bytes::from(number.to_string())));
         assert_eq!(rig.spent(&bought).await, 0);
     }
 }

@@ -44,6 +44,8 @@ pub struct Bill {
     call: Call,
     /// Whether only the head of an answer was asked for.
     is_head: bool,
+    /// Whether the answer is one that nobody could have used anything for.
+    serves_nothing: bool,
 }
 
 impl Bill {
@@ -67,6 +69,7 @@ impl Bill {
             has_failed: false,
             call: Call::new(),
             is_head: false,
+            serves_nothing: false,
         }
     }
 
@@ -140,6 +143,7 @@ impl Bill {
         if let Some(meter) = &mut self.meter {
             meter.answer(headers);
             if self.is_head || is_without_goods(status) {
+                self.serves_nothing = true;
                 meter.serves_nothing();
             }
             if let Some(name) = meter.header() {
@@ -233,7 +237,9 @@ impl Bill {
             (None, Ending::Whole | Ending::Abandoned) => held.units(),
             (None, Ending::Broken | Ending::Failed) => 0,
         };
-        match (units, ending, self.first.take()) {
+        // What costs nothing and serves nothing isn't kept: room on the disk would be had without end.
+        let first = self.first.take().filter(|_| units > 0 || !self.serves_nothing);
+        match (units, ending, first) {
             // A whole answer was served, even if it cost nothing.
             (1.., _, Some(first)) | (0, Ending::Whole, Some(first)) => {
                 held.commit_answered(units, first, answer)
