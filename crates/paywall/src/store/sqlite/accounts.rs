@@ -209,6 +209,8 @@ fn charge(books: &Connection, debit: &Debit, at: Timestamp) -> Result<Option<(Un
         ];
         Ok(take.query_row(values, |row| parsed(row, 0)).optional()?)
     };
+    // What no account can hold is a mistake of whoever charges it.
+    number(debit.units, "units")?;
     // Accounts at work lie together, by their numbers, and hashes anywhere: looking one up is a read for itself.
     if let Some(place) = debit.place
         && let Some(unit) = take(place, debit.units, debit.written_off)?

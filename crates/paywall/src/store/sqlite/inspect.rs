@@ -21,7 +21,7 @@ use super::{
 use crate::{
     ledger::law::Balance,
     store::{
-        accounts::{Account, MonthlyUse, RefundRow},
+        accounts::{Account, MonthlyUse, Place, RefundRow},
         entry::{Day, Entry, Order, Payment, RevokedAt, Select, State, Verified},
     },
 };
@@ -67,7 +67,8 @@ const BESIDES: &str = "unit, sold, spent, refunding, refunded, written_off, requ
     (SELECT coalesce(sum(amount_msat), 0) FROM refund
      WHERE refund.purchase = purchase.seq AND source = 'surplus' AND state = 'open'),
     (SELECT coalesce(sum(amount_msat), 0) FROM refund
-     WHERE refund.purchase = purchase.seq AND source = 'surplus' AND state = 'paid')";
+     WHERE refund.purchase = purchase.seq AND source = 'surplus' AND state = 'paid'),
+    account.purchase";
 
 const FROM: &str = "FROM purchase LEFT JOIN account ON account.purchase = seq";
 
@@ -273,7 +274,7 @@ fn read_entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
                 requests: part(22)?,
                 opened_at: Timestamp::from_secs(part(23)?),
                 debited_at: time(row, 24)?,
-                place: None,
+                place: Some(Place(unsigned(row, 29)?)),
             })
         }
     };
