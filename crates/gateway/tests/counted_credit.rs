@@ -303,8 +303,7 @@ async fn a_stream_ends_where_nothing_is_left_to_pay_for_it() {
                 }
             }
             let told = end.map(|end| (end["grpc-status"].clone(), end["farebox-code"].clone()));
-            let want = ("8", "credit_exhausted");
-            let want = (kind == "application/grpc").then(|| (want.0, want.1));
+            let want = (kind == "application/grpc").then_some(("8", "credit_exhausted"));
             let told = told.as_ref().map(|(a, b)| (a.to_str().unwrap(), b.to_str().unwrap()));
             assert_eq!(told, want, "{kind} over HTTP/{version} at {url}");
             let balance = rig.settled(&bought).await;

@@ -12,7 +12,8 @@
 //! each [`BYTES_PER_UNIT`] bytes of any other answer, and one of input for each [`BYTES_PER_UNIT`] bytes of the request. So
 //! hanging up neither makes an answer free nor costs the buyer the maximum. Usage that a stream told before it went on is no
 //! more than a part of it. A whole answer that doesn't tell its usage costs
-//! the reserve, which is the price that the seller has set for not knowing.
+//! the reserve, which is the price that the seller has set for not knowing; one that serves nothing (3xx, 4xx, 204, to `HEAD`)
+//! and is silent counts as known, at the fixed part ([`Metering`](super::Metering)).
 //!
 //! What is due is taken from the reserve, then from whatever else the buyer has left. What exceeds both is *written off*: it
 //! stands beside the law of the ledger, and no later payment makes up for it. So the most that a seller can lose by one
