@@ -18,7 +18,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Result, bail};
 
 use crate::{
-    parts::{attack, bodies, grpc, idle, latency, metered, proxy, proxy_h2, verify, websocket},
+    parts::{attack, bodies, client, grpc, idle, latency, metered, proxy, proxy_h2, verify, websocket},
     table::Row,
 };
 
@@ -63,6 +63,11 @@ const BENCHES: &[Bench] = &[
         name: "grpc",
         shows: "unary gRPC calls through each proxy, 8 connections of 8 streams",
         run: grpc::run,
+    },
+    Bench {
+        name: "client",
+        shows: "a small request for something free, by clients that would pay and by the same ones alone",
+        run: client::run,
     },
     Bench { name: "bodies", shows: "large bodies both ways through each proxy, HTTP/1.1", run: bodies::run },
     Bench {

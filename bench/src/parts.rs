@@ -4,6 +4,7 @@ pub(crate) mod attack;
 pub(crate) mod bodies;
 #[cfg(feature = "challenge")]
 pub(crate) mod challenge;
+pub(crate) mod client;
 pub(crate) mod grpc;
 pub(crate) mod idle;
 pub(crate) mod latency;
