@@ -34,25 +34,30 @@ fn credential() -> Credential {
 
 const PREIMAGE: &str = "0707070707070707070707070707070707070707070707070707070707070707";
 
+/// The commands below one, as its help lists them.
+fn commands_below(help: &str) -> Vec<&str> {
+    let Some((_, list)) = help.split_once("\nCommands:\n") else { return Vec::new() };
+    let list = list.split("\n\n").next().unwrap_or_default();
+    // A line that goes on with a description is indented further.
+    let names = list.lines().filter_map(|line| line.strip_prefix("  ")).filter(|line| !line.starts_with(' '));
+    names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help").collect()
+}
+
 #[test]
 fn every_command_shows_examples() {
-    let commands = [
-        &["serve"][..],
-        &["check"],
-        &["token"],
-        &["token", "inspect"],
-        &["token", "attenuate"],
-        &["token", "revoke"],
-        &["node"],
-        &["lnd"],
-        &["lnd", "bake"],
-        &["version"],
-        &["completions"],
-    ];
-    for command in commands.iter().copied().chain([&[][..]]) {
-        let ran = farebox(&[command, &["--help"]].concat());
-        assert_eq!(ran.code, 0, "{command:?}");
-        assert!(ran.stdout.contains("Examples:\n  "), "{command:?}: {}", ran.stdout);
+    let whole = farebox(&["--help"]).stdout;
+    let commands = commands_below(&whole);
+    for known in ["serve", "get", "ledger", "refund", "mcp"] {
+        assert!(commands.contains(&known), "`{known}` is not in {commands:?}");
+    }
+    assert!(whole.contains("Examples:\n  "));
+    for command in commands {
+        let ran = farebox(&[command, "--help"]);
+        assert_eq!(ran.code, 0, "{command}");
+        assert!(ran.stdout.contains("Examples:\n  "), "{command}: {}", ran.stdout);
+        for below in commands_below(&ran.stdout) {
+            assert_eq!(farebox(&[command, below, "--help"]).code, 0, "{command} {below}");
+        }
     }
 }
 
