@@ -169,6 +169,27 @@ async fn a_failure_of_an_earlier_attempt_does_not_end_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_order_that_is_given_again_and_refused_says_nothing_of_the_one_before() {
+    // The wallet is at the first order, and says of the second that it has no money left, or can't be reached any more.
+    for (lookups, ended) in [
+        (&[Say::NotFound][..], "unknown"),
+        (&[Say::NotFound, Say::NotFound, Say::NotFound, Say::NotFound, Say::Error, Say::Settled], "settled"),
+        (&[Say::NotFound, Say::NotFound, Say::NotFound, Say::NotFound, Say::Failed], "failed"),
+    ] {
+        let wallet = LyingWallet::new(&[Say::Error, Say::Failed], lookups).with(|facts| {
+            facts.refuses_paid_hash = true;
+        });
+        let intents = journal();
+        let outgoing = machine(&wallet, intents.clone());
+        for _ in 0..2 {
+            outgoing.pay(request(1)).await.unwrap();
+            outgoing.wait(hash(1)).await.unwrap();
+        }
+        assert_eq!((wallet.asked(), state(&intents, hash(1))), (2, ended), "after {lookups:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_should_not_be_paid_is_refused_before_anything_is_written() {
     #[track_caller]
     fn check(got: Result<Ended, OutgoingError>, want: &str) {

@@ -27,7 +27,11 @@ enum Step {
     /// It was sent before: follow it.
     Follow(Intent),
     /// It may be sent, and the wallet be asked once the row says so.
-    Pay(Intent),
+    Pay {
+        row: Intent,
+        /// It was sent before, and nobody knows what became of that.
+        is_resent: bool,
+    },
 }
 
 /// Why a row is looked up.
@@ -47,10 +51,13 @@ impl Machine {
             Err(error) => self.end(&hash, &tell, Err(error)),
             Ok(Step::Ended(ended)) => self.end(&hash, &tell, Ok(ended)),
             Ok(Step::Follow(row)) => self.follow(row, Since::ThisRun, &tell).await,
-            Ok(Step::Pay(row)) => {
+            Ok(Step::Pay { row, is_resent }) => {
                 reach(Point::BeforePay);
-                let answer = self.ask_to_pay(request).await;
+                let mut answer = self.ask_to_pay(request).await;
                 reach(Point::AfterPay);
+                if is_resent && let Ok(Outcome::Failed(reason)) = answer {
+                    answer = self.confirmed(hash, reason).await;
+                }
                 match judge::paid(&row, answer) {
                     Verdict::Settled { preimage, fee } => self.settle(&row, preimage, fee, &tell).await,
                     Verdict::Failed(failure) => self.fail(&row, failure, &tell).await,
@@ -83,7 +90,7 @@ impl Machine {
                 return Err(not_paid(IntentError::OtherInvoice(hash)));
             }
             Some(row) if row.state.is_open() => match self.look_again(row).await.map_err(not_paid)? {
-                Step::Pay(row) => Some(row),
+                Step::Pay { row, .. } => Some(row),
                 step => return Ok(step),
             },
             Some(row) if !judge::may_send(&self.wallet.facts(), &row) => {
@@ -106,10 +113,11 @@ impl Machine {
             }
         };
         reach(Point::BeforeSent);
+        let is_resent = row.state.is_open();
         let now = self.clock.now();
         let sent = self.journal(move |intents| intents.mark_sent(&row, &intent, now)).await;
         reach(Point::AfterSent);
-        sent.map(Step::Pay).map_err(not_paid)
+        sent.map(|row| Step::Pay { row, is_resent }).map_err(not_paid)
     }
 
     /// What to do with a row that was sent before and has no task here. It may be sent again only after the wallet has
@@ -123,14 +131,14 @@ impl Machine {
                 reach(Point::BeforeFail);
                 let row = self.journal(move |intents| intents.fail(&row, &unsent(), now)).await?;
                 reach(Point::AfterFail);
-                Ok(Step::Pay(row))
+                Ok(Step::Pay { row, is_resent: false })
             }
             Verdict::NotFound if judge::may_send(&facts, &row) => {
                 reach(Point::BeforeUnknown);
                 let reason = "not found at the wallet, to be sent again";
                 let row = self.journal(move |intents| intents.unknown(&row, reason, now)).await?;
                 reach(Point::AfterUnknown);
-                Ok(Step::Pay(row))
+                Ok(Step::Pay { row, is_resent: true })
             }
             _ => Ok(Step::Follow(row)),
         }
@@ -165,6 +173,18 @@ impl Machine {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(PayError::Wrong("it panicked".to_owned())),
             Err(_) => Err(PayError::TimedOut(limit)),
+        }
+    }
+
+    /// What it means that an order which was given again has failed. Of the one before that says nothing: the wallet may be at
+    /// it, and for that very reason have no money or patience for a second, or not be reached any more. So its own record counts.
+    async fn confirmed(&self, hash: PaymentHash, reason: String) -> Result<Outcome, PayError> {
+        match self.look_up(hash).await {
+            Ok(Outcome::Failed(_)) => Ok(Outcome::Failed(reason)),
+            Ok(Outcome::NotFound) | Err(_) => Err(PayError::Unavailable(format!(
+                "{reason}; what became of the order before is not known"
+            ))),
+            known => known,
         }
     }
 
