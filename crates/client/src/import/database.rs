@@ -101,16 +101,18 @@ fn open(path: &Path, format: &Format) -> Result<Connection, ImportError> {
     Ok(connection)
 }
 
-/// A view of that name could make any work.
+/// A plain table, whose rows are what the file holds. A view, a virtual table or a column that is computed could make any work.
 fn must_have(connection: &Connection, table: &str, format: &Format) -> Result<(), ImportError> {
-    let query = "SELECT type FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE";
-    let kind: Option<String> = connection
+    let query = "SELECT type = 'table' AND rootpage > 0
+                        AND NOT EXISTS (SELECT 1 FROM pragma_table_xinfo(?1) WHERE hidden <> 0)
+                 FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE";
+    let is_plain: Option<bool> = connection
         .query_row(query, [table], |row| row.get(0))
         .optional()
         .map_err(|error| format.wrong(error))?;
-    match kind.as_deref() {
-        Some("table") => Ok(()),
-        _ => Err(format.wrong(format!("it has no table `{table}`"))),
+    match is_plain {
+        Some(true) => Ok(()),
+        _ => Err(format.wrong(format!("it has no plain table `{table}`"))),
     }
 }
 

@@ -312,8 +312,16 @@ fn a_database_that_is_none_or_wants_work_done_is_refused() {
     let store = Directory::new();
     let endless = "CREATE VIEW l402_tokens AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
                    SELECT 'https://a.example' endpoint, 'm' macaroon, 'p' preimage, i created_at, i expires_at FROM n;";
+    let columns = "endpoint TEXT, preimage TEXT, created_at INTEGER, expires_at INTEGER";
+    let computed = format!(
+        "CREATE TABLE l402_tokens ({columns}, macaroon TEXT AS (substr(hex(zeroblob(300000000)), 1, 8)) VIRTUAL);
+         INSERT INTO l402_tokens VALUES ('https://a.example', '', 1, 1);"
+    );
+    let made_up = "CREATE VIRTUAL TABLE l402_tokens USING fts5 (endpoint, macaroon, preimage, created_at);";
     for (name, path) in [
         ("a view", database(&store, "view.db", endless)),
+        ("a computed column", database(&store, "computed.db", &computed)),
+        ("a virtual table", database(&store, "virtual.db", made_up)),
         ("no table", database(&store, "empty.db", "CREATE TABLE other (a);")),
         ("other columns", database(&store, "columns.db", "CREATE TABLE l402_tokens (a);")),
         ("no database", store.put("text.db", "SQLite format 3 or not")),

@@ -19,6 +19,10 @@ const SHOWN_MAX: usize = 8;
 /// Paid, not dead, not over by its own words. `?` is the present moment.
 const ALIVE: &str = "coalesce(o.state, i.state) = 'settled' AND p.dead_at IS NULL AND (p.valid_until IS NULL OR p.valid_until > ?)";
 
+/// The newest first; what another program has bought comes last until it was honoured. Only the first few are looked at, and a file
+/// with any number of credentials in it must not keep what was bought here from being found, and so have it bought again.
+const FIRST: &str = "ORDER BY (i.payment_hash IS NOT NULL AND p.honoured_at IS NULL), p.id DESC LIMIT 64";
+
 /// The credentials to try at `origin` for `path`, the most likely first.
 ///
 /// First what has worked for this very path, then for its nearest relatives, then what was paid for and has not been
@@ -30,7 +34,7 @@ pub(super) fn candidates(
     path: &str,
     now: Timestamp,
 ) -> Result<Vec<Pass>, JournalError> {
-    let query = format!("{PURCHASE} WHERE {ALIVE} AND p.origin = ? ORDER BY p.id DESC LIMIT 64");
+    let query = format!("{PURCHASE} WHERE {ALIVE} AND p.origin = ? {FIRST}");
     let mut statement = connection.prepare_cached(&query)?;
     let rows = statement
         .query_map(params![integer(now.secs()), origin.to_string()], |row| Ok(read_pass(row)))?
@@ -226,8 +230,7 @@ fn bury(
 }
 
 fn alive_in(transaction: &Transaction<'_>, scope: &Scope, now: Timestamp) -> Result<Vec<Pass>, JournalError> {
-    let query =
-        format!("{PURCHASE} WHERE {ALIVE} AND p.origin = ? AND p.service = ? ORDER BY p.id DESC LIMIT 64");
+    let query = format!("{PURCHASE} WHERE {ALIVE} AND p.origin = ? AND p.service = ? {FIRST}");
     let mut statement = transaction.prepare_cached(&query)?;
     let rows = statement
         .query_map(params![integer(now.secs()), scope.origin.to_string(), scope.service], |row| {

@@ -77,6 +77,19 @@ fn an_import_that_is_refused_is_not_shown_there_again_and_stops_no_purchase() {
 }
 
 #[test]
+fn no_number_of_imports_hides_what_was_bought_here() {
+    let file = File::new();
+    let journal = file.open();
+    buy(&journal, 1, &order(1, "a"));
+    journal.note(&Note::Honoured(hash(1)), "/elsewhere", Told::default(), NOW).unwrap();
+    journal.import(&found(&(2..=200).collect::<Vec<_>>()), "lnget", NOW).unwrap();
+    assert_eq!(candidates(&journal, "/", NOW), [1], "of those that were bought here");
+    let told = journal.reserve(&want("a"), NOW).unwrap();
+    let Reserved::Go(Reservation::Pass(pass), None) = told else { panic!("{told:?}") };
+    assert_eq!(pass.payment_hash(), hash(1));
+}
+
+#[test]
 fn while_the_end_of_anothers_payment_is_unknown_nothing_is_bought_in_its_place() {
     let file = File::new();
     let journal = file.open();
