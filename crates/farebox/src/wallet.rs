@@ -23,6 +23,7 @@ use farebox_lightning::{
 };
 
 use serde::Deserialize;
+use serde_saphyr::Error;
 
 use crate::buyer;
 
@@ -265,15 +266,62 @@ fn read(path: &Path) -> anyhow::Result<Named> {
 fn parse(text: &str) -> anyhow::Result<Named> {
     let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
     let file: WalletFile = serde_saphyr::from_str_with_options(text, options)
-        .map_err(|error| anyhow::anyhow!("{}", error.without_snippet()))?;
+        .map_err(|error| anyhow::anyhow!(explain(error.without_snippet())))?;
     let named = Named::from(file);
     named.check()?;
     Ok(named)
 }
 
+/// What is wrong with the file. What stands in a secret's place may be the secret, and is not repeated: agents get to read
+/// this, too.
+fn explain(error: &Error) -> String {
+    let plain = |word: &str| {
+        word.len() <= 24 && word.bytes().all(|byte| byte.is_ascii_alphabetic() || matches!(byte, b'-' | b'_'))
+    };
+    let place = || match error.location() {
+        Some(location) if location.line() > 0 => {
+            format!("line {}, column {}: ", location.line(), location.column())
+        }
+        _ => String::new(),
+    };
+    match error {
+        Error::SerdeUnknownVariant { expected, .. } if expected.contains(&"file") => {
+            format!("{}say where the secret is: `{{ file: PATH }}` or `{{ env: NAME }}`", place())
+        }
+        Error::SerdeUnknownVariant { variant: word, expected, .. }
+        | Error::SerdeUnknownField { field: word, expected, .. }
+            if !plain(word) =>
+        {
+            format!("{}what stands here is none of `{}`", place(), expected.join("`, `"))
+        }
+        Error::ExpectedMappingEndAfterEnumVariantValue { .. } => {
+            format!("{}only one wallet may be named; remove the others", place())
+        }
+        error => error.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_in_the_wrong_place_is_not_repeated() {
+        for (text, what_to_do) in [
+            ("nwc: { uri: 'nostr+walletconnect://b889?secret=4242' }", "{ file: PATH }"),
+            ("phoenixd: { password: hunter }", "{ file: PATH }"),
+            ("lnd: { macaroon: 0201036c6e64024242 }", "{ file: PATH }"),
+            ("'nostr+walletconnect://b889?secret=4242'", "none of `embedded`"),
+            ("nwc: { 'nostr+walletconnect://b889?secret=4242': }", "none of `uri`"),
+            ("nwc: 'nostr+walletconnect://b889?secret=4242'", "line 1"),
+        ] {
+            let error = format!("{:#}", parse(text).unwrap_err());
+            assert!(error.contains(what_to_do), "{text}: {error}");
+            assert!(!error.contains("4242") && !error.contains("hunter"), "{error}");
+        }
+        let error = parse("phoenixd: { password: { env: S } }\nlnd: {}").unwrap_err().to_string();
+        assert!(error.contains("only one"), "{error}");
+    }
 
     #[test]
     fn a_wallet_is_named_by_the_keys_of_a_sellers_node() {

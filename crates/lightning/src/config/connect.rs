@@ -68,7 +68,7 @@ pub enum ConnectError {
     Home,
     /// The node that should pay can't be used.
     #[error("can't pay with this node: {0}")]
-    Pay(#[from] PayError),
+    Pay(PayError),
     /// phoenixd can't be used.
     #[error(transparent)]
     Phoenixd(#[from] phoenixd::ConnectError),
@@ -83,6 +83,13 @@ pub enum ConnectError {
         /// Its mode.
         mode: u32,
     },
+}
+
+// Not by derivation: the message says all of it, and a chain of causes would say it again.
+impl From<PayError> for ConnectError {
+    fn from(error: PayError) -> Self {
+        Self::Pay(error)
+    }
 }
 
 impl Connected {
