@@ -134,6 +134,8 @@ pub struct Fetched {
     pub purchase: Option<Receipt>,
     /// The payment under whose credential the answer was given, bought now or earlier.
     pub credential: Option<PaymentHash>,
+    /// The payments whose credentials servers were shown on the way here, redirects included.
+    pub shown: Vec<PaymentHash>,
 }
 
 /// A purchase that this request has made.
@@ -281,20 +283,22 @@ impl Engine {
     pub async fn fetch(&self, request: http::Request<Bytes>) -> Result<Fetched, FetchError> {
         let mut hop = Hop::of(request).map_err(|error| FetchError::new(error, Money::None))?;
         let mut purchase: Option<Receipt> = None;
+        let mut shown = Vec::new();
         for _ in 0..=REDIRECTS_MAX {
             let spent = purchase.as_ref().map_or(Money::None, Receipt::money);
             let mut courier = ByHttp { http: &self.0.http, hop: &hop };
             let arrived = self.0.hop(&hop.target(), &mut courier, purchase.is_some()).await;
             let arrived = arrived.map_err(|error| error.after(&spent))?;
             purchase = purchase.or(arrived.purchase);
+            shown.extend(arrived.credential);
             let money = || purchase.as_ref().map_or(Money::None, Receipt::money);
             let Some(next) = hop.next(&arrived.response).map_err(|error| FetchError::new(error, money()))?
             else {
                 let Arrived { response, credential, .. } = arrived;
-                return Ok(Fetched { response, purchase, credential });
+                return Ok(Fetched { response, purchase, credential, shown });
             };
-            let shown = arrived.credential.is_some() || hop.has_authorization();
-            if shown && hop.origin.is_tls() && !next.origin.is_tls() {
+            let is_authorized = arrived.credential.is_some() || hop.has_authorization();
+            if is_authorized && hop.origin.is_tls() && !next.origin.is_tls() {
                 return Err(FetchError::new(RequestError::Downgrade(hop.origin), money()));
             }
             hop = next;

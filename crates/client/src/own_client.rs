@@ -9,7 +9,7 @@ use std::future::Future;
 use http::header;
 use reqwest::{Client, Request, RequestBuilder, Response};
 
-use crate::engine::{Courier, Head, Target};
+use crate::engine::{Arrived, Courier, Head, Target};
 use crate::error::Fault;
 use crate::{Engine, FetchError, Fetched, Money, Origin, Pass, RequestError, Stop};
 
@@ -41,11 +41,12 @@ impl PayExt for RequestBuilder {
         let (client, request) = self.build_split();
         let free = |error: RequestError| FetchError::new(error, Money::None);
         let request = request.map_err(|source| free(RequestError::Unfinished(source.without_url())))?;
-        let target = Target::of(request.url().as_str(), request.method(), request.headers());
+        let target = Target::at(request.url(), request.method(), request.headers());
         let target = target.ok_or_else(|| free(RequestError::Address))?;
         let mut courier = ByClient { client, request: Some(request), origin: target.origin.clone() };
         let arrived = engine.carry(&target, &mut courier).await?;
-        Ok(Fetched { response: arrived.response, purchase: arrived.purchase, credential: arrived.credential })
+        let Arrived { response, purchase, credential } = arrived;
+        Ok(Fetched { response, purchase, credential, shown: credential.into_iter().collect() })
     }
 }
 

@@ -27,7 +27,7 @@ mod request;
 mod told;
 mod tools;
 
-pub(crate) use desk::{Desk, Settings};
+pub(crate) use desk::{Caller, Desk, Settings};
 pub(crate) use files::Folder;
 
 use told::Trouble;
@@ -45,7 +45,7 @@ const INSTRUCTIONS: &str = "Fetches web resources that ask for payment over Ligh
 
 /// One session of an agent. All sessions of a process share the desk.
 #[derive(Clone)]
-pub(crate) struct Server(pub(crate) Arc<Desk>);
+pub(crate) struct Server(pub(crate) Arc<Desk>, pub(crate) Caller);
 
 impl ServerHandler for Server {
     fn get_info(&self) -> ServerConfig {
@@ -79,11 +79,11 @@ impl ServerHandler for Server {
         }
         let done = async {
             let call = Call::read(&name, request.arguments.unwrap_or_default())?;
-            let _seat = self.0.seat().await;
+            let _seat = self.0.seat(self.1, call.errand()).await?;
             match call {
                 Call::Quote(args) => look::quote(&self.0, args).await,
-                Call::Fetch(args) => fetch::fetch(&self.0, args).await,
-                Call::Resume(args) => fetch::resume(&self.0, args).await,
+                Call::Fetch(args) => fetch::fetch(&self.0, self.1, args).await,
+                Call::Resume(args) => fetch::resume(&self.0, self.1, args).await,
                 Call::Budget(args) => look::budget(&self.0, args).await,
                 Call::Receipts(args) => look::receipts(&self.0, args).await,
                 Call::Credentials(args) => look::credentials(&self.0, args).await,

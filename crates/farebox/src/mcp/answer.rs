@@ -52,17 +52,21 @@ pub(super) async fn take(
     place: Option<(Place, &str)>,
     settings: &Settings,
 ) -> Result<Told, Trouble> {
-    let Fetched { mut response, purchase, credential, .. } = fetched;
+    let Fetched { mut response, purchase, credential, shown, .. } = fetched;
     let money = purchase.as_ref().map_or(Money::None, |Receipt { payment_hash, price, fee, .. }| {
         Money::Spent { payment_hash: *payment_hash, price: *price, fee: *fee }
     });
-    let shown = match credential {
-        Some(payment) => engine.credential(payment).await.map_err(|error| Trouble::of(&error))?,
-        None => None,
-    };
-    let mut echo = Echo::of(shown.as_ref());
+    let mut passes = Vec::new();
+    for payment in shown {
+        let pass = engine.credential(payment).await;
+        passes.extend(pass.map_err(|error| Trouble::of(&error).having(money.clone()))?);
+    }
+    let mut echo = Echo::of(&passes);
     let mut url = response.url().clone();
     url.set_query(None);
+    if echo.clone().is_in(url.as_str().as_bytes()) {
+        return Err(repeated().having(money));
+    }
     let mut fields = json!({
         "url": url.as_str(),
         "status": response.status().as_u16(),
@@ -196,8 +200,8 @@ struct Echo {
 }
 
 impl Echo {
-    fn of(pass: Option<&Pass>) -> Self {
-        let secrets = pass.map(|pass| {
+    fn of(passes: &[Pass]) -> Self {
+        let secrets = passes.iter().map(|pass| {
             let proof = pass.preimage.expose_hex();
             [
                 Zeroizing::new(proof.as_bytes().to_vec()),
@@ -205,7 +209,7 @@ impl Echo {
                 Zeroizing::new(pass.token.as_bytes().to_vec()),
             ]
         });
-        Self { secrets: secrets.into_iter().flatten().collect(), tail: Zeroizing::default() }
+        Self { secrets: secrets.flatten().collect(), tail: Zeroizing::default() }
     }
 
     fn is_in(&mut self, piece: &[u8]) -> bool {
@@ -246,7 +250,7 @@ mod tests {
         }
         let mut echo = Echo { secrets: vec![Zeroizing::new(secret.to_vec())], tail: Zeroizing::default() };
         assert!(!echo.is_in(b"0123456789abcde") && !echo.is_in(b"0123456789abcde") && echo.is_in(b"f"));
-        assert!(!Echo::of(None).is_in(&text));
+        assert!(!Echo::of(&[]).is_in(&text));
     }
 
     #[test]

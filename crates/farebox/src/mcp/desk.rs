@@ -4,7 +4,7 @@
 //! rules away must not find them wider.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -20,7 +20,7 @@ use farebox_lightning::Pay;
 use farebox_protocol::{Msat, PaymentHash};
 use parking_lot::Mutex;
 use tokio::{
-    sync::{OnceCell, Semaphore, SemaphorePermit},
+    sync::{OnceCell, OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout},
 };
 
@@ -34,9 +34,11 @@ use crate::{
     wallet::{Wallet, WalletFlags},
 };
 
-/// So many calls are carried out at once; more wait.
-const CALLS_MAX: usize = 64;
-/// So many answers are kept under their idempotency keys.
+/// So many calls of one caller are carried out at once; so many more wait, and the rest are refused.
+const CALLS_MAX: usize = 32;
+const WAITING_MAX: usize = 64;
+/// So many answers to one caller are kept under their idempotency keys. No fewer than calls are carried out at once, so that
+/// there is always one to give up that nobody waits for.
 const KEYS_MAX: usize = 32;
 /// So many requests are remembered whose payment is open.
 const OPEN_MAX: usize = 64;
@@ -65,26 +67,54 @@ pub(crate) struct Settings {
     pub(crate) http: HttpConfig,
 }
 
+/// Who calls: this user of the machine, or whoever else was let in. What one has asked for is nothing to another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Caller(pub(crate) Option<u32>);
+
 /// See the module.
 pub(crate) struct Desk {
     pub(super) settings: Arc<Settings>,
     open: tokio::sync::Mutex<Open>,
+    /// Held by whoever connects to the wallet, which may take long: when that was tried last.
+    connecting: tokio::sync::Mutex<Option<Instant>>,
     has_seen_policy: AtomicBool,
-    seats: Semaphore,
+    lines: Mutex<HashMap<(Caller, Errand), Line>>,
     keys: Mutex<VecDeque<Kept>>,
-    unfinished: Mutex<VecDeque<(PaymentHash, FetchArgs)>>,
+    unfinished: Mutex<VecDeque<(Caller, PaymentHash, FetchArgs)>>,
     notes: Mutex<Vec<String>>,
 }
 
 #[derive(Default)]
 struct Open {
     wallet: Option<Wallet>,
-    tried: Option<Instant>,
     engines: Vec<(Reach, Engine)>,
+}
+
+/// What a call may have to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Errand {
+    /// The journal.
+    Look,
+    /// Servers and wallets, which may be silent for as long as they like.
+    Abroad,
+}
+
+/// The calls of one caller.
+#[derive(Clone)]
+struct Line {
+    all: Arc<Semaphore>,
+    at_once: Arc<Semaphore>,
+}
+
+/// A place among the calls that are carried out.
+pub(super) struct Seat {
+    _place: OwnedSemaphorePermit,
+    _turn: OwnedSemaphorePermit,
 }
 
 /// An answer under its name.
 struct Kept {
+    caller: Caller,
     key: String,
     args: FetchArgs,
     told: Arc<OnceCell<Told>>,
@@ -120,17 +150,25 @@ impl Desk {
         Self {
             settings: Arc::new(settings),
             open: tokio::sync::Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
             has_seen_policy: AtomicBool::new(false),
-            seats: Semaphore::new(CALLS_MAX),
+            lines: Mutex::default(),
             keys: Mutex::default(),
             unfinished: Mutex::default(),
             notes: Mutex::default(),
         }
     }
 
-    /// A place among the calls that are carried out; `None` never happens, since the places are never closed.
-    pub(super) async fn seat(&self) -> Option<SemaphorePermit<'_>> {
-        self.seats.acquire().await.ok()
+    /// A place among the calls that are carried out. Nobody's calls keep those of others waiting, nor do calls that hang keep
+    /// their own caller from looking.
+    pub(super) async fn seat(&self, caller: Caller, errand: Errand) -> Result<Seat, Trouble> {
+        let line = self.lines.lock().entry((caller, errand)).or_default().clone();
+        let message = "too many calls wait already; make this one again when some have ended";
+        let busy = |_| Trouble::new("busy", message).retryable();
+        let place = line.all.try_acquire_owned().map_err(busy)?;
+        // It is never closed.
+        let turn = line.at_once.acquire_owned().await.map_err(|_| Trouble::cancelled())?;
+        Ok(Seat { _place: place, _turn: turn })
     }
 
     /// The engine, under today's rules and at most `max_sats` for the price of a payment.
@@ -171,20 +209,10 @@ impl Desk {
     }
 
     async fn engine(&self, reach: Reach, purse: Purse) -> anyhow::Result<Engine> {
-        let mut open = self.open.lock().await;
-        let again = open.tried.is_none_or(|tried| tried.elapsed() >= CONNECT_AGAIN);
-        if purse == Purse::Needed && open.wallet.is_none() && again {
-            match timeout(CONNECT_MAX, self.settings.wallet.connect()).await {
-                Ok(Ok(wallet)) => open.wallet = wallet,
-                Ok(Err(error)) => tracing::warn!(error = %format!("{error:#}"), "there is no wallet"),
-                Err(_) => tracing::warn!("the wallet doesn't answer"),
-            }
-            open.tried = Some(Instant::now());
-            if open.wallet.is_some() {
-                // Those had no wallet, and so have no payment under way.
-                open.engines.clear();
-            }
+        if purse == Purse::Needed {
+            self.connect().await;
         }
+        let mut open = self.open.lock().await;
         if let Some((_, engine)) = open.engines.iter().find(|(of, _)| *of == reach) {
             return Ok(engine.clone());
         }
@@ -192,6 +220,33 @@ impl Desk {
         let engine = tokio::task::spawn_blocking(move || Engine::open(config)).await??;
         open.engines.push((reach, engine.clone()));
         Ok(engine)
+    }
+
+    /// Connects to the wallet, unless that is done, or has just failed. Who needs none doesn't wait for it.
+    async fn connect(&self) {
+        let mut tried = self.connecting.lock().await;
+        let is_early = tried.is_some_and(|tried| tried.elapsed() < CONNECT_AGAIN);
+        if is_early || self.open.lock().await.wallet.is_some() {
+            return;
+        }
+        let wallet = match timeout(CONNECT_MAX, self.settings.wallet.connect()).await {
+            Ok(Ok(wallet)) => wallet,
+            Ok(Err(error)) => {
+                tracing::warn!(error = %format!("{error:#}"), "there is no wallet");
+                None
+            }
+            Err(_) => {
+                tracing::warn!("the wallet doesn't answer");
+                None
+            }
+        };
+        *tried = Some(Instant::now());
+        if wallet.is_some() {
+            let mut open = self.open.lock().await;
+            open.wallet = wallet;
+            // Those had no wallet, and so have no payment under way.
+            open.engines.clear();
+        }
     }
 
     fn config(&self, reach: Reach, wallet: Option<Arc<dyn Pay>>) -> anyhow::Result<EngineConfig> {
@@ -207,9 +262,14 @@ impl Desk {
     }
 
     /// The place for the answer to this call, under its name.
-    pub(super) fn kept(&self, key: &str, args: &FetchArgs) -> Result<Arc<OnceCell<Told>>, Trouble> {
+    pub(super) fn kept(
+        &self,
+        caller: Caller,
+        key: &str,
+        args: &FetchArgs,
+    ) -> Result<Arc<OnceCell<Told>>, Trouble> {
         let mut keys = self.keys.lock();
-        if let Some(kept) = keys.iter().find(|kept| kept.key == key) {
+        if let Some(kept) = keys.iter().find(|kept| kept.caller == caller && kept.key == key) {
             return match kept.args == *args {
                 true => Ok(Arc::clone(&kept.told)),
                 false => Err(Trouble::new(
@@ -219,29 +279,32 @@ impl Desk {
             };
         }
         let told = Arc::new(OnceCell::new());
-        if keys.len() == KEYS_MAX {
-            keys.pop_front();
+        if keys.iter().filter(|kept| kept.caller == caller).count() >= KEYS_MAX {
+            // Not one that is being carried out: under its name the same call would be made a second time.
+            let idle =
+                keys.iter().position(|kept| kept.caller == caller && Arc::strong_count(&kept.told) == 1);
+            idle.map(|oldest| keys.remove(oldest));
         }
-        keys.push_back(Kept { key: key.to_owned(), args: args.clone(), told: Arc::clone(&told) });
+        keys.push_back(Kept { caller, key: key.to_owned(), args: args.clone(), told: Arc::clone(&told) });
         Ok(told)
     }
 
     /// Remembers what was asked for where the outcome of the payment is open.
-    pub(super) fn remember(&self, error: &FetchError, args: &FetchArgs) {
+    pub(super) fn remember(&self, caller: Caller, error: &FetchError, args: &FetchArgs) {
         let Money::Unknown { payment_hash, .. } = error.money() else { return };
         let mut unfinished = self.unfinished.lock();
-        unfinished.retain(|(of, _)| of != payment_hash);
+        unfinished.retain(|(_, of, _)| of != payment_hash);
         if unfinished.len() == OPEN_MAX {
             unfinished.pop_front();
         }
-        unfinished.push_back((*payment_hash, args.clone()));
+        unfinished.push_back((caller, *payment_hash, args.clone()));
     }
 
     /// What was asked for, once: whoever takes it sees to it.
-    pub(super) fn recall(&self, payment: &PaymentHash) -> Option<FetchArgs> {
+    pub(super) fn recall(&self, caller: Caller, payment: &PaymentHash) -> Option<FetchArgs> {
         let mut unfinished = self.unfinished.lock();
-        let at = unfinished.iter().position(|(of, _)| of == payment)?;
-        unfinished.remove(at).map(|(_, args)| args)
+        let at = unfinished.iter().position(|(by, of, _)| (*by, of) == (caller, payment))?;
+        unfinished.remove(at).map(|(_, _, args)| args)
     }
 
     /// Says once, on standard error and from then on in `farebox_budget`, what a person should know.
@@ -259,6 +322,7 @@ impl Desk {
 
     /// Ends everything, waiting for a while for payments under way.
     pub(crate) async fn close(&self) {
+        let _connected = self.connecting.lock().await;
         let mut open = self.open.lock().await;
         for (_, engine) in open.engines.drain(..) {
             engine.close(CLOSE).await;
@@ -269,9 +333,92 @@ impl Desk {
     }
 }
 
+impl Default for Line {
+    fn default() -> Self {
+        let seats = |most| Arc::new(Semaphore::new(most));
+        Self { all: seats(CALLS_MAX + WAITING_MAX), at_once: seats(CALLS_MAX) }
+    }
+}
+
 /// Rules that allow nothing.
 fn nothing() -> Policy {
     let none = Some(Msat::ZERO);
     let caps = Caps { payment: none, fee: none, hour: none, day: none, week: none, total: none };
     Policy { caps, new_origins: Verdict::Deny, otherwise: Verdict::Deny, ..Policy::without_file() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn desk() -> Desk {
+        #[derive(clap::Parser)]
+        struct Flags {
+            #[command(flatten)]
+            files: Files,
+            #[command(flatten)]
+            wallet: WalletFlags,
+        }
+        let Flags { files, wallet } = clap::Parser::parse_from(["a test"]);
+        Desk::new(Settings {
+            files,
+            wallet,
+            asked: Asked::default(),
+            label: None,
+            folder: None,
+            file_bytes_max: 0,
+            inline_bytes_max: 0,
+            http: HttpConfig::default(),
+        })
+    }
+
+    fn args(url: &str) -> FetchArgs {
+        serde_json::from_value(serde_json::json!({ "url": url })).unwrap()
+    }
+
+    #[test]
+    fn a_name_that_one_caller_has_given_is_free_for_another() {
+        let (desk, one, other) = (desk(), Caller(Some(1)), Caller(Some(2)));
+        let first = desk.kept(one, "a", &args("https://a.example")).unwrap();
+        let same = desk.kept(one, "a", &args("https://a.example")).unwrap();
+        assert!(Arc::ptr_eq(&first, &same));
+        assert_eq!(
+            desk.kept(one, "a", &args("https://b.example")).unwrap_err().code(),
+            "idempotency_conflict"
+        );
+        let others = desk.kept(other, "a", &args("https://a.example")).unwrap();
+        assert!(!Arc::ptr_eq(&first, &others));
+    }
+
+    #[test]
+    fn a_call_that_is_being_carried_out_keeps_its_name_however_many_come() {
+        let (desk, one) = (desk(), Caller(None));
+        let first = desk.kept(one, "first", &args("https://a.example")).unwrap();
+        for number in 0..2 * KEYS_MAX {
+            desk.kept(one, &number.to_string(), &args("https://a.example")).unwrap();
+            desk.kept(Caller(Some(7)), &number.to_string(), &args("https://a.example")).unwrap();
+        }
+        let same = desk.kept(one, "first", &args("https://a.example")).unwrap();
+        assert!(Arc::ptr_eq(&first, &same));
+        assert_eq!(desk.keys.lock().len(), 2 * KEYS_MAX);
+    }
+
+    #[test]
+    fn what_one_caller_left_open_is_not_fetched_for_another() {
+        let (desk, payment) = (desk(), PaymentHash::from_bytes([7; 32]));
+        desk.unfinished.lock().push_back((Caller(Some(1)), payment, args("https://a.example")));
+        assert!(desk.recall(Caller(Some(2)), &payment).is_none());
+        assert!(desk.recall(Caller(Some(1)), &payment).is_some());
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_the_calls_of_somebody_else() {
+        let desk = desk();
+        let mut seats = Vec::new();
+        for _ in 0..CALLS_MAX {
+            seats.push(desk.seat(Caller(Some(1)), Errand::Abroad).await.unwrap());
+        }
+        assert!(desk.seat(Caller(Some(2)), Errand::Abroad).await.is_ok());
+        assert!(desk.seat(Caller(Some(1)), Errand::Look).await.is_ok());
+    }
 }

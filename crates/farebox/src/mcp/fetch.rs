@@ -6,22 +6,22 @@ use serde_json::json;
 
 use super::{
     Desk, answer,
-    desk::{Counter, Purse, Rules},
+    desk::{Caller, Counter, Purse, Rules},
     look, request,
     told::{Told, Trouble},
     tools::{FetchArgs, PaymentState, ResumeArgs},
 };
 
 /// Fetches, or finds the answer that this call has had before.
-pub(super) async fn fetch(desk: &Desk, args: Box<FetchArgs>) -> Result<Told, Trouble> {
-    let Some(key) = &args.idempotency_key else { return carry_out(desk, &args).await };
+pub(super) async fn fetch(desk: &Desk, caller: Caller, args: Box<FetchArgs>) -> Result<Told, Trouble> {
+    let Some(key) = &args.idempotency_key else { return carry_out(desk, caller, &args).await };
     // Judged before it is kept.
     request::fetch(&args)?;
-    let kept = desk.kept(key, &args)?;
-    kept.get_or_try_init(|| carry_out(desk, &args)).await.cloned()
+    let kept = desk.kept(caller, key, &args)?;
+    kept.get_or_try_init(|| carry_out(desk, caller, &args)).await.cloned()
 }
 
-async fn carry_out(desk: &Desk, args: &FetchArgs) -> Result<Told, Trouble> {
+async fn carry_out(desk: &Desk, caller: Caller, args: &FetchArgs) -> Result<Told, Trouble> {
     let request = request::fetch(args)?;
     // Asked before anything is paid for what goes there.
     let place = match (&args.save_to, &desk.settings.folder) {
@@ -36,7 +36,7 @@ async fn carry_out(desk: &Desk, args: &FetchArgs) -> Result<Told, Trouble> {
     };
     let counter = desk.counter(args.max_sats, Purse::Needed).await?;
     let fetched = Box::pin(counter.engine.fetch(request)).await.map_err(|error| {
-        desk.remember(&error, args);
+        desk.remember(caller, &error, args);
         let unreadable = counter.rules == Rules::Unreadable
             && matches!(
                 error.fault(),
@@ -58,7 +58,7 @@ async fn carry_out(desk: &Desk, args: &FetchArgs) -> Result<Told, Trouble> {
 }
 
 /// Finds out what became of a payment, and fetches what it was for where that is known and changes nothing.
-pub(super) async fn resume(desk: &Desk, args: ResumeArgs) -> Result<Told, Trouble> {
+pub(super) async fn resume(desk: &Desk, caller: Caller, args: ResumeArgs) -> Result<Told, Trouble> {
     let payment: PaymentHash =
         args.payment.parse().map_err(|_| Trouble::arguments("`payment` is not a payment hash"))?;
     let Counter { engine, .. } = desk.counter(Some(0), Purse::Needed).await?;
@@ -82,12 +82,12 @@ pub(super) async fn resume(desk: &Desk, args: ResumeArgs) -> Result<Told, Troubl
     };
     fields["next"] = next.into();
     let again = match state {
-        PaymentState::Settled => desk.recall(&payment).filter(FetchArgs::changes_nothing),
+        PaymentState::Settled => desk.recall(caller, &payment).filter(FetchArgs::changes_nothing),
         _ => None,
     };
     let Some(again) = again else { return Ok(Told::of(fields)) };
     // With what was bought, and not for money.
-    match Box::pin(carry_out(desk, &FetchArgs { max_sats: Some(0), ..again })).await {
+    match Box::pin(carry_out(desk, caller, &FetchArgs { max_sats: Some(0), ..again })).await {
         Ok(Told { fields: response, body }) => {
             fields["response"] = response;
             fields["next"] = "this is the answer that was paid for".into();

@@ -65,8 +65,11 @@ impl Folder {
             return Err(refused("the name is too long or has control characters"));
         }
         let parts: Vec<&str> = name.split('/').collect();
-        if parts.iter().any(|part| matches!(*part, "" | "." | "..") || part.len() > PART_BYTES_MAX) {
-            return Err(refused("write a relative path, like `weather/today.json`, without `..`"));
+        // Names that begin with a dot are read by other programs as their settings, and those of drafts begin so.
+        if parts.iter().any(|part| part.is_empty() || part.starts_with('.') || part.len() > PART_BYTES_MAX) {
+            return Err(refused(
+                "write a relative path, like `weather/today.json`, without `..` or hidden files",
+            ));
         }
         let (file, directories) = parts.split_last().ok_or_else(|| refused("there is no name"))?;
         let step = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
@@ -208,6 +211,8 @@ mod tests {
                 "dangling",
                 "harmless/new",
                 "below/none/new",
+                ".envrc",
+                "below/.git/config",
                 "a\0b",
                 "a\nb",
                 &"a".repeat(241),

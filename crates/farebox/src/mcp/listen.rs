@@ -5,12 +5,13 @@
 //! keeps web pages out that have a browser call this machine.
 
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io::{self, ErrorKind, Write as _},
     net::SocketAddr,
     os::{
         fd::AsFd as _,
-        unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _},
+        unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     },
     path::{Path, PathBuf},
     sync::Arc,
@@ -42,17 +43,18 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use zeroize::Zeroizing;
 
-use super::{Desk, MESSAGE_BYTES_MAX, Server, notes};
+use super::{Caller, Desk, MESSAGE_BYTES_MAX, Server, Settings, notes};
 
-/// So many sessions are open at the socket at once; more are closed as they come.
+/// So many sessions are open at the socket at once, and so many of one user; more are closed as they come.
 const SESSIONS_MAX: usize = 64;
+const SESSIONS_EACH_MAX: usize = 32;
 /// The wait after a connection that could not be accepted.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// One session over standard input and output.
 pub(crate) async fn stdio(desk: Arc<Desk>, stop: CancellationToken) -> anyhow::Result<()> {
     let (input, output) = standard()?;
-    session(Server(desk), input, output, stop).await
+    session(Server(desk, Caller::default()), input, output, stop).await
 }
 
 /// Carries messages between standard input and output and the socket, until either ends.
@@ -88,6 +90,9 @@ pub(crate) struct Socket {
 impl Socket {
     /// Makes the socket. One that nobody listens at any more is replaced.
     pub(crate) fn bind(path: &Path, group: Option<u32>) -> anyhow::Result<Self> {
+        if let Some(group) = group {
+            guarded(path, group)?;
+        }
         match fs::symlink_metadata(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("cannot use `{}`", path.display())),
@@ -124,6 +129,7 @@ impl Socket {
     /// One session for each connection.
     pub(crate) async fn run(self, desk: Arc<Desk>, stop: CancellationToken) -> anyhow::Result<()> {
         let (sessions, seats) = (TaskTracker::new(), Arc::new(Semaphore::new(SESSIONS_MAX)));
+        let mut of_each: HashMap<u32, Arc<Semaphore>> = HashMap::new();
         loop {
             let (stream, _) = tokio::select! {
                 accepted = self.listener.accept() => match accepted {
@@ -142,15 +148,16 @@ impl Socket {
                 continue;
             };
             let (uid, pid) = (caller.uid(), caller.pid());
-            let Ok(seat) = Arc::clone(&seats).try_acquire_owned() else {
+            let of_one = of_each.entry(uid).or_insert_with(|| Arc::new(Semaphore::new(SESSIONS_EACH_MAX)));
+            let seat = (Arc::clone(of_one).try_acquire_owned(), Arc::clone(&seats).try_acquire_owned());
+            let (Ok(_), Ok(_)) = &seat else {
                 tracing::warn!(uid, pid, "too many sessions; this one is closed");
                 continue;
             };
             tracing::info!(uid, pid, "an agent has connected");
-            if let Some(note) = notes::of_caller(uid, &desk.settings.files) {
-                desk.note(note);
-            }
-            let (server, stop) = (Server(Arc::clone(&desk)), stop.clone());
+            let Settings { files, wallet, .. } = &*desk.settings;
+            notes::of_caller(uid, files, wallet).into_iter().for_each(|note| desk.note(note));
+            let (server, stop) = (Server(Arc::clone(&desk), Caller(Some(uid))), stop.clone());
             sessions.spawn(async move {
                 let (input, output) = stream.into_split();
                 if let Err(error) = session(server, input, output, stop).await {
@@ -163,6 +170,25 @@ impl Socket {
         sessions.wait().await;
         Ok(())
     }
+}
+
+/// Whether this group can't put something else where the socket will be: it would be given to them, whatever it is by then.
+fn guarded(path: &Path, group: u32) -> anyhow::Result<()> {
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
+    let facts = fs::metadata(directory).with_context(|| format!("cannot use `{}`", directory.display()))?;
+    anyhow::ensure!(
+        [0, rustix::process::geteuid().as_raw()].contains(&facts.uid()),
+        "`{}` belongs to somebody else, who could put another socket there; choose another directory",
+        directory.display()
+    );
+    let is_theirs = facts.gid() == group && facts.mode() & 0o1020 == 0o0020;
+    anyhow::ensure!(
+        !is_theirs,
+        "group {group} can write to `{}` and so put another socket there; run `chmod g-w` on it",
+        directory.display()
+    );
+    Ok(())
 }
 
 impl Drop for Socket {
@@ -204,7 +230,7 @@ impl Web {
             .enforce_origin_validation()
             .with_max_request_body_bytes(MESSAGE_BYTES_MAX)
             .with_cancellation_token(stop.clone());
-        let server = move || Ok(Server(Arc::clone(&desk)));
+        let server = move || Ok(Server(Arc::clone(&desk), Caller::default()));
         let service = StreamableHttpService::new(server, Arc::new(NeverSessionManager::default()), config);
         let app = Router::new()
             .route_service("/mcp", service)

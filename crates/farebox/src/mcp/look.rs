@@ -146,7 +146,7 @@ pub(super) async fn credentials(desk: &Desk, args: CredentialsArgs) -> Result<To
             "bought_for": { "method": row.method, "path": row.path },
             "state": match row.state {
                 "honoured" => "in_use",
-                "dead" => "over",
+                "dead" | "used_up" => "over",
                 _ => "unused",
             },
             "valid_until": row.valid_until.map(|end| end.secs()),
@@ -206,7 +206,7 @@ pub(super) fn purchase(row: &PurchaseRow) -> Value {
 /// What the journal's word for a purchase means for the money.
 pub(super) fn state(word: &str) -> PaymentState {
     match word {
-        "paid" | "honoured" | "dead" => PaymentState::Settled,
+        "paid" | "imported" | "honoured" | "used_up" | "dead" => PaymentState::Settled,
         "failed" | "unsent" => PaymentState::Failed,
         _ => PaymentState::Unknown,
     }
@@ -222,5 +222,23 @@ fn source(rules: Rules) -> &'static str {
         Rules::File => "file",
         Rules::Usual => "usual",
         Rules::Unreadable => "unreadable",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_paid_for_is_settled_whatever_became_of_it_since() {
+        for word in ["paid", "imported", "honoured", "used_up", "dead"] {
+            assert_eq!(state(word), PaymentState::Settled, "{word}");
+        }
+        for word in ["failed", "unsent"] {
+            assert_eq!(state(word), PaymentState::Failed, "{word}");
+        }
+        for word in ["recorded", "sent", "unknown"] {
+            assert_eq!(state(word), PaymentState::Unknown, "{word}");
+        }
     }
 }

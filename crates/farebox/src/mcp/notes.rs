@@ -43,24 +43,26 @@ pub(crate) fn of_this_user(files: &Files, wallet: &WalletFlags) -> Vec<String> {
 }
 
 /// What the user at the other end of the socket could do.
-pub(super) fn of_caller(uid: u32, files: &Files) -> Option<String> {
+pub(super) fn of_caller(uid: u32, files: &Files, wallet: &WalletFlags) -> Vec<String> {
     if uid == 0 {
-        return Some("an agent that runs as root has connected: no rule holds against it".to_owned());
+        return vec!["an agent that runs as root has connected: no rule holds against it".to_owned()];
     }
     if uid == rustix::process::geteuid().as_raw() {
-        return Some(format!(
+        return vec![format!(
             "an agent has connected that runs as the same user (uid {uid}): it can go round farebox"
-        ));
+        )];
     }
-    let policy = files.policy_path().ok()?;
-    let owned =
-        [Some(policy.as_path()), policy.parent()].into_iter().flatten().find(|path| is_owner(uid, path));
-    owned.map(|path| {
-        format!(
-            "`{}` belongs to the agent that has connected (uid {uid}): it can change the policy",
-            path.display()
-        )
-    })
+    let policy = files.policy_path().ok().map(|path| (path, "change the policy"));
+    let secrets = wallet.secrets().into_iter().map(|path| (path, "use the wallet without asking"));
+    let journal = files.journal().ok().map(|path| (path, "read and change what is bought and spent"));
+    let theirs = policy.into_iter().chain(secrets).chain(journal).filter_map(|(path, what)| {
+        let owned =
+            [Some(path.as_path()), path.parent()].into_iter().flatten().find(|path| is_owner(uid, path));
+        owned.map(|path| {
+            format!("`{}` belongs to the agent that has connected (uid {uid}): it can {what}", path.display())
+        })
+    });
+    theirs.collect()
 }
 
 /// The file, or the directory that it is or would be in, if this process can write it.

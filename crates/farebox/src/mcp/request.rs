@@ -21,7 +21,7 @@ pub(super) const HEADERS_MAX: usize = 64;
 const HEADER_BYTES_MAX: usize = 16 << 10;
 
 /// What is set by farebox or the HTTP library alone.
-const NOT_THEIRS: [&str; 16] = [
+const NOT_THEIRS: [&str; 19] = [
     "host",
     "connection",
     "content-length",
@@ -34,6 +34,10 @@ const NOT_THEIRS: [&str; 16] = [
     // What a server repeats must come plainly, so that a credential in it is recognised.
     "accept-encoding",
     "http2-settings",
+    // Another method than the one that is looked at here.
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
     "idempotency-key",
     "token",
     "l402",
@@ -189,6 +193,7 @@ mod tests {
             ("Transfer-Encoding", "chunked"),
             ("Connection", "close"),
             ("Upgrade", "h2c"),
+            ("X-HTTP-Method-Override", "DELETE"),
             ("X", "a\r\nAuthorization: b"),
             ("X", "a\nb"),
             ("X\r\nY", "a"),

@@ -9,7 +9,7 @@ use rmcp::model::{JsonObject, Tool, ToolAnnotations};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::told::Trouble;
+use super::{desk::Errand, told::Trouble};
 
 /// All the bitcoin there will be, in satoshi.
 const SATS_MAX: u64 = 2_100_000_000_000_000;
@@ -140,6 +140,16 @@ impl Call {
             "farebox_approval_status" => Self::ApprovalStatus(args(arguments)?),
             _ => return Err(Trouble::arguments("there is no such tool")),
         })
+    }
+
+    /// What it may have to wait for.
+    pub(super) fn errand(&self) -> Errand {
+        match self {
+            Self::Quote(_) | Self::Fetch(_) | Self::Resume(_) => Errand::Abroad,
+            Self::Budget(_) | Self::Receipts(_) | Self::Credentials(_) | Self::ApprovalStatus(_) => {
+                Errand::Look
+            }
+        }
     }
 }
 

@@ -94,6 +94,15 @@ impl Agent {
         }
     }
 
+    /// The next answer to any call that has not been taken yet.
+    pub(crate) async fn any_answer(&mut self) -> Value {
+        if let Some(&id) = self.early.keys().next() {
+            return self.answer(id).await;
+        }
+        let line = timeout(SOON, self.output.next_line()).await.expect("no answer").unwrap().unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
     /// Calls a tool: the whole result.
     pub(crate) async fn result(&mut self, tool: &str, arguments: Value) -> Value {
         let id = self.begin_call(tool, arguments).await;

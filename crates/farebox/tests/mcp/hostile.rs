@@ -116,3 +116,39 @@ async fn whoever_could_go_round_the_rules_is_told_of() {
     let all = agent.end(&buyer).await;
     assert!(all.contains("run the agent as another user"), "{all}");
 }
+
+/// A server that takes connections and never says a word.
+async fn silence() -> (tokio::net::TcpListener, String) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    (listener, url)
+}
+
+#[tokio::test]
+async fn calls_that_hang_keep_nobody_from_looking_and_too_many_are_refused() {
+    let buyer = Buyer::new().await;
+    let (_silent, url) = silence().await;
+    let mut agent = Agent::start(&buyer, &[]).await;
+    for _ in 0..400 {
+        agent.begin_call("farebox_fetch", json!({ "url": url })).await;
+    }
+    assert!(agent.call("farebox_budget", json!({})).await["notes"].is_array());
+    let refused = agent.any_answer().await;
+    assert_eq!(refused["result"]["structuredContent"]["code"], "busy", "{refused}");
+}
+
+#[tokio::test]
+async fn a_wallet_that_is_silent_keeps_nobody_from_looking() {
+    let buyer = Buyer::new().await;
+    let (silent, url) = silence().await;
+    let mut command = buyer.farebox(&["mcp"]);
+    command.env("FAREBOX_WALLET_URL", &url);
+    let mut agent = Agent::connect(&buyer, command);
+    agent.begin().await;
+    agent.begin_call("farebox_fetch", json!({ "url": url })).await;
+    let _asked = silent.accept().await.unwrap();
+    // The wallet is waited for much longer.
+    let look = agent.call("farebox_budget", json!({}));
+    let told = tokio::time::timeout(std::time::Duration::from_secs(10), look).await;
+    assert!(told.expect("it waits for the wallet")["notes"].is_array());
+}

@@ -1,13 +1,17 @@
 //! The other ways in: the socket and HTTP.
 
-use std::{os::unix::fs::PermissionsExt as _, path::Path, process::Stdio};
+use std::{
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::Path,
+    process::Stdio,
+};
 
 use serde_json::{Value, json};
 use tokio::{process::Child, time::timeout};
 
 use crate::{
     agent::{Agent, SOON},
-    door::{Buyer, sells},
+    door::{Buyer, names, sells},
     support::Shop,
 };
 
@@ -99,6 +103,26 @@ async fn agents_at_the_socket_share_what_is_bought_and_need_nothing_of_their_own
     assert_eq!(buyer.run(&["mcp", "--listen", &socket]).await.status.code(), Some(1));
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     assert_eq!(buyer.run(&["mcp", "--connect", &socket]).await.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn a_socket_for_a_group_does_not_stand_where_the_group_could_put_another() {
+    let buyer = Buyer::new().await;
+    let directory = buyer.path("shared");
+    std::fs::create_dir(&directory).unwrap();
+    let mode = |mode| std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(mode)).unwrap();
+    let group = std::fs::metadata(&directory).unwrap().gid().to_string();
+    let socket = format!("unix:{}", directory.join("mcp.sock").display());
+    let arguments = ["--listen", &socket, "--group", &group];
+    mode(0o770);
+    let refused = timeout(SOON, buyer.run(&[&["mcp"], &arguments[..]].concat())).await.unwrap();
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("chmod g-w"), "{:?}", refused.status);
+    assert_eq!(names(&directory), [""; 0]);
+    mode(0o750);
+    let listening = Listening::start(&buyer, &arguments).await;
+    let facts = std::fs::metadata(directory.join("mcp.sock")).unwrap();
+    assert_eq!((facts.mode() & 0o777, facts.gid().to_string()), (0o660, group));
+    listening.end().await;
 }
 
 /// Asks over HTTP: the status, and the body.

@@ -325,3 +325,28 @@ async fn an_answer_that_repeats_the_credential_is_kept_back() {
     assert_eq!(agent.fetch(&shop.url("/around")).await["body"]["data"], "fine");
     assert!(!agent.end(&buyer).await.contains("id=canary"));
 }
+
+#[tokio::test]
+async fn a_server_that_repeats_the_credential_elsewhere_is_kept_back_too() {
+    let buyer = Buyer::new().await;
+    let other = Shop::with(&buyer.world.net, |_, _| "fine".into_response()).await;
+    let (there, in_body) = (other.url("/"), other.url("/behind"));
+    let shop = Shop::with(&buyer.world.net, move |till, asked| {
+        let Some(_) = till.paid(&asked.headers) else { return till.challenge("svc", 100) };
+        let shown = asked.headers["authorization"].to_str().unwrap();
+        let preimage = shown.rsplit_once(':').unwrap().1;
+        match &*asked.path {
+            "/in-path" => redirect(302, &format!("{there}{preimage}")),
+            _ => redirect(302, &in_body),
+        }
+    })
+    .await;
+    let mut agent = Agent::start(&buyer, &[]).await;
+    for _ in 0..2 {
+        let told = agent.fetch(&shop.url("/in-path")).await;
+        assert_eq!(told["code"], "credential_repeated", "{told}");
+    }
+    assert_eq!(agent.fetch(&shop.url("/")).await["body"]["data"], "fine");
+    let said = agent.end(&buyer).await;
+    assert!(said.contains("fine"));
+}
