@@ -273,7 +273,7 @@ async fn fetch(
     let (status, headers) = (fetched.response.status(), fetched.response.headers());
     let place = match (&args.output, download) {
         (Some(path), Some(download)) => {
-            let part = download.part(answer, status, headers);
+            let part = download.part(answer, status, headers, fetched.response.url());
             body::Place::File(path, part.map_err(|error| Failure::other("output", &format!("{error:#}")))?)
         }
         _ if output.is_json() => body::Place::Memory,
@@ -303,13 +303,16 @@ async fn ask(
     download: Option<&mut Download<'_>>,
 ) -> Result<(Fetched, Answer), Failure> {
     let explained = if args.money.no_pay { Failure::unpaid } else { Failure::of };
-    let Some(download) = download.filter(|download| download.is_begun()) else {
+    let Some(download) = download else {
         return Ok((engine.fetch(request).await.map_err(|error| explained(&error))?, Answer::Whole));
+    };
+    let judge = |download: &Download<'_>, Fetched { response, .. }: &Fetched| {
+        download.judge(response.status(), response.headers(), response.url())
     };
     let mut for_the_rest = request.clone();
     download.ask(&mut for_the_rest).map_err(Failure::usage)?;
     let fetched = engine.fetch(for_the_rest).await.map_err(|error| explained(&error))?;
-    let answer = download.judge(fetched.response.status(), fetched.response.headers());
+    let answer = judge(download, &fetched);
     if answer != Answer::Useless {
         return Ok((fetched, answer));
     }
@@ -317,7 +320,8 @@ async fn ask(
     let bought = fetched.purchase;
     let mut again = engine.fetch(request).await.map_err(|error| explained(&error))?;
     again.purchase = again.purchase.or(bought);
-    Ok((again, Answer::Whole))
+    let answer = judge(download, &again);
+    Ok((again, answer))
 }
 
 impl Args {

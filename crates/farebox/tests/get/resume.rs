@@ -238,3 +238,67 @@ async fn what_makes_no_sense_with_resuming_is_said_before_anything_is_paid() {
     assert_eq!((files.shop.requests(), buyer.payments()), (0, 0));
     assert_eq!(exit(&buyer.get(&["-o", "/dev/null", &url]).await), 0);
 }
+
+#[tokio::test]
+async fn a_part_of_another_representation_is_not_gone_on_with() {
+    let buyer = Buyer::new().await;
+    let date = &["Sun, 06 Nov 1994 08:49:37 GMT"];
+    let habits = Habits { cuts: &[20_000], versions: date, by_date: true, endless: true, ..ETAG };
+    let files = Files::open(&buyer, habits).await;
+    let file = buyer.path("film");
+    assert_eq!(exit(&fetch(&buyer, &files, &file, &["-H", "accept: text/plain"]).await), 4);
+    assert_eq!(exit(&fetch(&buyer, &files, &file, &["-c", "-H", "accept: text/csv"]).await), 0);
+    assert_eq!(files.asked(), ["-", "-"]);
+}
+
+#[tokio::test]
+async fn the_parts_of_two_places_that_a_server_leads_to_are_not_mixed() {
+    let buyer = Buyer::new().await;
+    let number = AtomicUsize::new(0);
+    // Both mirrors call what they have by the same name.
+    let shop = Shop::with(&buyer.world.net, move |_, asked| match &*asked.path {
+        "/one" => answer(&Habits { cuts: &[20_000], ..ETAG }, 0, &asked.headers),
+        "/two" => {
+            let mut habits = ETAG;
+            habits.careless = true;
+            let mut response = answer(&habits, 0, &asked.headers);
+            if response.status() == StatusCode::OK {
+                *response.body_mut() = Body::from(content("two"));
+            }
+            response
+        }
+        _ if number.fetch_add(1, Ordering::SeqCst) == 0 => super::support::shop::redirect(302, "/one"),
+        _ => super::support::shop::redirect(302, "/two"),
+    })
+    .await;
+    let (file, url) = (buyer.path("film"), shop.url("/"));
+    assert_eq!(exit(&buyer.get(&["-o", file.to_str().unwrap(), &url]).await), 4);
+    assert_eq!(exit(&buyer.get(&["-c", "-o", file.to_str().unwrap(), &url]).await), 0);
+    assert!(std::fs::read(&file).unwrap() == content("two"));
+}
+
+#[tokio::test]
+async fn a_part_that_nobody_asked_for_is_not_taken_for_the_whole() {
+    let buyer = Buyer::new().await;
+    let shop = Shop::with(&buyer.world.net, |_, _| {
+        let range = [(header::CONTENT_RANGE, "bytes 5-9/10")];
+        axum::response::IntoResponse::into_response((StatusCode::PARTIAL_CONTENT, range, "56789"))
+    })
+    .await;
+    let (file, url) = (buyer.path("film"), shop.url("/"));
+    let output = buyer.get(&["-o", file.to_str().unwrap(), &url]).await;
+    assert_eq!((exit(&output), file.exists()), (22, false));
+    let asked = buyer.get(&["-H", "range: bytes=5-", "-o", file.to_str().unwrap(), &url]).await;
+    assert_eq!((exit(&asked), std::fs::read(&file).unwrap()), (0, b"56789".to_vec()));
+}
+
+#[tokio::test]
+async fn what_lies_where_notes_would_be_costs_only_the_going_on() {
+    let buyer = Buyer::new().await;
+    let files = Files::open(&buyer, ETAG).await;
+    let file = buyer.path("film");
+    std::fs::create_dir(buyer.path("film.part.json")).unwrap();
+    assert_eq!(exit(&fetch(&buyer, &files, &file, &[]).await), 0);
+    assert!(std::fs::read(&file).unwrap() == content("\"one\""));
+    assert!(!buyer.path("film.part").exists());
+}

@@ -23,8 +23,8 @@ pub(super) async fn told(engine: &Engine, before: &[PurchaseRow]) -> Result<Fail
     if let Some(row) = of_this_call.iter().find(|row| is_open(row)) {
         return Ok(Failure::late_and_unknown(row));
     }
-    let paid =
-        of_this_call.iter().find(|row| is_new(row) && matches!(row.state, "paid" | "honoured" | "dead"));
+    let is_paid = |row: &PurchaseRow| matches!(row.state, "paid" | "honoured" | "used_up" | "dead");
+    let paid = of_this_call.iter().find(|row| is_new(row) && is_paid(row));
     Ok(Failure::late(paid.copied()))
 }
 

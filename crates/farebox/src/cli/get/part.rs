@@ -8,24 +8,31 @@
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
-    io::{self, ErrorKind, Seek as _, SeekFrom, Write as _},
+    io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// How often a part that somebody else has just finished or thrown away is looked for again.
 const TRIES: usize = 8;
+/// Notes are not longer.
+const NOTES_BYTES_MAX: u64 = 64 * 1024;
 
 /// What a part is a part of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Notes {
-    /// The hash of the address, whose query may be a secret.
+    /// The hash of the request: its address, whose query may be a secret, and its headers, by which a server may choose what it
+    /// sends.
     address: String,
+    /// The hash of who has answered: behind a redirect, what is named alike in two places may be two things.
+    #[serde(default)]
+    place: String,
     validator: Validator,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     encoding: Option<String>,
@@ -57,6 +64,8 @@ pub(super) struct Download<'a> {
     path: &'a Path,
     address: String,
     can_resume: bool,
+    /// The caller wants a part.
+    is_ranged: bool,
     begun: Option<Begun>,
 }
 
@@ -89,16 +98,15 @@ impl<'a> Download<'a> {
     /// Begins with nothing, or, with `go_on`, with what an earlier download has left.
     pub(super) fn new(path: &'a Path, request: &http::Request<Bytes>, go_on: bool) -> anyhow::Result<Self> {
         let is_a_file = fs::metadata(path).map_or(true, |old| old.is_file());
-        let can_resume = is_a_file
-            && request.method() == Method::GET
-            && request.body().is_empty()
-            && !request.headers().contains_key(header::RANGE);
+        let is_ranged = request.headers().contains_key(header::RANGE);
+        let can_resume =
+            is_a_file && request.method() == Method::GET && request.body().is_empty() && !is_ranged;
         anyhow::ensure!(
             can_resume || !go_on,
             "only a GET without a body and without a Range of its own, into a file, can be gone on with; leave out -C"
         );
-        let address = hex::encode(Sha256::digest(request.uri().to_string()));
-        let mut download = Self { path, address, can_resume, begun: None };
+        let address = address(request);
+        let mut download = Self { path, address, can_resume, is_ranged, begun: None };
         if go_on {
             download.begun = download.begun()?;
         }
@@ -112,17 +120,11 @@ impl<'a> Download<'a> {
         else {
             return Ok(None);
         };
-        let notes = fs::read(beside(self.path, ".part.json")).unwrap_or_default();
-        let Ok(notes) = serde_json::from_slice::<Notes>(&notes) else { return Ok(None) };
+        let Some(notes) = Notes::read(&beside(self.path, ".part.json")) else { return Ok(None) };
         let there = file.metadata()?.len();
         let start = notes.length.map_or(there, |length| there.min(length.saturating_sub(1)));
         let is_of_it = notes.address == self.address && notes.length.is_none_or(|length| there <= length);
         Ok((is_of_it && start > 0).then_some(Begun { file, notes, start }))
-    }
-
-    /// Whether there is something to go on with.
-    pub(super) fn is_begun(&self) -> bool {
-        self.begun.is_some()
     }
 
     /// Forgets what is there.
@@ -141,11 +143,15 @@ impl<'a> Download<'a> {
     }
 
     /// What this answer is to what [`Self::ask`] asked for.
-    pub(super) fn judge(&self, status: StatusCode, headers: &HeaderMap) -> Answer {
-        let Some(begun) = &self.begun else { return Answer::Whole };
+    pub(super) fn judge(&self, status: StatusCode, headers: &HeaderMap, url: &Url) -> Answer {
+        let Some(begun) = &self.begun else {
+            // Nobody has asked for a part.
+            let is_part = status == StatusCode::PARTIAL_CONTENT && !self.is_ranged;
+            return if is_part { Answer::Other } else { Answer::Whole };
+        };
         match status {
             StatusCode::OK => Answer::Whole,
-            StatusCode::PARTIAL_CONTENT if begun.is_gone_on_with(headers) => Answer::Rest,
+            StatusCode::PARTIAL_CONTENT if begun.is_gone_on_with(headers, url) => Answer::Rest,
             StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => Answer::Useless,
             _ => Answer::Other,
         }
@@ -157,6 +163,7 @@ impl<'a> Download<'a> {
         answer: Answer,
         status: StatusCode,
         headers: &HeaderMap,
+        url: &Url,
     ) -> anyhow::Result<Option<Part>> {
         let (path, notes_path) = (beside(self.path, ".part"), beside(self.path, ".part.json"));
         if let (Answer::Rest, Some(Begun { mut file, notes, start })) = (answer, self.begun) {
@@ -175,17 +182,35 @@ impl<'a> Download<'a> {
         file.set_len(0)?;
         let length = one(headers, &header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
         let encoding = one(headers, &header::CONTENT_ENCODING).map(str::to_owned);
-        let notes = Notes { address: self.address, validator, encoding, length };
-        let mut written = tempfile::NamedTempFile::new_in(directory(&path))?;
-        written.write_all(&serde_json::to_vec(&notes)?)?;
-        written.persist(&notes_path)?;
+        let notes = Notes { address: self.address, place: place(url), validator, encoding, length };
+        if notes.write(&notes_path).is_err() {
+            // Something else has the name. What was paid for comes all the same.
+            _ = fs::remove_file(&path);
+            return Ok(None);
+        }
         Ok(Some(Part { file, start: 0, length, path, notes: notes_path }))
     }
 }
 
+impl Notes {
+    /// The notes here; `None` where there are none that are ours.
+    fn read(path: &Path) -> Option<Self> {
+        let mut text = String::new();
+        open(path, false).ok()??.take(NOTES_BYTES_MAX).read_to_string(&mut text).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    fn write(&self, path: &Path) -> anyhow::Result<()> {
+        let mut written = tempfile::NamedTempFile::new_in(directory(path))?;
+        written.write_all(&serde_json::to_vec(self)?)?;
+        written.persist(path)?;
+        Ok(())
+    }
+}
+
 impl Begun {
-    /// Whether the answer with these headers is the rest of this very thing.
-    fn is_gone_on_with(&self, headers: &HeaderMap) -> bool {
+    /// Whether the answer with these headers, from there, is the rest of this very thing.
+    fn is_gone_on_with(&self, headers: &HeaderMap, url: &Url) -> bool {
         let Some(range) = range(headers) else { return false };
         let is_rest = range.first == self.start
             && range.last.checked_add(1) == Some(range.length)
@@ -198,7 +223,11 @@ impl Begun {
                     && !headers.contains_key(header::ETAG)
             }
         };
-        is_rest && is_same && one(headers, &header::CONTENT_ENCODING) == self.notes.encoding.as_deref()
+        let is_there = self.notes.place == place(url);
+        is_there
+            && is_rest
+            && is_same
+            && one(headers, &header::CONTENT_ENCODING) == self.notes.encoding.as_deref()
     }
 }
 
@@ -263,6 +292,27 @@ fn one<'h>(headers: &'h HeaderMap, name: &header::HeaderName) -> Option<&'h str>
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;
     values.next().is_none().then_some(value)
+}
+
+/// What tells requests apart.
+fn address(request: &http::Request<Bytes>) -> String {
+    let mut hash = Sha256::new();
+    hash.update(request.uri().to_string());
+    for (name, value) in request.headers() {
+        hash.update(b"\n");
+        hash.update(name);
+        hash.update(b":");
+        hash.update(value);
+    }
+    hex::encode(hash.finalize())
+}
+
+/// What tells places apart: all of an address but the query, in which some servers sign each answer anew.
+fn place(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    hex::encode(Sha256::digest(url.as_str()))
 }
 
 /// `FILE` and what is put behind its name.
@@ -361,11 +411,21 @@ mod tests {
 
     #[test]
     fn the_rest_is_only_what_says_that_it_is_the_rest_of_this() {
-        let notes = |validator, length| Notes { address: String::new(), validator, encoding: None, length };
+        let url = Url::parse("https://a.example/b?c").unwrap();
+        let place = place(&url);
+        let notes = |validator, length| Notes {
+            address: String::new(),
+            place: place.clone(),
+            validator,
+            encoding: None,
+            length,
+        };
         let judge = |notes: Notes, status: u16, lines: &[(&str, &str)]| {
             let begun = Some(Begun { file: tempfile::tempfile().unwrap(), notes, start: 5 });
-            let download = Download { path: Path::new("x"), address: String::new(), can_resume: true, begun };
-            download.judge(StatusCode::from_u16(status).unwrap(), &headers(lines))
+            let path = Path::new("x");
+            let download =
+                Download { path, address: String::new(), can_resume: true, is_ranged: false, begun };
+            download.judge(StatusCode::from_u16(status).unwrap(), &headers(lines), &url)
         };
         let etag = || Validator::Etag("\"a\"".to_owned());
         let moment = || Validator::LastModified("then".to_owned());
