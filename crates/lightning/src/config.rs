@@ -157,8 +157,7 @@ pub struct PhoenixdSettings {
 }
 
 /// Where a password is: exactly one of these.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Password {
     /// In this file; white space around it doesn't count.
@@ -167,6 +166,56 @@ pub enum Password {
     Env(String),
     /// Here. Whoever can read the configuration has it.
     Text(Secret),
+}
+
+/// By hand: what is derived repeats in its errors what it finds, and whoever writes the secret itself behind the key would find it
+/// in their log.
+impl<'de> Deserialize<'de> for Password {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PasswordVisitor)
+    }
+}
+
+struct PasswordVisitor;
+
+const PASSWORD: &str = "a secret is written as `{ file: PATH }`, `{ env: NAME }` or `{ text: SECRET }`";
+
+impl<'de> de::Visitor<'de> for PasswordVisitor {
+    type Value = Password;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("one of `file`, `env` and `text`")
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Password, A::Error> {
+        let wrong = || de::Error::custom(PASSWORD);
+        let password = match map.next_key::<String>()?.as_deref() {
+            Some("file") => Password::File(map.next_value()?),
+            Some("env") => Password::Env(map.next_value()?),
+            Some("text") => Password::Text(map.next_value()?),
+            _ => return Err(wrong()),
+        };
+        match map.next_key::<de::IgnoredAny>()? {
+            None => Ok(password),
+            Some(_) => Err(wrong()),
+        }
+    }
+
+    fn visit_str<E: de::Error>(self, _: &str) -> Result<Password, E> {
+        Err(E::custom(PASSWORD))
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Password, E> {
+        Err(E::custom(PASSWORD))
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Password, E> {
+        Err(E::custom(PASSWORD))
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Password, E> {
+        Err(E::custom(PASSWORD))
+    }
 }
 
 /// What is wrong with a configuration that could be read.
@@ -409,6 +458,29 @@ mod tests {
             Err(error) => error.to_string(),
         };
         want.assert_eq(&got);
+    }
+
+    #[test]
+    fn a_secret_in_the_wrong_place_is_not_repeated() {
+        let read = |password| {
+            let config = json!({ "phoenixd": { "password": password } });
+            serde_json::from_value::<LightningConfig>(config).map_err(|error| error.to_string())
+        };
+        for password in [
+            json!("4242"),
+            json!(4242),
+            json!(-4242),
+            json!(4242.5),
+            json!({ "4242": null }),
+            json!({ "text": "a", "4242": "b" }),
+            json!({ "env": "A", "file": "4242" }),
+        ] {
+            let said = read(password).unwrap_err();
+            assert!(said.starts_with("a secret is written as `{ file:") && !said.contains("4242"), "{said}");
+        }
+        for password in [json!({ "env": "A" }), json!({ "file": "a" }), json!({ "text": "a" })] {
+            read(password).unwrap();
+        }
     }
 
     #[test]
