@@ -55,7 +55,7 @@ impl<'a, C: Courier> Buying<'a, C> {
     /// Gives back what is held. Needed after [`Self::run`], however that ended.
     pub(super) async fn end(&mut self) {
         if let Some(lease) = self.lease.take() {
-            lease.release().await;
+            Box::pin(lease.release()).await;
             self.shared.changed.notify_waiters();
         }
     }
@@ -76,11 +76,12 @@ impl<'a, C: Courier> Buying<'a, C> {
                     reach(Point::AfterRetry);
                     event
                 }
-                Command::Reserve(scope) => self.reserve(scope).await?,
-                Command::Approve(order) => self.approve(&order).await?,
-                Command::Record(order) => self.record(order).await?,
-                Command::Pay(order) => self.pay(&order).await?,
-                Command::Resume(order) => self.resume(order).await?,
+                // What only a purchase needs has its place on the heap: most requests buy nothing, and carry none of it.
+                Command::Reserve(scope) => Box::pin(self.reserve(scope)).await?,
+                Command::Approve(order) => Box::pin(self.approve(&order)).await?,
+                Command::Record(order) => Box::pin(self.record(order)).await?,
+                Command::Pay(order) => Box::pin(self.pay(&order)).await?,
+                Command::Resume(order) => Box::pin(self.resume(order)).await?,
                 Command::Deliver => return self.deliver(),
                 Command::Stop(stop) => return Err(stop.into()),
             };

@@ -30,9 +30,13 @@ pub(crate) struct Target {
 impl Target {
     /// What a request asks for; `None` if its address isn't HTTP.
     pub(crate) fn of(address: &str, method: &Method, headers: &HeaderMap) -> Option<Self> {
-        let url = Url::parse(address).ok()?;
+        Self::at(&Url::parse(address).ok()?, method, headers)
+    }
+
+    /// The same for an address that has been read.
+    pub(crate) fn at(url: &Url, method: &Method, headers: &HeaderMap) -> Option<Self> {
         Some(Self {
-            origin: Origin::of(&url)?,
+            origin: Origin::of(url)?,
             method: method.to_string(),
             has_authorization: headers.contains_key(header::AUTHORIZATION)
                 || !url.username().is_empty()
