@@ -85,6 +85,28 @@ async fn the_demo_stays_up_until_it_is_told_to_end() {
     assert!(fs::read_dir(temporary.path()).unwrap().next().is_none());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn so_many_requests_are_sold_and_then_no_more() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut program = Program::start(&mut demo(temporary.path(), &["--json", "--requests", "2"]));
+    let ready = program.event();
+    let (_, _, answer) = (program.event(), program.event(), program.event());
+    assert_eq!(answer["status"], 200);
+    let url = format!("{}/v1/sun?lat=0&lon=0", ready["gateway"].as_str().unwrap());
+    let authorization = answer["authorization"].as_str().unwrap();
+    assert_eq!(ask_with(&url, authorization).await.0, 200);
+    assert_eq!(ask_with(&url, authorization).await.0, 402);
+    assert_eq!(program.interrupt().0, Some(0));
+}
+
+#[test]
+fn credit_that_pays_for_no_request_is_refused_before_anything_starts() {
+    let temporary = tempfile::tempdir().unwrap();
+    let output = demo(temporary.path(), &["--once", "--credit", "--cost", "20sat"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains("--price and --cost"), "{text}");
+}
+
 #[test]
 fn an_api_that_does_not_answer_is_named_before_anybody_pays() {
     let temporary = tempfile::tempdir().unwrap();

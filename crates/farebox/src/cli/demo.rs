@@ -8,11 +8,11 @@ mod stage;
 mod story;
 mod tell;
 
-use std::{fmt, process::ExitCode};
+use std::{fmt, num::NonZeroU64, process::ExitCode};
 
 use anyhow::Context as _;
 use farebox_gateway::UpstreamUrl;
-use farebox_protocol::Msat;
+use farebox_protocol::{Msat, Offer};
 use tokio::{
     net::{TcpStream, UnixStream},
     time::Instant,
@@ -34,6 +34,8 @@ Examples:
   farebox demo                                           sell the sample API, buy once, then stay up
   farebox demo --once                                    buy once, then exit
   farebox demo --upstream http://127.0.0.1:3000          sell your own API
+  farebox demo --requests 3                              one payment buys three requests
+  farebox demo --credit --cost 4sat                      10 sat of credit, 4 sat a request
   farebox demo --once --json | jq -r '.authorization // empty'")]
 pub(crate) struct Args {
     /// Exit after the story
@@ -42,9 +44,30 @@ pub(crate) struct Args {
     /// Sell this API instead of the sample: http://, https:// or h2c://, host and port
     #[arg(long, value_name = "URL")]
     upstream: Option<UpstreamUrl>,
-    /// What one payment costs, like 10sat or 1500msat; a payment opens the API for as long as the demo runs
+    /// What one payment costs, like 10sat or 1500msat; it opens the API for as long as the demo runs, if nothing else is
+    /// said
     #[arg(long, value_name = "AMOUNT", default_value = "10sat")]
     price: Msat,
+    /// How many requests one payment buys
+    #[arg(long, value_name = "NUMBER", conflicts_with = "credit")]
+    requests: Option<NonZeroU64>,
+    /// One payment buys as much credit, to be drawn down by use
+    #[arg(long, requires = "cost")]
+    credit: bool,
+    /// What a request takes from credit, like 500msat
+    #[arg(long, value_name = "AMOUNT", requires = "credit")]
+    cost: Option<Msat>,
+}
+
+impl Args {
+    /// What one payment buys.
+    fn offer(&self) -> Offer {
+        match self.requests {
+            Some(count) => Offer::Requests(count),
+            None if self.credit => Offer::Credit,
+            None => Offer::Forever,
+        }
+    }
 }
 
 /// Tells the story; `started` is when the process was, and `json` asks for JSON lines.
@@ -109,7 +132,7 @@ async fn tell_story(
     if args.once {
         return Ok(());
     }
-    tell.commands(&Commands { stage, url: &url, authorization: &bought.authorization });
+    tell.commands(&Commands { stage, url: &url, authorization: &bought.authorization, offer: args.offer() });
     stop.cancelled().await;
     Ok(())
 }
@@ -119,11 +142,18 @@ struct Commands<'a> {
     stage: &'a Stage,
     url: &'a str,
     authorization: &'a str,
+    offer: Offer,
 }
 
 impl fmt::Display for Commands<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { stage, url, authorization } = self;
+        let Self { stage, url, authorization, offer } = self;
+        let (again, twice) = if offer.is_counted() {
+            ("`farebox-left` tells how much of it is left", "run it again, it buys anew when nothing is left")
+        } else {
+            ("the token is a pass, it costs nothing more", "run it twice, the second costs nothing")
+        };
+        let show = if offer.is_counted() { "-i " } else { "" };
         let (wallet, password) = (&stage.wallet_url, stage.wallet_password.expose());
         let program = std::env::current_exe().unwrap_or_else(|_| "farebox".into());
         let program = program.display();
@@ -132,8 +162,8 @@ impl fmt::Display for Commands<'_> {
             "
 the demo stays up; Ctrl-C ends it. In another terminal:
 
-  # what was just bought, again: the token is a pass, it costs nothing more
-  curl '{url}' -H 'Authorization: {authorization}'
+  # what was just bought, again: {again}
+  curl {show}'{url}' -H 'Authorization: {authorization}'
 
   # the same by hand: ask, and see what it costs
   curl -i '{url}'
@@ -144,7 +174,7 @@ the demo stays up; Ctrl-C ends it. In another terminal:
   # ask again with both
   curl '{url}' -H 'Authorization: L402 TOKEN:PREIMAGE'
 
-  # or all of it in one command; run it twice, the second costs nothing
+  # or all of it in one command; {twice}
   export FAREBOX_WALLET_URL={wallet} FAREBOX_WALLET_PASSWORD={password} FAREBOX_JOURNAL={dir}/journal.sqlite
   {program} get '{url}'
 

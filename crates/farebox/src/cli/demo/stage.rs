@@ -25,8 +25,8 @@ use farebox_lightning::{
     phoenixd::Secret,
     sim::{Net, NetConfig},
 };
-use farebox_paywall::{Paywall, PaywallConfig, Rate, Service, store::sqlite::SqliteStore};
-use farebox_protocol::{Network, Offer};
+use farebox_paywall::{Paywall, PaywallConfig, Rate, Service, price::Cost, store::sqlite::SqliteStore};
+use farebox_protocol::Network;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -201,11 +201,12 @@ impl Parts {
 
 fn service(args: &Args, upstream: UpstreamUrl) -> Result<ServiceRoute> {
     let name = if args.upstream.is_some() { "api" } else { "sun" };
-    let mut service = Service::new(name.parse()?, args.price, Offer::Forever);
+    let mut service = Service::new(name.parse()?, args.price, args.offer());
+    service.costs.otherwise = args.cost.map(|cost| Arc::new(Cost::Fixed(cost)));
     if args.upstream.is_none() {
         service.free_paths = vec!["/".parse()?];
     }
-    service.validate().context("--price")?;
+    service.validate().context(if args.credit { "--price and --cost" } else { "--price" })?;
     Ok(ServiceRoute::new(service, UpstreamConfig::new(upstream)))
 }
 
