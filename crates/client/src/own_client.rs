@@ -41,7 +41,7 @@ impl PayExt for RequestBuilder {
         let (client, request) = self.build_split();
         let free = |error: RequestError| FetchError::new(error, Money::None);
         let request = request.map_err(|source| free(RequestError::Unfinished(source.without_url())))?;
-        let target = Target::of(request.url().as_str(), request.method(), request.headers());
+        let target = Target::at(request.url(), request.method(), request.headers());
         let target = target.ok_or_else(|| free(RequestError::Address))?;
         let mut courier = ByClient { client, request: Some(request), origin: target.origin.clone() };
         let arrived = engine.carry(&target, &mut courier).await?;
