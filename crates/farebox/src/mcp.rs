@@ -33,7 +33,7 @@ pub(crate) use files::Folder;
 use told::Trouble;
 use tools::Call;
 
-/// The longest message that is read. A longer one is passed over; over HTTP it is answered with 413.
+/// The longest message that is read. A longer one is answered with an error, without its id, which has not been read; over HTTP with 413.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
 /// What an agent is told once, before it calls anything.

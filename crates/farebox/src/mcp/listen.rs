@@ -14,7 +14,9 @@ use std::{
         unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     },
     path::{Path, PathBuf},
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -36,7 +38,7 @@ use rmcp::{
 use rustix::fs::{Gid, Mode, chown};
 use subtle::ConstantTimeEq as _;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::{TcpListener, UnixListener, UnixStream},
     sync::Semaphore,
 };
@@ -291,8 +293,9 @@ where
     R: AsyncRead + Send + Unpin + 'static,
     W: AsyncWrite + Send + Unpin + 'static,
 {
+    let input = Bounded { input, line_bytes: 0, out: Vec::new(), told: 0 };
     let transport = AsyncRwTransport::<RoleServer, _, _>::new_server(input, output)
-        .with_max_line_length(MESSAGE_BYTES_MAX);
+        .with_max_line_length(MESSAGE_BYTES_MAX + INSTEAD.len());
     let running = tokio::select! {
         running = server.serve(transport) => running.context("the agent did not begin a session")?,
         () = stop.cancelled() => return Ok(()),
@@ -309,6 +312,61 @@ where
         }
     }
     Ok(())
+}
+
+/// What is left of a message that is too long: an end by which it is none, and a message that is answered with an error.
+const INSTEAD: &[u8] = b"\0\n{\"jsonrpc\":\"2.0\"}\n";
+
+/// Input in which no line is longer than a message may be. The transport would pass a longer one over without a word, and
+/// whoever sent it would wait for ever.
+struct Bounded<R> {
+    input: R,
+    /// The length of the line so far.
+    line_bytes: usize,
+    /// What has been read, and how much of it was handed on.
+    out: Vec<u8>,
+    told: usize,
+}
+
+impl<R> Bounded<R> {
+    fn take(&mut self, mut piece: &[u8]) {
+        while !piece.is_empty() {
+            let end = piece.iter().position(|byte| *byte == b'\n');
+            let (line, rest) = piece.split_at(end.map_or(piece.len(), |end| end + 1));
+            let before = self.line_bytes;
+            self.line_bytes = before.saturating_add(line.len());
+            if self.line_bytes <= MESSAGE_BYTES_MAX {
+                self.out.extend_from_slice(line);
+            } else if before <= MESSAGE_BYTES_MAX {
+                self.out.extend_from_slice(INSTEAD);
+            }
+            if end.is_some() {
+                self.line_bytes = 0;
+            }
+            piece = rest;
+        }
+    }
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Bounded<R> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        while this.told == this.out.len() {
+            let mut piece = [0; 8 << 10];
+            let mut read = ReadBuf::new(&mut piece);
+            ready!(Pin::new(&mut this.input).poll_read(cx, &mut read))?;
+            if read.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            (this.out, this.told) = (Vec::new(), 0);
+            this.take(read.filled());
+        }
+        let rest = this.out.get(this.told..).unwrap_or_default();
+        let most = rest.len().min(buf.remaining());
+        buf.put_slice(&rest[..most]);
+        this.told += most;
+        Poll::Ready(Ok(()))
+    }
 }
 
 /// Standard input and output as what can be awaited. A read that waits can't be broken off: whoever leaves before the input ends

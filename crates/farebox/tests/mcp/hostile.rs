@@ -107,6 +107,22 @@ async fn messages_that_are_none_or_too_long_are_passed_over() {
 }
 
 #[tokio::test]
+async fn a_message_that_is_too_long_is_answered_with_an_error() {
+    let buyer = Buyer::new().await;
+    let mut agent = Agent::start(&buyer, &[]).await;
+    for bytes in [4 << 20, 9 << 20] {
+        // What comes before the limit would be a message of its own.
+        agent.send_raw(&format!(r#"{{"jsonrpc":"2.0","id":7,"method":"ping"}}{}"#, " ".repeat(bytes))).await;
+        let told = agent.any_answer().await;
+        assert_eq!((&told["id"], &told["error"]["code"]), (&json!(null), &json!(-32600)), "{told}");
+    }
+    agent.send_raw(&format!(r#"{{"jsonrpc":"2.0","id":8,"method":"ping"}}{}"#, " ".repeat(4_000_000))).await;
+    assert_eq!(agent.any_answer().await["id"], 8);
+    assert!(agent.call("farebox_budget", json!({})).await["notes"].is_array());
+    agent.end(&buyer).await;
+}
+
+#[tokio::test]
 async fn whoever_could_go_round_the_rules_is_told_of() {
     let buyer = Buyer::new().await;
     let mut agent = Agent::start(&buyer, &[]).await;

@@ -301,6 +301,10 @@ async fn an_answer_that_repeats_the_credential_is_kept_back() {
         (Some(_), "/header") => {
             ([("x-echo", asked.headers["authorization"].clone())], "fine").into_response()
         }
+        (Some(_), "/name") => {
+            let preimage = asked.headers["authorization"].to_str().unwrap().rsplit_once(':').unwrap().1;
+            ([(format!("x-{preimage}"), "1")], "fine").into_response()
+        }
         (Some(_), "/cookie") => ([("set-cookie", "id=canary")], "fine").into_response(),
         (Some(_), _) => redirect(302, "/cookie"),
     })
@@ -322,6 +326,7 @@ async fn an_answer_that_repeats_the_credential_is_kept_back() {
         (&told["headers"]["omitted"], &told["headers"]["values"]["x-echo"]),
         (&1.into(), &json!(null))
     );
+    assert_eq!(agent.fetch(&shop.url("/name")).await["headers"]["omitted"], 1);
     assert_eq!(agent.fetch(&shop.url("/around")).await["body"]["data"], "fine");
     assert!(!agent.end(&buyer).await.contains("id=canary"));
 }
