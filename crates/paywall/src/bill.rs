@@ -176,14 +176,11 @@ impl Bill {
     }
 
     /// Sets aside what has been used beyond the reserve, another reserve each time, after so many bytes of the request's body
-    /// and what has passed of the answer. `false` where there is no more: whatever comes now is paid by nobody, so the answer
+    /// and what has passed of the answer. `false` where there is no more, or a limit by the month leaves none: whatever comes now is paid by nobody, so the answer
     /// should end here. Always `true` where the cost is only known at the end.
     #[must_use]
     pub fn keeps_up(&mut self, request_bytes: u64) -> bool {
         let (Some(meter), Some(held)) = (&self.meter, &mut self.reservation) else { return true };
-        if !held.is_of_account() {
-            return true;
-        }
         let Some(used) = meter.so_far(request_bytes) else { return true };
         let Some(missing) = used.get().checked_sub(held.units()).filter(|missing| *missing > 0) else {
             return true;

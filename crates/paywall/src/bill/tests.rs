@@ -4,6 +4,7 @@ use farebox_protocol::{Msat, Offer};
 
 use super::*;
 use crate::{
+    ledger::month::{Draw, Taken},
     price::{PerMillion, Rates, TokenRates},
     store::{Presentation, Sold, accounts::Allotment},
     testing::{START, Shop},
@@ -300,4 +301,21 @@ async fn only_what_is_metered_by_usage_is_read_and_only_an_api_that_can_be_asked
         *shape = Arc::new(Shape { input: vec!["input_tokens".to_owned()], ..Shape::default() });
     }
     assert_eq!(is(Some(other)).await, (true, false), "others refuse what they don't know");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_by_the_month_ends_an_answer_as_the_end_of_the_credit_does() {
+    let (shop, mut bill) = of(Some(by_bytes())).await;
+    let (capability, taken) = ("read".parse().unwrap(), Taken::AsCharged);
+    let limit = Draw { capability, unit: Unit::Msat, most: 300, takes: 100, taken };
+    let held = bill.reservation.take().unwrap();
+    bill.reservation = Some(shop.paywall.ledger().limit(held, &[limit]).await.unwrap());
+    bill.sent();
+    bill.answer(StatusCode::OK, &mut HeaderMap::new());
+    let passes = (1..=10).take_while(|_| {
+        bill.chunk(&[0; 100]);
+        bill.keeps_up(0)
+    });
+    assert_eq!(passes.count(), 3);
+    assert_eq!(bill.end(Ending::Abandoned).spent, 400, "the piece with which it is used up has passed");
 }

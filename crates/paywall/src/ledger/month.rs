@@ -102,8 +102,16 @@ struct Tally {
 /// What one request holds of tallies. Whoever has it ends it.
 pub(super) struct Tab {
     key: Key,
-    /// Which tally, how much of it, and how much of that is taken in the end.
-    held: SmallVec<[(usize, u64, Taken); 2]>,
+    held: SmallVec<[Held; 2]>,
+}
+
+/// What one request holds of one tally.
+struct Held {
+    /// Which.
+    at: usize,
+    takes: u64,
+    taken: Taken,
+    most: u64,
 }
 
 impl Month {
@@ -180,7 +188,7 @@ impl Live {
 
     /// Sets aside what a request may take of all of them, or of none.
     fn reserve(&mut self, key: Key, draws: &[Draw]) -> Result<Tab, Refused> {
-        let mut held: SmallVec<[(usize, u64, Taken); 2]> = SmallVec::new();
+        let mut held: SmallVec<[Held; 2]> = SmallVec::new();
         let mut in_flight = false;
         for draw in draws {
             let at = self.place(draw);
@@ -191,20 +199,43 @@ impl Live {
                 None => return Err(Box::new(Reached::new(draw, used, key.month)).into()),
                 Some(is_there) => in_flight |= !is_there,
             }
-            held.push((at, draw.takes, draw.taken));
+            held.push(Held { at, takes: draw.takes, taken: draw.taken, most: draw.most });
         }
         if in_flight {
             return Err(Refused::InFlight);
         }
-        for (at, takes, _) in &held {
+        for Held { at, takes, .. } in &held {
             self.tallies[*at].reserved += takes;
         }
         self.pins += 1;
         Ok(Tab { key, held })
     }
 
+    /// Sets more aside of what counts as it is charged: so much, or as much as all of those limits leave. How much.
+    fn extend(&mut self, tab: &mut Tab, units: u64) -> u64 {
+        let left = |held: &mut Held| {
+            let Tally { used, reserved, .. } = self.tallies[held.at];
+            held.most.saturating_sub(used).saturating_sub(reserved)
+        };
+        let more = tab.as_charged().map(left).fold(units, u64::min);
+        for held in tab.as_charged() {
+            held.takes += more;
+            self.tallies[held.at].reserved += more;
+        }
+        more
+    }
+
+    /// Gives part of that back.
+    fn shorten(&mut self, tab: &mut Tab, units: u64) {
+        for held in tab.as_charged() {
+            let less = |whole: u64| whole.checked_sub(units).expect("what is given back was taken");
+            held.takes = less(held.takes);
+            self.tallies[held.at].reserved = less(self.tallies[held.at].reserved);
+        }
+    }
+
     fn release(&mut self, tab: &Tab) {
-        for (at, takes, _) in &tab.held {
+        for Held { at, takes, .. } in &tab.held {
             let reserved = &mut self.tallies[*at].reserved;
             *reserved = reserved.checked_sub(*takes).expect("what is ended was begun");
         }
@@ -213,7 +244,7 @@ impl Live {
 
     fn commit(&mut self, tab: &Tab, charge: u64) {
         self.release(tab);
-        for (at, takes, taken) in &tab.held {
+        for Held { at, takes, taken, .. } in &tab.held {
             let used = if *taken == Taken::All { *takes } else { charge };
             let tally = &mut self.tallies[*at];
             tally.used = tally.used.saturating_add(used);
@@ -232,6 +263,13 @@ impl Live {
         }
         self.writing = true;
         std::mem::take(&mut self.commits)
+    }
+}
+
+impl Tab {
+    /// What it holds of limits that count what a request is charged.
+    fn as_charged(&mut self) -> impl Iterator<Item = &mut Held> {
+        self.held.iter_mut().filter(|held| held.taken == Taken::AsCharged)
     }
 }
 
@@ -312,6 +350,16 @@ impl Ledger {
         let Month(now) = Month::of(self.clock.now());
         let before = self.month.fetch_max(now, std::sync::atomic::Ordering::AcqRel);
         Month(now.max(before))
+    }
+
+    pub(super) fn extend_tab(&self, tab: &mut Tab, units: u64) -> u64 {
+        let key = tab.key;
+        self.months.held(&key, |live| live.extend(tab, units))
+    }
+
+    pub(super) fn shorten_tab(&self, tab: &mut Tab, units: u64) {
+        let key = tab.key;
+        self.months.held(&key, |live| live.shorten(tab, units));
     }
 
     pub(super) fn release_tab(&self, tab: &Tab) {

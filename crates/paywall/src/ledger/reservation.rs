@@ -67,9 +67,19 @@ impl Reservation {
         self.due = units;
     }
 
-    /// Sets up to so many units more aside. How many there were.
+    /// Sets up to so many units more aside: what there is, and what limits in money leave. How many there were.
     pub fn extend(&mut self, units: u64) -> u64 {
-        let more = self.ledger.held(&self.hash, |live| live.balance.reserve_some(units));
+        let within = match &mut self.tab {
+            Some(tab) => self.ledger.extend_tab(tab, units),
+            None => units,
+        };
+        let more = match self.is_of_account() {
+            true => self.ledger.held(&self.hash, |live| live.balance.reserve_some(within)),
+            false => within,
+        };
+        if let Some(tab) = self.tab.as_mut().filter(|_| more < within) {
+            self.ledger.shorten_tab(tab, within - more);
+        }
         self.units = self.units.saturating_add(more);
         more
     }

@@ -134,6 +134,36 @@ async fn money_counts_as_it_is_charged_and_a_stricter_token_sees_what_others_use
 }
 
 #[tokio::test]
+async fn what_a_request_takes_beyond_its_reserve_stays_within_its_limits() {
+    let limited = Limited::open().await;
+    let ledger = &limited.books.ledger;
+    let write = "write".parse().unwrap();
+    let spending = |most| {
+        let (capability, taken) = ("write".parse().unwrap(), Taken::AsCharged);
+        [Draw { capability, unit: Unit::Msat, most, takes: 1, taken }]
+    };
+    let ask = async |most| ledger.limit(limited.books.take(1, 1_000).await.unwrap(), &spending(most)).await;
+    let (mut one, mut other) = (ask(100).await.unwrap(), ask(100).await.unwrap());
+    assert_eq!((one.extend(50), other.extend(900), one.extend(1)), (50, 48, 0));
+    assert_eq!(ledger.used(&hash(1), &write, Unit::Msat), Some((0, 100)));
+    assert_eq!(ledger.balance(&hash(1)).unwrap().reserved(), 100);
+    one.commit(51);
+    other.release();
+    assert_eq!(ledger.used(&hash(1), &write, Unit::Msat), Some((51, 0)));
+    // Nor does it take of a limit what its account doesn't have.
+    let mut all = ask(10_000).await.unwrap();
+    assert_eq!(all.extend(10_000), 948);
+    assert_eq!(ledger.used(&hash(1), &write, Unit::Msat), Some((51, 949)));
+    drop(all);
+    let pass = ledger.of_pass(hash(1), NonZeroU64::MIN).unwrap();
+    let mut pass = ledger.limit(pass, &spending(60)).await.unwrap();
+    assert_eq!((pass.extend(100), pass.units()), (8, 9));
+    pass.commit(9);
+    assert_eq!(used_up(ask(60).await).used, 60);
+    assert_eq!(ledger.balance(&hash(1)).unwrap().left(), 949);
+}
+
+#[tokio::test]
 async fn a_clock_that_is_set_back_opens_no_month_again() {
     let limited = Limited::open().await;
     limited.clock.set(NEXT);
