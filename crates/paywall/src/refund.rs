@@ -387,6 +387,17 @@ impl Refunds {
         let payment = invoice.payment_hash();
         // An address gives another invoice each time, so without a name each request is one of its own.
         let id = known.unwrap_or_else(|| id_of(&purchase, payment.as_bytes()));
+        // The books may have outlived the journal. What they hold, or have ended, for this name is not set aside for it again.
+        let booked = self.paywall.ledger().refund(id).await.map_err(|_| RefundRefusal::Unavailable)?;
+        if let Some(row) = booked {
+            return match self.journal(move |journal| journal.find(id)).await? {
+                Some(entry) => wish.again(entry),
+                None if row.ended.is_none() => Err(RefundRefusal::UnderWay),
+                None => Err(RefundRefusal::Malformed(
+                    "an earlier request of this `id` or invoice has ended; use a new one",
+                )),
+            };
+        }
         let wanted = Wanted { id, purchase, of, amount, fee_max, payment };
         let (daily_max, now) = (self.config.daily_max, self.clock.now());
         let entry = match self.journal(move |journal| journal.record(&wanted, daily_max, now)).await? {

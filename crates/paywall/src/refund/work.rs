@@ -225,11 +225,6 @@ impl Refunds {
                 return;
             }
         };
-        let Some(row) = row else {
-            let why = "cut off before anything was set aside".to_owned();
-            self.write_down(&entry, State::Failed { why }).await;
-            return;
-        };
         let sent = loop {
             match outgoing.find(payment).await {
                 Ok(found) => break found.map(|intent| intent.state),
@@ -239,14 +234,42 @@ impl Refunds {
                 return;
             }
         };
-        if let Some((end, _)) = row.ended {
+        let ended = match (row, &sent) {
+            (Some(row), _) => row.ended.map(|(end, _)| (end, row.order.amount)),
+            // Books that were brought back from a backup: the money may have left, whatever they say.
+            (None, Some(Sent::Sent | Sent::Unknown { .. } | Sent::Settled { .. })) => {
+                match self.set_aside(&entry).await {
+                    Begun::Yes => {
+                        tracing::warn!(
+                            code = "refund_reconciled",
+                            refund = name(id),
+                            "a refund was sent that the books don't know; its money is set aside again"
+                        );
+                        None
+                    }
+                    Begun::No(error) => {
+                        tracing::error!(
+                            refund = name(id),
+                            error,
+                            "a refund was sent that the books don't know and have no money for"
+                        );
+                        return;
+                    }
+                    Begun::Unknown => return,
+                }
+            }
+            (None, _) => {
+                let why = "cut off before anything was set aside".to_owned();
+                self.write_down(&entry, State::Failed { why }).await;
+                return;
+            }
+        };
+        if let Some((end, taken)) = ended {
             let state = match (end, sent) {
                 (Refund::Failed, _) => State::Failed { why: "it was not paid".to_owned() },
                 (_, Some(Sent::Settled { fee, .. })) => State::Paid { fee },
                 // The books have taken so much, and the wallet's row is gone.
-                _ => State::Paid {
-                    fee: Msat::new(row.order.amount.get().saturating_sub(entry.wanted.amount.get())),
-                },
+                _ => State::Paid { fee: Msat::new(taken.get().saturating_sub(entry.wanted.amount.get())) },
             };
             self.write_down(&entry, state).await;
             return;

@@ -248,6 +248,65 @@ fn what_has_ended_here_and_is_open_in_the_books_is_booked_and_not_paid_again() {
 }
 
 #[test]
+fn what_stands_in_the_books_alone_is_not_paid_to_who_asks_for_it_again() {
+    for end in [None, Some(Refund::Failed), Some(Refund::Paid)] {
+        let disk = Disk::new();
+        let (token, id) = process().block_on(async {
+            let desk = disk.start(1_000_000_000).await;
+            let token = desk.credit(1).await;
+            desk.refunds.bought(&desk.refunds.holder(&token.headers()).unwrap()).await.unwrap();
+            let (hash, amount) = (token.hash(), Msat::new(45_400));
+            let (id, of) = (id_of(&hash, payment().as_bytes()), RefundOf::Credit);
+            let order = crate::store::accounts::RefundOrder { id, hash, of, amount, at: START };
+            desk.paywall.ledger().begin_refund(order).await.unwrap();
+            (token, id)
+        });
+        process().block_on(async {
+            let desk = disk.open().await;
+            if let Some(end) = end {
+                desk.paywall.ledger().end_refund(id, end).await.unwrap();
+            }
+            let before = disk.balance(&token).await;
+            let code = if end.is_some() { "refund_malformed" } else { "refund_under_way" };
+            Desk::refused(&desk.refund(&token, Bill::new(1, 40_000)).await, code);
+            assert_eq!(disk.balance(&token).await, before);
+        });
+        assert_eq!(disk.wallet.paid(), 0, "{end:?}");
+    }
+}
+
+#[test]
+fn what_was_sent_and_the_books_do_not_know_is_taken_of_them() {
+    let disk = Disk::new();
+    *disk.wallet.mood.lock() = Mood::Hangs;
+    let first = process();
+    let (token, id) = first.block_on(async {
+        let desk = disk.open().await;
+        let token = desk.credit(1).await;
+        let (_, told) = desk.refund(&token, Bill::new(1, 50_000)).await;
+        disk.wallet.sent.notified().await;
+        (token, told["id"].clone())
+    });
+    drop(first);
+    let preimage = Preimage::from_bytes([1; 32]);
+    disk.wallet.know(payment(), Outcome::Settled { preimage, fee: Msat::new(500) });
+    // Books from a backup: the money has come, and nothing was paid back.
+    let store = Arc::new(SqliteStore::in_memory().unwrap());
+    let disk = Arc::new(Disk { store, settled: Mutex::new(0), ..Arc::into_inner(disk).unwrap() });
+    process().block_on(async {
+        let desk = disk.start(1_000_000_000).await;
+        desk.credit(1).await;
+        desk.refunds.bought(&desk.refunds.holder(&token.headers()).unwrap()).await.unwrap();
+        desk.refunds.pay_from(disk.wallet.clone()).await.unwrap();
+        assert_eq!(over(&desk, &token, &id).await["state"], "paid");
+        let balance = disk.balance(&token).await;
+        assert_eq!((balance.refunded(), balance.left()), (50_500, 49_500));
+        desk.lawful().await;
+    });
+    assert_eq!(disk.wallet.paid(), 1);
+}
+
+#[test]
 fn what_stands_in_the_books_alone_waits_for_a_word_and_is_never_given_back_without() {
     for (verdict, refunded) in [(Verdict::NotPaid, 0), (PAID, 55_500)] {
         let disk = Disk::new();
