@@ -108,7 +108,7 @@ pub enum RequestError {
     },
     /// Not everybody's, and the engine may only call what is.
     #[error(
-        "`{0}` is not called: it has no public address, or may have none, and only public servers are called here"
+        "`{0}` is not called: it has no public address, or may have none, and only public servers are called, unless the policy says `private-targets: allow`"
     )]
     PrivateTarget(Origin),
     /// A request that a client of the caller's own can't build.

@@ -41,6 +41,10 @@ impl Place {
             Some(directory) => directory.clone(),
             None => {
                 let file = self.config.display();
+                anyhow::ensure!(
+                    self.config.exists(),
+                    "there is no `{file}`; name the gateway's configuration with --config, or its directory with --state-dir"
+                );
                 config::check(&self.config).state_dir.with_context(|| {
                     format!("`{file}` does not tell where the books are; name the directory with --state-dir")
                 })?

@@ -272,8 +272,8 @@ fn parse(text: &str) -> anyhow::Result<Named> {
     Ok(named)
 }
 
-/// What is wrong with the file. What stands in a secret's place may be the secret, and is not repeated: agents get to read
-/// this, too.
+/// What is wrong with the file. What stands in a secret's place may be the secret, and is not repeated: this goes
+/// to the log, too.
 fn explain(error: &Error) -> String {
     let plain = |word: &str| {
         word.len() <= 24 && word.bytes().all(|byte| byte.is_ascii_alphabetic() || matches!(byte, b'-' | b'_'))

@@ -19,9 +19,9 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 What is wrong everywhere is an error (exit code 1). What is only missing here, such as an
-environment variable or a secret's file, is a note. --live needs all of it: it asks the nodes who they
-are and what they permit, connects to the upstreams, and says what would be better; what doesn't
-answer is an error. Nothing is sold, and a node inside farebox is not started.
+environment variable or a secret's file, is a note. --live needs all of it: it asks the nodes who
+they are and what they permit, connects to the upstreams, and says what would be better; what
+doesn't answer is an error. Nothing is sold, and a node inside farebox is not started.
 
 Examples:
   farebox check

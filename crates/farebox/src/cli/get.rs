@@ -35,10 +35,10 @@ const CLOSE: Duration = Duration::from_secs(5);
 /// Fetch a URL, and pay for it over Lightning if it asks for money
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-What may be paid is what the policy says (`farebox policy init` begins one); without a policy, prices
-up to --max-cost plus a routing fee up to --max-fee, and 10,000 sat a day. What has been bought is
-kept in the journal and used again: a second call pays nothing. A call that was killed may simply be
-made again.
+What may be paid is what the policy says (`farebox policy init` begins one); without a policy,
+prices up to --max-cost plus a routing fee up to --max-fee, and 10,000 sat a day. What has been
+bought is kept in the journal and used again: a second call pays nothing. A call that was killed may
+simply be made again.
 
 Exit codes: 0 done; 1 other errors; 2 the command line; 3 the payment failed, nothing spent; 4 the
 network; 5 paid, but the server refuses the credential; 6 status 429 with --fail; 7 not paid, by the
@@ -66,8 +66,8 @@ pub(crate) struct Args {
     /// Write the body to this file, which appears only when it is complete
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Go on with a file that an earlier call with -o has left incomplete; if it has changed meanwhile, or the server can't
-    /// go on, it is fetched anew. Nothing is paid twice
+    /// Go on with a file that an earlier call with -o has left incomplete; if there is none, it has changed meanwhile,
+    /// or the server can't go on, it is fetched anew. Nothing is paid twice
     #[arg(short = 'c', long = "continue", requires = "output")]
     go_on: bool,
     /// The same as curl writes it: `-C -`. Where to go on is told by the part, so other values are refused

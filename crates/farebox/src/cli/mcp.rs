@@ -37,7 +37,7 @@ An agent that runs as you could also change the policy or use the wallet without
 from that, run it as another user, and let it reach farebox through a socket that a group of the two
 may use:
 
-  you:        farebox mcp --listen unix:/run/farebox/mcp.sock --group agents --files ~/shared
+  you:        farebox mcp --listen unix:/run/farebox/mcp.sock --group agents --files /srv/agents
   the agent:  farebox mcp --connect unix:/run/farebox/mcp.sock
 
 The second needs no wallet, journal or policy, and can read none of them.

@@ -84,7 +84,7 @@ pub(crate) struct Held {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct One {
-    /// The hash of the payment
+    /// The hash of the payment, all 64 digits, as `purchases list` shows it
     payment: PaymentHash,
     #[command(flatten)]
     files: Files,
@@ -100,7 +100,7 @@ Examples:
   farebox tokens export 4e9f…c2a1
   farebox tokens export --all -o tokens.json")]
 pub(crate) struct Export {
-    /// The hash of the payment
+    /// The hash of the payment, all 64 digits, as `purchases list` shows it
     #[arg(required_unless_present = "all")]
     payment: Option<PaymentHash>,
     /// All that are in use
@@ -123,7 +123,7 @@ Examples:
   farebox tokens attenuate 4e9f…c2a1 --valid-for 1h
   farebox tokens attenuate 4e9f…c2a1 --method GET --path /v1/public --human > lent.txt")]
 pub(crate) struct Attenuate {
-    /// The hash of the payment
+    /// The hash of the payment, all 64 digits, as `purchases list` shows it
     payment: PaymentHash,
     #[command(flatten)]
     narrow: Narrow,

@@ -80,8 +80,8 @@ pub(crate) struct Export {
 /// Recompute the chain and hold it against what was bought; exit code 1 if anything doesn't fit
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The chain shows every change below a link that you know. Whoever can write the journal can also write
-another chain, so note the last link elsewhere from time to time, and give it here later.
+The chain shows every change below a link that you know. Whoever can write the journal can also
+write another chain, so note the last link elsewhere from time to time, and give it here later.
 
 Examples:
   farebox receipts verify

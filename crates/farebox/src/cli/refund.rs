@@ -22,9 +22,9 @@ use crate::{
 /// Look at refunds, and say what became of one that nobody can explain
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
-A wallet that knows nothing of a payment and can't prove that it never sent it (phoenixd is one) leaves
-the refund open, and its money set aside. `/readyz` and farebox_refunds_stuck count such refunds, and
-the log names them (`refund_stuck`).
+A wallet that knows nothing of a payment and can't prove that it never sent it (phoenixd is one)
+leaves the refund open, and its money set aside. `/readyz` and farebox_refunds_stuck count such
+refunds, and the log names them (`refund_stuck`).
 
 Examples:
   farebox refund list

@@ -42,7 +42,7 @@ pub(in crate::cli) struct Narrow {
     /// Only from this address or network (may be repeated)
     #[arg(long = "client", value_name = "CIDR")]
     clients: Vec<String>,
-    /// Any other caveat, as CONDITION=VALUE (may be repeated)
+    /// Any other caveat, as CONDITION=VALUE (may be repeated). One that the seller doesn't know limits nothing
     #[arg(long = "caveat", value_name = "CAVEAT")]
     caveats: Vec<String>,
 }
