@@ -157,7 +157,8 @@ pub struct PhoenixdSettings {
 }
 
 /// Where a password is: exactly one of these.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(from = "Written", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Password {
     /// In this file; white space around it doesn't count.
@@ -168,11 +169,19 @@ pub enum Password {
     Text(Secret),
 }
 
-/// By hand: what is derived repeats in its errors what it finds, and whoever writes the secret itself behind the key would find it
-/// in their log.
-impl<'de> Deserialize<'de> for Password {
+/// Read by hand: what is derived repeats in its errors what it finds, and whoever writes the secret itself behind the key would
+/// find it in their log.
+struct Written(Password);
+
+impl<'de> Deserialize<'de> for Written {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(PasswordVisitor)
+        deserializer.deserialize_any(PasswordVisitor).map(Self)
+    }
+}
+
+impl From<Written> for Password {
+    fn from(Written(password): Written) -> Self {
+        password
     }
 }
 
