@@ -55,7 +55,7 @@ pub enum JournalError {
         source: std::io::Error,
     },
     /// The disk, the file or SQLite itself.
-    #[error("the journal can't be used; free disk space, close what locks it, or name another file")]
+    #[error("the journal can't be used; free disk space or close what locks it")]
     Sqlite(#[from] rusqlite::Error),
     /// The same, for the part that holds the payments.
     #[error(transparent)]
@@ -484,9 +484,11 @@ impl Journal {
     /// Every payment that a wallet may know more about: of unknown outcome, written off by hand, or begun by another program.
     pub(crate) fn unclear(&self) -> Result<Vec<PaymentHash>, JournalError> {
         let connection = self.connection.lock();
-        let query = "SELECT p.payment_hash FROM purchases p LEFT JOIN outgoing_payments o USING (payment_hash)
+        let query =
+            "SELECT p.payment_hash FROM purchases p LEFT JOIN outgoing_payments o USING (payment_hash)
                      LEFT JOIN imports i USING (payment_hash)
-                     WHERE o.state IN ('sent', 'unknown') OR (o.state = 'failed' AND o.reason = ?1) OR i.state = 'unknown'
+                     WHERE o.state IN ('sent', 'unknown') OR (o.state = 'failed' AND o.reason = ?1)
+                           OR i.state = 'unknown' OR (i.state = 'failed' AND i.reason = ?1)
                      ORDER BY p.id";
         let mut statement = connection.prepare(query)?;
         let hashes = statement.query_map([WRITTEN_OFF], |row| row.get(0).map(PaymentHash::from_bytes))?;
@@ -536,6 +538,11 @@ impl Journal {
         let brought = found.iter().map(bring).collect::<Result<_, _>>()?;
         transaction.commit()?;
         Ok(brought)
+    }
+
+    /// The state of a payment that another program began, with why it is taken for failed.
+    pub(crate) fn import_of(&self, hash: &PaymentHash) -> Result<Option<(String, String)>, JournalError> {
+        imports::find(&self.connection.lock(), hash)
     }
 
     /// Payments that other programs began and whose end nobody knows, oldest first.

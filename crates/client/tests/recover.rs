@@ -182,6 +182,13 @@ async fn another_programs_payment_can_be_written_off_and_bought_anew() {
     assert!(!engine.write_off(draft.payment_hash()).await.unwrap());
     assert_eq!(told(engine.fetch(get(&shop.url("/"))).await).await, "200 goods");
     assert_eq!(world.net.payments().len(), 1);
+    // Nor is that one lost, should it have been made after all.
+    let hash = draft.payment_hash();
+    assert!(matches!(engine.recover(Some(hash)).await.unwrap()[0].outcome, Recovery::NotPaid(_)));
+    arrives(&world, &hash);
+    let recovered = engine.recover(None).await.unwrap();
+    assert_eq!(recovered.iter().map(|one| one.purchase.payment_hash).collect::<Vec<_>>(), [hash]);
+    assert_eq!((recovered[0].outcome.clone(), recovered[0].purchase.state), (Recovery::Paid, "paid"));
 }
 
 #[tokio::test]

@@ -109,8 +109,16 @@ impl Shared {
 
     /// Asks the wallet about one payment and writes down what it says.
     async fn recover(&self, hash: PaymentHash) -> Result<Recovery, Fault> {
-        if self.journal(Journal::open_imports).await?.contains(&hash) {
-            return self.look_elsewhere(hash).await;
+        match self.journal(move |journal| journal.import_of(&hash)).await? {
+            Some((state, _)) if state == "unknown" => return self.look_elsewhere(hash).await,
+            // Only a proof changes what is taken for failed, by a person's word perhaps.
+            Some((state, reason)) if state == "failed" => {
+                return Ok(match self.look_elsewhere(hash).await? {
+                    Recovery::Paid => Recovery::Paid,
+                    Recovery::NotPaid(_) | Recovery::Unknown(_) => Recovery::NotPaid(reason),
+                });
+            }
+            _ => {}
         }
         let found = self.payments(move |payments| payments.find(&hash)).await?;
         let Some(row) = found else {

@@ -184,6 +184,17 @@ pub(super) fn open_in(
     Ok(found.optional()?)
 }
 
+/// The state of an import, with why it is taken for failed.
+pub(super) fn find(
+    connection: &Connection,
+    hash: &PaymentHash,
+) -> Result<Option<(String, String)>, JournalError> {
+    let query = "SELECT state, coalesce(reason, '') FROM imports WHERE payment_hash = ?1";
+    let found =
+        connection.prepare_cached(query)?.query_row([hash.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)));
+    Ok(found.optional()?)
+}
+
 /// Whether the journal has an import of this payment, and whether it came to nothing.
 pub(super) fn state_of(connection: &Connection, hash: &PaymentHash) -> Result<Option<String>, JournalError> {
     let query = "SELECT state FROM imports WHERE payment_hash = ?1";
