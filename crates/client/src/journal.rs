@@ -55,7 +55,7 @@ pub enum JournalError {
         source: std::io::Error,
     },
     /// The disk, the file or SQLite itself.
-    #[error("the journal can't be used; free disk space or close what locks it")]
+    #[error("the journal can't be used; free disk space, close what locks it, or name another file")]
     Sqlite(#[from] rusqlite::Error),
     /// The same, for the part that holds the payments.
     #[error(transparent)]
