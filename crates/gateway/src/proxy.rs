@@ -296,10 +296,9 @@ async fn admit(
         return Err(Failure::Client.into());
     }
 
-    // Whose money it is doesn't depend on a service.
-    if let Some(refunds) = shared.refunds.get()
-        && path == farebox_paywall::refund::PATH
-    {
+    // Whose money it is doesn't depend on a service, and no service is charged for the question.
+    if path == farebox_paywall::refund::PATH {
+        let Some(refunds) = shared.refunds.get() else { return Err(Own::PaidBack(pay_back::not_offered())) };
         // Boxed, so that the futures of all other requests have no room for it.
         return Err(Own::PaidBack(Box::pin(pay_back::answer(refunds, parts, target.query(), body)).await));
     }

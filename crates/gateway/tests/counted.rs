@@ -158,6 +158,21 @@ async fn of_64_clients_who_race_for_the_last_ten_requests_ten_are_answered() {
     }
 }
 
+#[tokio::test]
+async fn to_ask_for_money_back_costs_nothing_where_none_is_paid_back() {
+    let upstream = moody().await;
+    let rig = hasty(&upstream.url(), 10).await;
+    let bought = rig.purchase("/").await;
+    let refund = request("GET", "/.well-known/farebox/refund", &[bought.header()]);
+    let answer = rig.send(1, refund).await;
+    assert_eq!(
+        (answer.status(), &answer.headers()["farebox-code"]),
+        (StatusCode::NOT_FOUND, &"refunds_not_offered".parse().unwrap())
+    );
+    let balance = rig.paywall.ledger().balance(&bought.hash);
+    assert_eq!(balance.map_or(0, |balance| balance.spent()), 0);
+}
+
 /// What these paths cost of what was bought, by both versions of HTTP on either side.
 async fn check(paths: &[&str], headers: &[(&str, &str)], want: u64) {
     let upstream = moody().await;

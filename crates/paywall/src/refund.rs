@@ -34,7 +34,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use amount::{FeeLimit, LEAST};
-pub use front::{BODY_BYTES_MAX, PATH};
+pub use front::{BODY_BYTES_MAX, PATH, not_offered};
 pub use records::{Record, Records, Verdict, Which, Word, WordError};
 
 use attempts::{AtWork, Attempts};

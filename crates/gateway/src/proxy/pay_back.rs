@@ -26,3 +26,8 @@ pub(super) async fn answer(
     let body = read.ok().and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
     refunds.answer(&parts.method, query, &parts.headers, &body).await.map(Body::full)
 }
+
+/// What is said where the seller pays nothing back.
+pub(super) fn not_offered() -> Response<Body> {
+    farebox_paywall::refund::not_offered().map(Body::full)
+}

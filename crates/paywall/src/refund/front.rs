@@ -137,21 +137,13 @@ fn refundable(what: &Refundable) -> Value {
 
 fn refuse(refusal: &RefundRefusal) -> Response<Bytes> {
     let (status, code) = verdict(refusal);
-    let mut body = json!({
-        "type": "about:blank",
-        "title": "no money is paid back",
-        "status": status.as_u16(),
-        "code": code,
-        "detail": refusal.to_string(),
-    });
+    let mut body = problem(status, code, &refusal.to_string());
     if let RefundRefusal::TooMuch { most, fee_max } = refusal {
         body["most_msat"] = json!(most.get());
         body["fee_max_msat"] = json!(fee_max.get());
     }
-    let mut response = respond(status, &body);
+    let mut response = respond_with_code(status, code, &body);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    headers.insert(CODE_HEADER, HeaderValue::from_static(code));
     if status == StatusCode::UNAUTHORIZED {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("L402"));
     }
@@ -188,6 +180,30 @@ const fn verdict(refusal: &RefundRefusal) -> (StatusCode, &'static str) {
         R::DayUsedUp => (StatusCode::SERVICE_UNAVAILABLE, "refund_day_used_up"),
         R::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "refund_unavailable"),
     }
+}
+
+/// What to answer at [`PATH`] where the seller pays nothing back.
+pub fn not_offered() -> Response<Bytes> {
+    let (status, code) = (StatusCode::NOT_FOUND, "refunds_not_offered");
+    respond_with_code(status, code, &problem(status, code, "this seller pays nothing back here; ask them"))
+}
+
+fn problem(status: StatusCode, code: &str, detail: &str) -> Value {
+    json!({
+        "type": "about:blank",
+        "title": "no money is paid back",
+        "status": status.as_u16(),
+        "code": code,
+        "detail": detail,
+    })
+}
+
+fn respond_with_code(status: StatusCode, code: &'static str, body: &Value) -> Response<Bytes> {
+    let mut response = respond(status, body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(CODE_HEADER, HeaderValue::from_static(code));
+    response
 }
 
 fn respond(status: StatusCode, body: &Value) -> Response<Bytes> {
