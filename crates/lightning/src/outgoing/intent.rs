@@ -100,7 +100,9 @@ impl State {
 #[non_exhaustive]
 pub enum IntentError {
     /// The disk, the file or SQLite itself.
-    #[error("the journal of outgoing payments can't be used; free disk space, close what locks it, or name another file")]
+    #[error(
+        "the journal of outgoing payments can't be used; free disk space, close what locks it, or name another file"
+    )]
     Sqlite(#[from] rusqlite::Error),
     /// Another invoice with the same payment hash is in the journal. Paying both would pay one hash twice.
     #[error("payment hash `{0}` is in the journal with another invoice; ask the seller for a new one")]

@@ -181,9 +181,9 @@ impl Machine {
     async fn confirmed(&self, hash: PaymentHash, reason: String) -> Result<Outcome, PayError> {
         match self.look_up(hash).await {
             Ok(Outcome::Failed(_)) => Ok(Outcome::Failed(reason)),
-            Ok(Outcome::NotFound) | Err(_) => Err(PayError::Unavailable(format!(
-                "{reason}; what became of the order before is not known"
-            ))),
+            Ok(Outcome::NotFound) | Err(_) => {
+                Err(PayError::Unavailable(format!("{reason}; what became of the order before is not known")))
+            }
             known => known,
         }
     }
