@@ -5,14 +5,19 @@
 //! to a message that their client has spoilt; if that undid what was served before, the last message of a stream would be a
 //! way to have all the others for nothing.
 
-use http::HeaderMap;
+use http::{HeaderMap, header};
 
 /// A message's head: a flag, and its length in four bytes.
 const HEAD: usize = 5;
 
+/// How the content type of an answer to a call begins.
+const GRPC: &[u8] = b"application/grpc";
+
 /// What is known of a call. Says nothing where the answer isn't one of gRPC.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call {
+    /// The answer says that it is one of gRPC. A status in any other may be an echo of what the buyer has sent.
+    is_grpc: bool,
     head: [u8; HEAD],
     bytes: u64,
     has_failed: bool,
@@ -22,14 +27,21 @@ pub(super) struct Call {
 
 impl Call {
     pub(super) const fn new() -> Self {
-        Self { head: [0; HEAD], bytes: 0, has_failed: false, is_refused: false }
+        Self { is_grpc: false, head: [0; HEAD], bytes: 0, has_failed: false, is_refused: false }
     }
 
-    /// Headers or trailers.
+    /// Headers, then trailers.
     pub(super) fn told(&mut self, headers: &HeaderMap) {
         /// Unknown, unimplemented, internal, unavailable, data loss. The buyer's own deadline is none of them: it must not
         /// make what has passed free.
         const FAILURES: [&str; 5] = ["2", "12", "13", "14", "15"];
+        if let Some(kind) = headers.get(header::CONTENT_TYPE) {
+            let kind = kind.as_bytes().get(..GRPC.len());
+            self.is_grpc = kind.is_some_and(|kind| kind.eq_ignore_ascii_case(GRPC));
+        }
+        if !self.is_grpc {
+            return;
+        }
         let status = headers.get("grpc-status").and_then(|status| status.to_str().ok());
         self.has_failed |= status.is_some_and(|status| FAILURES.contains(&status));
         self.is_refused |= status.is_some_and(|status| status != "0");
@@ -70,6 +82,26 @@ mod tests {
         let mut call = Call::new();
         chunks.iter().for_each(|chunk| call.chunk(chunk));
         assert_eq!(call.has_message(), want, "{chunks:?}");
+    }
+
+    #[test]
+    fn a_status_in_an_answer_that_is_not_grpc_is_nobodys() {
+        for (kind, want) in
+            [(Some("application/grpc+proto"), true), (Some("text/html"), false), (None, false)]
+        {
+            let mut headers = HeaderMap::new();
+            if let Some(kind) = kind {
+                headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+            }
+            let status = HeaderMap::from_iter([(
+                header::HeaderName::from_static("grpc-status"),
+                header::HeaderValue::from_static("13"),
+            )]);
+            let mut call = Call::new();
+            call.told(&headers);
+            call.told(&status);
+            assert_eq!((call.has_failed(), call.is_refused()), (want, want), "{kind:?}");
+        }
     }
 
     #[test]

@@ -132,16 +132,19 @@ async fn a_task_that_panics_serves_nobody_and_charges_nobody() {
 
 #[tokio::test(start_paused = true)]
 async fn an_upstream_that_says_it_failed_is_not_paid_in_grpc_as_in_http() {
+    let kind = ("content-type", "application/grpc");
     for (status, headers, trailers, want) in [
         (200, &[][..], &[][..], 1),
         (404, &[], &[], 1),
         (500, &[], &[], 0),
-        (200, &[("grpc-status", "0")], &[], 1),
-        (200, &[("grpc-status", "5")], &[], 1),
-        (200, &[("grpc-status", "14")], &[], 0),
-        (200, &[], &[("grpc-status", "13")], 0),
+        (200, &[kind, ("grpc-status", "0")], &[], 1),
+        (200, &[kind, ("grpc-status", "5")], &[], 1),
+        (200, &[kind, ("grpc-status", "14")], &[], 0),
+        (200, &[kind], &[("grpc-status", "13")], 0),
         // The deadline is the buyer's own.
-        (200, &[], &[("grpc-status", "4")], 1),
+        (200, &[kind], &[("grpc-status", "4")], 1),
+        // Not gRPC: perhaps what the buyer has sent, sent back.
+        (200, &[("grpc-status", "14")], &[], 1),
     ] {
         let (_shop, mut bill) = of(None).await;
         bill.sent();
