@@ -41,6 +41,10 @@ fn fit(key: &str, service: &file::Service, costs: &Costs, findings: &mut Finding
     let offers = Offered::all(key, service);
     let sells_credit = offers.iter().any(|offered| offered.offer == file::Offer::Credit);
     if !sells_credit {
+        // Whoever narrows a token to so much money a month for one capability counts by these.
+        if !service.capabilities.is_empty() {
+            return;
+        }
         let written = [("cost", service.cost.is_some()), ("costs", !service.costs.is_empty())];
         for (name, _) in written.into_iter().filter(|(_, is_written)| *is_written) {
             findings.problem(

@@ -43,6 +43,16 @@ fn serve_starts_on_no_wrong_configuration() {
 }
 
 #[test]
+fn what_requests_cost_may_stand_beside_a_pass_that_can_be_limited_in_money() {
+    let without = fs::read_to_string(directory().join("cost-without-credit.yaml")).unwrap();
+    let temporary = TempDir::new().unwrap();
+    let with = format!("{without}    capabilities: [{{ name: read, methods: [GET] }}]\n");
+    fs::write(temporary.path().join("farebox.yaml"), with).unwrap();
+    let ran = run(temporary.path(), &["check"], &[]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+}
+
+#[test]
 fn every_complaint_names_its_line_and_key() {
     for case in cases() {
         let complaints = fs::read_to_string(directory().join(format!("{case}.expect"))).unwrap();

@@ -48,7 +48,7 @@ pub(crate) struct Service {
     #[serde(default, deserialize_with = "some")]
     pub(crate) offers: Vec<NamedOffer>,
     /// What a request takes from credit: `5sat`, or a mapping where it is known only afterwards. Needed unless no credit is
-    /// sold.
+    /// sold; with `capabilities` it may stand without credit, too, for tokens that are limited to so much money a month.
     #[serde(default, deserialize_with = "present")]
     pub(crate) cost: Option<Cost>,
     /// What requests to some of its paths, or with some methods, take from credit instead: the first entry that is for a
