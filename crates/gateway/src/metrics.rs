@@ -145,10 +145,8 @@ impl Metrics {
         upstreams(&mut page, services);
         self.connections(&mut page);
         sales(&mut page, paywall);
-        if let Some(refunds) = refunds {
-            page.family(&table::REFUNDS_OPEN).value(refunds.open);
-            page.family(&table::REFUNDS_STUCK).value(refunds.stuck);
-        }
+        page.family(&table::REFUNDS_OPEN).value(refunds.map_or(0, |refunds| refunds.open));
+        page.family(&table::REFUNDS_STUCK).value(refunds.map_or(0, |refunds| refunds.stuck));
         self.process(&mut page);
         page.finish()
     }

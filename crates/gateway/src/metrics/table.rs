@@ -124,7 +124,7 @@ table! {
         "Requests counted in a budget shared by all latecomers, since more tokens or clients were limited at once than there is room for";
 
     REFUNDS_OPEN = Gauge "farebox_refunds_open" []
-        "Refunds that haven't ended; their money is set aside. Left out where no money is paid back";
+        "Refunds that haven't ended; their money is set aside. 0 where no money is paid back";
     REFUNDS_STUCK = Gauge "farebox_refunds_stuck" []
         "Of those, the ones of which nobody finds out whether they were paid: say it with `farebox refund resolve`";
 
