@@ -123,11 +123,6 @@ table! {
     RATE_OVERFLOWED = Counter "farebox_rate_limits_overflowed_total" []
         "Requests counted in a budget shared by all latecomers, since more tokens or clients were limited at once than there is room for";
 
-    REFUNDS_OPEN = Gauge "farebox_refunds_open" []
-        "Refunds that haven't ended; their money is set aside. 0 where no money is paid back";
-    REFUNDS_STUCK = Gauge "farebox_refunds_stuck" []
-        "Of those, the ones of which nobody finds out whether they were paid: say it with `farebox refund resolve`";
-
     NODE_UP = Gauge "farebox_node_up" []
         "Whether the Lightning node answers: 1 or 0. Without it nothing new is sold; what has been paid for works on";
     BACKEND_UP = Gauge "farebox_backend_up" ["backend"]
@@ -138,6 +133,11 @@ table! {
         "Invoices made ahead that wait for a buyer (`minting.ready-invoices`)";
     TROUBLE = Gauge "farebox_trouble" ["task"]
         "Whether one of the paywall's tasks has been failing lately: 1 or 0";
+
+    REFUNDS_OPEN = Gauge "farebox_refunds_open" []
+        "Refunds that haven't ended; their money is set aside. 0 where no money is paid back";
+    REFUNDS_STUCK = Gauge "farebox_refunds_stuck" []
+        "Of those, the ones of which nobody finds out whether they were paid: say it with `farebox refund resolve`";
 
     PANICS = Counter "farebox_panics_total" []
         "Requests answered 500 because of a defect in the gateway";
