@@ -15,53 +15,16 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
 
 use farebox_lightning::clock::SystemClock;
 use farebox_lightning::door::{self, DoorConfig};
 use farebox_lightning::outgoing::{Outgoing, OutgoingConfig, sqlite::SqliteIntents};
 use farebox_lightning::phoenixd::Secret;
-use farebox_lightning::{Ask, Cursor, Health, Incoming, Receive, ReceiveError, ReceiveFacts, Settlement};
-use farebox_protocol::{Invoice, Msat, Network, PaymentHash};
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
-use futures_util::stream::{self, BoxStream, StreamExt as _};
 use support::shop::{Asked, Till, status};
-use support::{Mood, Shop, WalletDouble, World};
+use support::{Mood, NoReceive, Shop, WalletDouble, World};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-
-/// The other half of a node, of which a buyer needs only the name.
-struct NoReceive;
-
-impl Receive for NoReceive {
-    fn facts(&self) -> Option<ReceiveFacts> {
-        Some(ReceiveFacts {
-            network: Network::Regtest,
-            node: "double".to_owned(),
-            grace: Duration::ZERO,
-            granularity: Msat::new(1_000),
-            is_shared: false,
-        })
-    }
-
-    fn invoice(&self, _: Ask) -> BoxFuture<'_, Result<Invoice, ReceiveError>> {
-        async { Err(ReceiveError::Unavailable("a double".to_owned())) }.boxed()
-    }
-
-    fn lookup(&self, _: PaymentHash) -> BoxFuture<'_, Result<Incoming, ReceiveError>> {
-        async { Ok(Incoming::Unpaid) }.boxed()
-    }
-
-    fn settlements(&self, _: Cursor) -> BoxStream<'_, Result<Settlement, ReceiveError>> {
-        stream::pending().boxed()
-    }
-
-    fn health(&self) -> Health {
-        Health::Ready
-    }
-}
 
 /// A buyer with a wallet door of its own.
 struct Buyer {

@@ -4,6 +4,7 @@
 
 pub(crate) mod buyer;
 pub(crate) mod mint;
+pub(crate) mod no_receive;
 pub(crate) mod shop;
 pub(crate) mod wallet;
 
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use farebox_client::{Engine, EngineConfig, FetchError, Fetched, HttpConfig, Proxy};
 use farebox_lightning::Pay;
 
+pub(crate) use no_receive::NoReceive;
 pub(crate) use shop::Shop;
 pub(crate) use wallet::{Mood, WalletDouble};
 

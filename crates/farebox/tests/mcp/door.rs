@@ -4,19 +4,15 @@ use std::{
     path::{Path, PathBuf},
     process::Output,
     sync::Arc,
-    time::Duration,
 };
 
 use farebox_lightning::clock::SystemClock;
 use farebox_lightning::door::{self, DoorConfig};
 use farebox_lightning::outgoing::{Outgoing, OutgoingConfig, sqlite::SqliteIntents};
 use farebox_lightning::phoenixd::Secret;
-use farebox_lightning::{Ask, Cursor, Health, Incoming, Receive, ReceiveError, ReceiveFacts, Settlement};
-use farebox_protocol::{Invoice, Msat, Network, PaymentHash};
-use futures_util::{FutureExt as _, future::BoxFuture, stream, stream::BoxStream, stream::StreamExt as _};
 use tokio::{net::TcpListener, process::Command, task::JoinSet};
 
-use crate::support::{WalletDouble, World, shop::Asked, shop::Till};
+use crate::support::{NoReceive, WalletDouble, World, shop::Asked, shop::Till};
 
 /// What nothing that is said may hold, besides proofs of payment.
 pub(crate) const PASSWORD: &str = "canary-of-the-wallet-door";
@@ -25,37 +21,6 @@ pub(crate) const SECRET: &str = "canary of the consents";
 
 /// The rules of a test: it sells on this machine.
 pub(crate) const RULES: &str = "private-targets: allow\notherwise: allow\n";
-
-/// The other half of a node, of which a buyer needs only the name.
-struct NoReceive;
-
-impl Receive for NoReceive {
-    fn facts(&self) -> Option<ReceiveFacts> {
-        Some(ReceiveFacts {
-            network: Network::Regtest,
-            node: "double".to_owned(),
-            grace: Duration::ZERO,
-            granularity: Msat::new(1_000),
-            is_shared: false,
-        })
-    }
-
-    fn invoice(&self, _: Ask) -> BoxFuture<'_, Result<Invoice, ReceiveError>> {
-        async { Err(ReceiveError::Unavailable("a double".to_owned())) }.boxed()
-    }
-
-    fn lookup(&self, _: PaymentHash) -> BoxFuture<'_, Result<Incoming, ReceiveError>> {
-        async { Ok(Incoming::Unpaid) }.boxed()
-    }
-
-    fn settlements(&self, _: Cursor) -> BoxStream<'_, Result<Settlement, ReceiveError>> {
-        stream::pending().boxed()
-    }
-
-    fn health(&self) -> Health {
-        Health::Ready
-    }
-}
 
 /// A person with a wallet, a policy and an agent.
 pub(crate) struct Buyer {
