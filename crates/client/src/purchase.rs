@@ -296,7 +296,7 @@ impl Purchase {
         }
         let judged = judge(&self.asked, answer, &self.rules);
         if let Some(pass) = with {
-            self.refused(&pass, judged.as_ref().ok());
+            self.refused(&pass, judged.as_ref().ok(), answer);
             // A bare `401 L402` refuses the token without saying what a new one costs: ask without it.
             if !self.candidates.is_empty() || answer.offered.is_empty() {
                 return self.ask();
@@ -316,13 +316,19 @@ impl Purchase {
     }
 
     /// Draws the conclusions from a credential that was refused with this challenge.
-    fn refused(&mut self, pass: &Pass, challenge: Option<&Order>) {
+    fn refused(&mut self, pass: &Pass, challenge: Option<&Order>, answer: &Answer) {
         let hash = pass.payment_hash();
         // Only a challenge that says which service it is for tells anything about other places than this one.
         let same_service =
             challenge.filter(|order| !order.scope.service.is_empty()).map(|order| &order.scope);
         let is_spent = pass.honoured && same_service == Some(&pass.scope);
-        self.notes.push(if is_spent { Note::Spent(hash) } else { Note::Refused(hash) });
+        match is_spent {
+            // It is good again next month, here as elsewhere: nothing is noted that would keep it from being tried then. Until
+            // then what is bought beside it is tried first, and a try costs a round trip.
+            true if answer.is_limit_reached => {}
+            true => self.notes.push(Note::Spent(hash)),
+            false => self.notes.push(Note::Refused(hash)),
+        }
         if let Some(scope) = same_service {
             self.candidates.retain(|other| other.scope == *scope);
         }

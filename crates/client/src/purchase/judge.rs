@@ -62,6 +62,8 @@ pub struct Answer {
     pub names_scheme: bool,
     /// It names a scheme of payment that is not spoken here.
     pub names_other: bool,
+    /// It says that what was shown has reached its limit for this month, and will be good again.
+    pub is_limit_reached: bool,
     /// When it came.
     pub now: Timestamp,
 }

@@ -50,6 +50,7 @@ fn answer(status: u16, values: &[String]) -> Answer {
         origin: shop(),
         names_scheme: !offered.is_empty(),
         names_other: false,
+        is_limit_reached: false,
         offered,
         now: NOW,
     }
@@ -373,6 +374,18 @@ fn a_token_is_dead_only_when_its_own_service_refuses_it() {
     assert_eq!(refuse(vec![pass(9, "svc", true)]), [Note::Spent(hash)]);
     assert_eq!(refuse(vec![pass(9, "other", true)]), [Note::Refused(hash)]);
     assert_eq!(refuse(vec![pass(9, "svc", false)]), [Note::Refused(hash)]);
+}
+
+#[test]
+fn a_token_that_has_reached_its_limit_for_the_month_is_neither_dead_nor_refused_and_another_is_bought() {
+    let reached = || Answer { is_limit_reached: true, ..challenged() };
+    let answered = || vec![Event::Answered(reached())];
+    let mut machine = run(rules(), vec![pass(9, "svc", true)], answered()).0;
+    assert_eq!(machine.take_notes(), []);
+    check(rules(), vec![pass(9, "svc", true)], answered(), "send with svc, reserve svc");
+    // Who has never been served by it can't tell.
+    let mut machine = run(rules(), vec![pass(9, "svc", false)], answered()).0;
+    assert_eq!(machine.take_notes(), [Note::Refused(pass(9, "svc", false).payment_hash())]);
 }
 
 #[test]
