@@ -6,7 +6,8 @@ use farebox_protocol::{Macaroon, PaymentHash, Preimage, Sale, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use super::receipts::{self, Event, Told};
-use super::{JournalError, PURCHASE, Want, integer, read_hash, read_scheme, read_scope};
+use super::rows::{PURCHASE, read_hash, read_scheme, read_scope};
+use super::{JournalError, Want, integer};
 use crate::purchase::Note;
 use crate::{Origin, Pass, Scope};
 

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use farebox_lightning::outgoing::Intents as _;
-use farebox_protocol::RootKey;
+use farebox_lightning::outgoing::{Failure, Intents as _};
+use farebox_protocol::{RootKey, Scheme};
 
+use super::orders::new_intent;
 use super::*;
 use crate::mint::Draft;
-use crate::policy::Window;
+use crate::policy::{Judgement, Window};
 
 mod imports;
 mod receipts;
