@@ -9,7 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use farebox_paywall::{Paywall, refund::Refunds};
+use farebox_paywall::{Paywall, receipt::Receipts, refund::Refunds};
 use farebox_protocol::Timestamp;
 use ipnet::IpNet;
 use tokio::{
@@ -53,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) paywall: Arc<Paywall>,
     /// Where buyers ask for money back, if that is offered.
     pub(crate) refunds: OnceLock<Arc<Refunds>>,
+    /// Where they ask for receipts, the same.
+    pub(crate) receipts: OnceLock<Arc<Receipts>>,
     pub(crate) metrics: Metrics,
     pub(crate) guests: Arc<Guests>,
     pub(crate) config: Settings,
@@ -133,6 +135,7 @@ impl Gateway {
             services_changed: Notify::new(),
             paywall,
             refunds: OnceLock::new(),
+            receipts: OnceLock::new(),
             metrics,
             guests,
             config: settings,
@@ -174,6 +177,12 @@ impl Gateway {
     pub fn pay_back(&self, refunds: Arc<Refunds>) {
         // Whoever was named first stays.
         _ = self.shared.refunds.set(refunds);
+    }
+
+    /// Answers requests for receipts, at [`receipt::PATH`](farebox_paywall::receipt::PATH) of every host, and for the key that
+    /// they are checked with at [`receipt::KEY_PATH`](farebox_paywall::receipt::KEY_PATH), from now on.
+    pub fn sign_receipts(&self, receipts: Arc<Receipts>) {
+        _ = self.shared.receipts.set(receipts);
     }
 
     /// For changing the services while the gateway runs.

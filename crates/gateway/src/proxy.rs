@@ -17,12 +17,12 @@
 
 mod access;
 mod body;
+mod desk;
 pub(crate) mod failure;
 mod forwarded;
 mod headers;
 mod meter;
 mod patience;
-mod pay_back;
 mod rewrite;
 mod target;
 mod upgrade;
@@ -44,8 +44,8 @@ use hyper::body::{Body as _, Incoming};
 use tokio::sync::oneshot;
 
 use self::{
-    access::Account, body::Streamed, failure::Failure, forwarded::Client, headers::Survey, meter::Arriving,
-    patience::Patience, rewrite::Way, upgrade::Tunnel,
+    access::Account, body::Streamed, desk::Desk, failure::Failure, forwarded::Client, headers::Survey,
+    meter::Arriving, patience::Patience, rewrite::Way, upgrade::Tunnel,
 };
 pub(crate) use self::{
     body::{Body, RequestBody},
@@ -88,8 +88,8 @@ enum Own {
     /// What was answered before.
     Replay(Arc<StoredAnswer>),
     Preflight(Response<Body>),
-    /// To somebody who wants money back.
-    PaidBack(Response<Body>),
+    /// To somebody who asks the seller, not a service.
+    Desk(Response<Body>),
     Failure(Failure),
     /// None as yet: it is to be answered also if nobody waits for that.
     Kept(Box<Admitted>),
@@ -183,7 +183,8 @@ fn defect(manner: &Manner, account: &mut Account) -> Response<Body> {
 fn answer_ourselves(own: Own, manner: &Manner, account: &mut Account) -> Response<Body> {
     let mut response = match own {
         Own::Preflight(response) => return response,
-        Own::PaidBack(response) => response,
+        Own::Desk(response) if manner.is_head => response.map(|_| Body::empty()),
+        Own::Desk(response) => response,
         Own::Paywall(answer) => answer.into_response().map(Body::full),
         Own::Replay(answer) => {
             let mut response = meter::replay(&answer, manner.is_head);
@@ -297,10 +298,10 @@ async fn admit(
     }
 
     // Whose money it is doesn't depend on a service, and no service is charged for the question.
-    if path == farebox_paywall::refund::PATH {
-        let Some(refunds) = shared.refunds.get() else { return Err(Own::PaidBack(pay_back::not_offered())) };
+    if let Some(desk) = Desk::at(path) {
+        account.asks();
         // Boxed, so that the futures of all other requests have no room for it.
-        return Err(Own::PaidBack(Box::pin(pay_back::answer(refunds, parts, target.query(), body)).await));
+        return Err(Own::Desk(Box::pin(desk.answer(shared, parts, target.query(), body)).await));
     }
 
     let upgrade = upgrade::asked(parts, &body)?;

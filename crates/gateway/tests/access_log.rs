@@ -10,8 +10,9 @@ use std::{
     sync::Arc,
 };
 
+use farebox_paywall::receipt::ReceiptKey;
 use parking_lot::Mutex;
-use support::{Rig, get, request, service, upstream::Upstream, within};
+use support::{Rig, ask, get, request, service, upstream::Upstream, within};
 use tracing::field::{Field, Visit};
 use tracing_subscriber::{Layer, layer::Context, prelude::*};
 
@@ -46,7 +47,8 @@ async fn each_request_is_one_line_and_no_line_holds_a_secret() {
     let lines = Lines::default();
     tracing_subscriber::registry().with(lines.clone()).init();
     let upstream = Upstream::echo().await;
-    let rig = Rig::new(vec![service("weather", &upstream.url())]).await;
+    let config = support::config(vec![service("weather", &upstream.url())]);
+    let rig = Rig::signing(config, ReceiptKey::from_seed(&[7; 32])).await;
     let credential = rig.buy("/x?key=hush-hush").await;
     let paid = [("authorization", credential.as_str()), ("x-forwarded-for", "6.6.6.6")];
     assert_eq!(get(rig.addr, "/a/../x?key=hush-hush", &paid).await.status(), 200);
@@ -59,9 +61,12 @@ async fn each_request_is_one_line_and_no_line_holds_a_secret() {
     within(support::http2(rig.addr).await.send_request(by_http2)).await.unwrap();
     rig.metric("farebox_requests_total{service=\"weather\",code=\"upstream_unreachable\",class=\"5xx\"} 2")
         .await;
+    let receipt = request("POST", "/.well-known/farebox/receipt?hush-hush", &paid);
+    assert_eq!(ask(rig.addr, receipt).await.headers()["farebox-code"], "receipt_not_booked");
+    rig.metric("farebox_requests_total{service=\"\",code=\"desk\",class=\"4xx\"} 1").await;
 
     let access = lines.of("farebox::access");
-    assert_eq!(access.len(), 5, "{access:#?}");
+    assert_eq!(access.len(), 6, "{access:#?}");
     let plain = |text: &str| {
         let (head, bytes) = text.split_once(" bytes=").unwrap();
         (head.to_owned(), bytes.contains("complete=true"))
@@ -74,6 +79,8 @@ async fn each_request_is_one_line_and_no_line_holds_a_secret() {
     assert!(is_complete, "{access:#?}");
     assert!(access[0].contains("status=402 code=\"payment_required\""), "{access:#?}");
     assert!(access[3].contains("status=502 code=\"upstream_unreachable\""), "{access:#?}");
+    let asked = "method=POST path=\"/.well-known/farebox/receipt\" service=\"\" status=404 code=\"desk\"";
+    assert!(access[5].contains(asked), "{access:#?}");
     let warned = lines.of("farebox_gateway");
     assert!(warned.iter().any(|line| line.contains("an upstream failed")), "{warned:#?}");
 

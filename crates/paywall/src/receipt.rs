@@ -19,7 +19,10 @@ use crate::{
     },
 };
 
+mod desk;
 mod text;
+
+pub use desk::{KEY_PATH, PATH, ReceiptRefusal, Receipts, not_offered};
 
 /// What a receipt says.
 #[derive(Clone, Debug, PartialEq, Eq)]

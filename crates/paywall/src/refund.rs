@@ -9,7 +9,7 @@
 //! Not here: which part of the money is left (the ledger), and how a payment is made and followed (`lightning::outgoing`).
 
 mod amount;
-mod attempts;
+pub(crate) mod attempts;
 mod front;
 mod journal;
 mod records;

@@ -182,6 +182,9 @@ pub trait Store: accounts::Accounts {
     /// One row.
     fn purchase(&self, hash: PaymentHash) -> BoxFuture<'_, Result<Option<Purchase>, StoreError>>;
 
+    /// One row with all that belongs to it, as of one moment.
+    fn entry(&self, hash: PaymentHash) -> BoxFuture<'_, Result<Option<entry::Entry>, StoreError>>;
+
     /// Some rows, newest first.
     fn purchases(&self, page: Page) -> BoxFuture<'_, Result<Vec<Purchase>, StoreError>>;
 

@@ -38,6 +38,7 @@ use crate::{
             Account, Accounts, Allotment, AnswerKey, Audit, DayOfUse, Debited, Epoch, EpochId, Group,
             KeptAnswer, MonthlyUse, Opened, RefundId, RefundOrder, RefundRow,
         },
+        entry::Entry,
         sqlite::SqliteStore,
     },
 };
@@ -322,6 +323,10 @@ impl Store for Flaky {
 
     fn purchase(&self, hash: PaymentHash) -> BoxFuture<'_, Result<Option<Purchase>, StoreError>> {
         self.through(move |store| store.purchase(hash))
+    }
+
+    fn entry(&self, hash: PaymentHash) -> BoxFuture<'_, Result<Option<Entry>, StoreError>> {
+        self.through(move |store| store.entry(hash))
     }
 
     fn purchases(&self, page: Page) -> BoxFuture<'_, Result<Vec<Purchase>, StoreError>> {

@@ -11,12 +11,15 @@ pub(crate) enum Reason {
     Decided(Code),
     /// The gateway could not do it, or would not; one of [`Failure::CODES`].
     Failed(&'static str),
+    /// The seller was asked, not a service: for money back, or for a receipt.
+    Desk,
     /// The client went away before anything was decided.
     ClientGone,
 }
 
 const FAILED: usize = Code::ALL.len();
-const GONE: usize = FAILED + Failure::CODES.len();
+const DESK: usize = FAILED + Failure::CODES.len();
+const GONE: usize = DESK + 1;
 
 impl Reason {
     /// How many there are.
@@ -27,6 +30,7 @@ impl Reason {
         match self {
             Self::Decided(code) => code.as_str(),
             Self::Failed(code) => code,
+            Self::Desk => "desk",
             Self::ClientGone => "client_gone",
         }
     }
@@ -36,6 +40,7 @@ impl Reason {
         match self {
             Self::Decided(code) => code.index(),
             Self::Failed(code) => FAILED + failure_index(code),
+            Self::Desk => DESK,
             Self::ClientGone => GONE,
         }
     }
@@ -43,7 +48,7 @@ impl Reason {
     /// All of them, in the order of their numbers.
     pub(super) fn all() -> impl Iterator<Item = Self> {
         let decided = Code::ALL.into_iter().map(Self::Decided);
-        decided.chain(Failure::CODES.into_iter().map(Self::Failed)).chain([Self::ClientGone])
+        decided.chain(Failure::CODES.into_iter().map(Self::Failed)).chain([Self::Desk, Self::ClientGone])
     }
 }
 

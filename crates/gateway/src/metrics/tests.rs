@@ -53,7 +53,8 @@ fn the_reference_says_what_the_table_says() {
     let failures = Failure::CODES.map(|code| format!("`{code}`")).join(", ");
     writeln!(
         text,
-        "\nThe gateway's own: {failures}. And `{}`, where the client went away before",
+        "\nThe gateway's own: {failures}. And `{}`, where the seller was asked for money back or a receipt, and `{}`, where the client went away before",
+        Reason::Desk.as_str(),
         Reason::ClientGone.as_str()
     )
     .unwrap();

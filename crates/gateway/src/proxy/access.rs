@@ -103,6 +103,11 @@ impl Account {
         self.reason = Reason::Decided(code);
     }
 
+    /// It is a question to the seller.
+    pub(super) const fn asks(&mut self) {
+        self.reason = Reason::Desk;
+    }
+
     /// It goes on at the cost of a freebie.
     pub(super) fn uses(&mut self, freebie: Option<Freebie>) {
         self.freebie = freebie;

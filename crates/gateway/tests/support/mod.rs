@@ -11,14 +11,19 @@ pub mod tls;
 pub mod upstream;
 pub mod websocket;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use farebox_gateway::{
     Gateway, GatewayConfig, GatewayError, Listen, OpsConfig, Reload, ServiceRoute, Timeouts, UpstreamConfig,
 };
 use farebox_lightning::clock::SystemClock;
-use farebox_paywall::{Keyring, Paywall, PaywallConfig, Rate, Service, store::sqlite::SqliteStore};
+use farebox_paywall::{
+    Keyring, Paywall, PaywallConfig, Rate, Service,
+    receipt::{ReceiptKey, Receipts},
+    refund::Refunds,
+    store::sqlite::SqliteStore,
+};
 use farebox_protocol::{Credential, MintSecret, Msat, Network, Offer, OfferedChallenge, Scheme};
 use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, Request, Response, header};
@@ -85,7 +90,26 @@ impl Rig {
     }
 
     pub async fn with(config: GatewayConfig) -> Self {
-        Self::on(config, tempfile::tempdir().unwrap()).await
+        Self::on(config, tempfile::tempdir().unwrap(), |_, _, _| {}).await
+    }
+
+    /// One whose books are written, and that signs receipts with this key.
+    pub async fn signing(config: GatewayConfig, key: ReceiptKey) -> Self {
+        let sign = |gateway: &Gateway, paywall: &Arc<Paywall>, _: &Path| {
+            gateway.sign_receipts(Receipts::new(paywall.clone(), key, None));
+        };
+        Self::on(config, tempfile::tempdir().unwrap(), sign).await.and_count()
+    }
+
+    /// One whose books are written, and that pays money back, from files that lie beside them.
+    pub async fn paying_back(
+        config: GatewayConfig,
+        refunds: impl FnOnce(Arc<Paywall>, &Path) -> Arc<Refunds>,
+    ) -> Self {
+        let pay_back = |gateway: &Gateway, paywall: &Arc<Paywall>, directory: &Path| {
+            gateway.pay_back(refunds(paywall.clone(), directory));
+        };
+        Self::on(config, tempfile::tempdir().unwrap(), pay_back).await.and_count()
     }
 
     /// One whose books are written, too.
@@ -103,7 +127,7 @@ impl Rig {
         }
         // Whatever else it held is let go of first: books belong to one.
         let books = { self }.books;
-        Self::on(config, books).await.and_count()
+        Self::on(config, books, |_, _, _| {}).await.and_count()
     }
 
     fn and_count(mut self) -> Self {
@@ -114,7 +138,12 @@ impl Rig {
         self
     }
 
-    async fn on(config: GatewayConfig, books: TempDir) -> Self {
+    /// One with something to it before it begins.
+    async fn on(
+        config: GatewayConfig,
+        books: TempDir,
+        and: impl FnOnce(&Gateway, &Arc<Paywall>, &Path),
+    ) -> Self {
         let node = Arc::new(Node::default());
         let store = Arc::new(SqliteStore::open(&books.path().join("books.sqlite")).unwrap());
         let many = std::num::NonZeroU32::new(1_000_000).unwrap();
@@ -127,6 +156,7 @@ impl Rig {
         let paywall =
             Paywall::open(settings, keyring, node.clone(), store, Arc::new(SystemClock)).await.unwrap();
         let gateway = Gateway::bind(config, paywall.clone()).unwrap();
+        and(&gateway, &paywall, books.path());
         let (addrs, ops, reload) = (gateway.addrs(), gateway.ops_addr().unwrap(), gateway.reload());
         let stop = CancellationToken::new();
         let run = Some(tokio_util::task::TaskTracker::new().spawn(gateway.run(stop.clone())));

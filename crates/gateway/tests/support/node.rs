@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -18,6 +19,7 @@ use futures_util::{
 };
 use lightning_invoice::{Currency, InvoiceBuilder, PaymentSecret};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 /// How the node feels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,12 +37,28 @@ pub struct Node {
     pub mood: Mutex<Mood>,
     made: AtomicU64,
     preimages: Mutex<HashMap<PaymentHash, Preimage>>,
+    settled: Mutex<Vec<Settlement>>,
+    news: Notify,
 }
 
 impl Node {
     /// What paying reveals.
     pub fn pay(&self, hash: &PaymentHash) -> Preimage {
         self.preimages.lock()[hash].clone()
+    }
+
+    /// The money arrives, for who follows this node.
+    pub fn settle(&self, hash: &PaymentHash, msat: u64) {
+        let mut settled = self.settled.lock();
+        let cursor = Cursor(settled.len() as u64 + 1);
+        let at = farebox_protocol::Timestamp::from_secs(now().as_secs());
+        settled.push(Settlement { cursor, hash: *hash, amount: Msat::new(msat), at, description: None });
+        self.news.notify_waiters();
+    }
+
+    /// One whose invoices begin with this number, so that no other node makes the same.
+    pub fn numbered_from(first: u64) -> Self {
+        Self { made: AtomicU64::new(first), ..Self::default() }
     }
 
     /// How many invoices were made.
@@ -107,8 +125,20 @@ impl Receive for Node {
         Box::pin(async { Ok(Incoming::Unpaid) })
     }
 
-    fn settlements(&self, _: Cursor) -> BoxStream<'_, Result<Settlement, ReceiveError>> {
-        stream::pending().boxed()
+    fn settlements(&self, after: Cursor) -> BoxStream<'_, Result<Settlement, ReceiveError>> {
+        let next = usize::try_from(after.0).unwrap();
+        let tell = move |next| async move {
+            loop {
+                let mut news = pin!(self.news.notified());
+                news.as_mut().enable();
+                let told = self.settled.lock().get(next).cloned();
+                match told {
+                    Some(told) => return Some((Ok(told), next + 1)),
+                    None => news.await,
+                }
+            }
+        };
+        stream::unfold(next, tell).boxed()
     }
 
     fn health(&self) -> Health {

@@ -4,7 +4,7 @@
 //! whoever got it was promised some use of the service and no money. Nothing here depends on a request's service, path or
 //! method, and it isn't asked whether the token's time is over: what was not used is the buyer's also after it.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use farebox_protocol::{Identifier, Network, Presented, Sale, Timestamp};
 use http::HeaderMap;
@@ -15,8 +15,9 @@ use crate::{
     keyring::KeyState,
     ledger::Refused,
     store::{
-        Presentation, Purchase, Sold, StoreError,
+        Presentation, Purchase, Sold,
         accounts::{Allotment, Unit},
+        entry::Entry,
     },
 };
 
@@ -65,6 +66,13 @@ pub(crate) enum NotBought {
     Unavailable(String),
 }
 
+impl Holder {
+    /// Whether this is what they bought. The end may be another: a holder may have shown an earlier one first.
+    fn bought(&self, sold: &Sold) -> bool {
+        Sold { valid_until: None, ..sold.clone() } == Sold { valid_until: None, ..self.sold.clone() }
+    }
+}
+
 impl Paywall {
     /// Who presents these headers, if that is the holder of a whole token.
     pub(crate) fn holder(&self, headers: &HeaderMap) -> Result<Holder, NoHolder> {
@@ -97,10 +105,7 @@ impl Paywall {
         let found = self.in_time(self.store.purchase(hash)).await?;
         let is_settled = |purchase: &Purchase| purchase.is_settled() && purchase.shortfall.get() == 0;
         let purchase = found.filter(is_settled).ok_or(NotBought::Unsettled)?;
-        let is_same = |sold: &Sold| {
-            Sold { valid_until: None, ..sold.clone() } == Sold { valid_until: None, ..holder.sold.clone() }
-        };
-        if purchase.sold.as_ref().is_some_and(|sold| !is_same(sold)) {
+        if purchase.sold.as_ref().is_some_and(|sold| !holder.bought(sold)) {
             return Err(NotBought::OtherSale);
         }
         let presentation = Presentation { hash, sold: holder.sold.clone(), at: now };
@@ -116,6 +121,26 @@ impl Paywall {
         let found = self.in_time(self.store.purchase(hash)).await?;
         let purchase = found.filter(is_settled).ok_or(NotBought::Unsettled)?;
         Ok(Bought { purchase, credit })
+    }
+
+    /// All that the books say of it, and nothing that is only in memory. Where they don't know yet what was sold, they are told,
+    /// as by a request; nobody waits for that here, and the next one who asks finds it.
+    pub(crate) async fn entry(&self, holder: &Holder, now: Timestamp) -> Result<Entry, NotBought> {
+        let hash = holder.identifier.payment_hash;
+        if Allotment::of(&holder.sold.terms).is_some() {
+            // What was served a moment ago, and will be charged, is on its way there.
+            self.in_time(self.ledger.flush()).await?;
+        }
+        let found = self.in_time(self.store.entry(hash)).await?;
+        let entry = found.filter(|entry| entry.purchase.is_settled()).ok_or(NotBought::Unsettled)?;
+        match &entry.purchase.sold {
+            Some(sold) if holder.bought(sold) => Ok(entry),
+            Some(_) => Err(NotBought::OtherSale),
+            None => {
+                self.books.note(&hash, || Some(Presentation { hash, sold: holder.sold.clone(), at: now }));
+                Err(NotBought::Unsettled)
+            }
+        }
     }
 
     async fn credit(&self, presentation: Presentation, allotment: Allotment) -> Result<u64, NotBought> {
@@ -144,7 +169,15 @@ impl Paywall {
         self.config.network
     }
 
-    async fn in_time<T>(&self, asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, NotBought> {
+    /// What time it is here.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    async fn in_time<T, E: fmt::Display>(
+        &self,
+        asked: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, NotBought> {
         let patience: Duration = self.config.store_timeout;
         match time::timeout(patience, asked).await {
             Ok(done) => done.map_err(|error| NotBought::Unavailable(error.to_string())),

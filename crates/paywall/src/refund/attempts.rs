@@ -23,11 +23,11 @@ const ROOM: usize = 4_096;
 
 /// When each purchase's budget is full again.
 #[derive(Default)]
-pub(super) struct Attempts(Mutex<HashMap<PaymentHash, Instant>>);
+pub(crate) struct Attempts(Mutex<HashMap<PaymentHash, Instant>>);
 
 impl Attempts {
     /// Counts one, or says how long to wait.
-    pub(super) fn take(&self, purchase: PaymentHash) -> Result<(), Duration> {
+    pub(crate) fn take(&self, purchase: PaymentHash) -> Result<(), Duration> {
         let now = Instant::now();
         let mut full_at = self.0.lock();
         if full_at.len() >= ROOM && !full_at.contains_key(&purchase) {

@@ -16,6 +16,7 @@ use super::accounts::{
     Account, Accounts, Allotment, AnswerKey, Audit, DayOfUse, Debited, Epoch, EpochId, Group, KeptAnswer,
     MonthlyUse, Opened, RefundId, RefundOrder, RefundRow,
 };
+use super::entry::Entry;
 use super::{
     Arrival, Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Revoked, Sale, Store,
     StoreError,
@@ -162,6 +163,10 @@ impl Store for SqliteStore {
 
     fn purchase(&self, hash: PaymentHash) -> BoxFuture<'_, Result<Option<Purchase>, StoreError>> {
         self.read(move |books| rows::purchase(books, hash))
+    }
+
+    fn entry(&self, hash: PaymentHash) -> BoxFuture<'_, Result<Option<Entry>, StoreError>> {
+        self.read(move |books| inspect::entry(books, hash))
     }
 
     fn purchases(&self, page: Page) -> BoxFuture<'_, Result<Vec<Purchase>, StoreError>> {

@@ -12,11 +12,12 @@ use crate::{
         month::Month,
     },
     store::{
-        Page, Presentation, Store, StoreError,
+        Page, Presentation, Revocation, Store, StoreError,
         accounts::{
             Account, Accounts, Allotment, AnswerKey, DayOfUse, Debit, Debited, EpochId, Group, KeptAnswer,
             MonthlyUse, Place, RefundId, RefundOf, RefundOrder, RequestDigest, StoredAnswer, Unit,
         },
+        entry::Entry,
     },
 };
 
@@ -39,6 +40,7 @@ where
     credit_goes_back_once_and_no_more_than_is_left(&*fresh().await).await;
     surplus_goes_back_once_and_no_more_than_there_is(&*fresh().await).await;
     accounts_come_in_pages_newest_first(&*fresh().await).await;
+    an_entry_says_what_the_rows_say(&*fresh().await).await;
 }
 
 const CREDIT: Allotment = Allotment { unit: Unit::Msat, units: 10_000 };
@@ -384,4 +386,37 @@ async fn accounts_come_in_pages_newest_first(store: &dyn Store) {
     assert_eq!(page(Some(hash(4))).await, [hash(3), hash(2)]);
     assert_eq!(page(Some(hash(2))).await, [hash(1)]);
     assert_eq!(page(Some(hash(1))).await, []);
+}
+
+async fn an_entry_says_what_the_rows_say(store: &dyn Store) {
+    assert_eq!(store.entry(hash(1)).await.expect("reads"), None);
+    let epoch = store.begin_epoch(at(1)).await.expect("begins");
+    settle(store, vec![settlement(1, 1, 10_000), settlement(2, 1, 3_000)]).await;
+    let entry = async || store.entry(hash(1)).await.expect("reads").expect("an entry");
+    let unattributed = entry().await;
+    assert_eq!((unattributed.purchase.sold, unattributed.account), (None, None));
+
+    let account = open(store, 1).await;
+    write(store, group(epoch, 1, vec![charge(1, 100)])).await.expect("writes");
+    store.begin_refund(order(1, RefundOf::Surplus, 1, 2_000)).await.expect("begins");
+    store.end_refund(RefundId([1; 16]), Refund::Paid, at(5_000)).await.expect("ends");
+    store.begin_refund(order(2, RefundOf::Surplus, 1, 500)).await.expect("begins");
+    store.begin_refund(order(3, RefundOf::Credit, 1, 40)).await.expect("begins");
+    store.end_refund(RefundId([3; 16]), Refund::Paid, at(5_000)).await.expect("ends");
+    let revocation = Revocation {
+        identifier_hash: sold(1, 10_000).identifier_hash,
+        at: at(6_000),
+        reason: "leaked".to_owned(),
+    };
+    store.revoke(revocation).await.expect("revokes");
+
+    let Entry { purchase, account: now, surplus_refunding, surplus_refunded, revoked } = entry().await;
+    assert_eq!(Some(purchase), store.purchase(hash(1)).await.expect("reads"));
+    let now = now.expect("an account");
+    assert_eq!(now, store.account(hash(1)).await.expect("reads").expect("an account"));
+    assert_eq!((now.place, now.balance.spent(), now.balance.refunded()), (account.place, 100, 40));
+    assert_eq!((surplus_refunding.get(), surplus_refunded.get()), (500, 2_000));
+    assert_eq!(revoked.map(|revoked| revoked.at), Some(at(6_000)));
+    assert_eq!(store.entry(hash(2)).await.expect("reads"), None, "of another payment");
+    lawful(store).await;
 }

@@ -17,6 +17,7 @@ use crate::{
             Account, Accounts, Allotment, AnswerKey, Audit, DayOfUse, Debited, Epoch, EpochId, Group,
             KeptAnswer, MonthlyUse, Opened, RefundId, RefundOrder, RefundRow,
         },
+        entry::Entry,
     },
 };
 
@@ -89,6 +90,7 @@ impl Store for Faulty {
         adopt(secrets: Vec<Fingerprint>, continuity: Continuity, now: Timestamp) -> ();
         present(presentations: Vec<Presentation>) -> Vec<Sale>;
         purchase(hash: PaymentHash) -> Option<Purchase>;
+        entry(hash: PaymentHash) -> Option<Entry>;
         purchases(page: Page) -> Vec<Purchase>;
         revoke(revocation: Revocation) -> ();
         revocations(after: RevocationCursor) -> Revoked;

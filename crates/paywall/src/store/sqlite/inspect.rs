@@ -146,11 +146,7 @@ impl Inspector {
 
     /// One purchase.
     pub fn entry(&self, hash: PaymentHash) -> Result<Option<Entry>, StoreError> {
-        let mut one = self.connection.prepare_cached(&format!(
-            "SELECT {columns}, {BESIDES} {FROM} WHERE hash = ?1",
-            columns = rows::COLUMNS
-        ))?;
-        Ok(one.query_row([hash.as_bytes()], read_entry).optional()?)
+        entry(&self.connection, hash)
     }
 
     /// The one purchase whose payment hash begins so, or whose token has this identifier hash.
@@ -231,6 +227,15 @@ impl Inspector {
         let books = self.connection.unchecked_transaction()?;
         totals::verify(&books, is_running)
     }
+}
+
+/// One purchase. A single question, so that what it says is so at one moment.
+pub(super) fn entry(books: &Connection, hash: PaymentHash) -> Result<Option<Entry>, StoreError> {
+    let mut one = books.prepare_cached(&format!(
+        "SELECT {columns}, {BESIDES} {FROM} WHERE hash = ?1",
+        columns = rows::COLUMNS
+    ))?;
+    Ok(one.query_row([hash.as_bytes()], read_entry).optional()?)
 }
 
 /// What is asked of a row for a state: what [`Entry::is`] says, in the words of the tables.
