@@ -4,16 +4,16 @@
 //! What a paid request costs here, over HTTP/1.1 and on a kept upstream connection. It parses its host and path (one
 //! pass when they are plain); its credential only when these bytes are new to this worker, else they are found by a
 //! hash and compared, and the caveats are judged once for the same question in the same second (each time where
-//! capabilities are configured); with
-//! `forward_credential`, it is read each time. Besides what hyper does it allocates three times: its own future, the
-//! exchange with the upstream and the answer's body, one box each. With a rewrite, the path once more. The header map is
-//! moved, never copied, is looked through once on each way (`headers`), and values that stay the same for a token, a
-//! service or a connection are shared. One timer is put off for the answer's head, and one set for its body if that is not
-//! there yet. It locks its worker's own pool, timers and proofs, what its upstream connection has written last, and its
-//! connection's last `Forwarded`: nothing that others contend for, and the counts of references it changes are its worker's own (`services.rs`). It
-//! awaits: the paywall (which for a pass has nothing to wait for), a connection where none is free, and the upstream.
-//! It makes four system calls, two reads and two writes, and its share of a wait. What is counted costs a little more, in
-//! `meter`; others only ask whether it is.
+//! capabilities are configured); with `forward_credential`, it is read each time. Besides what hyper does it allocates
+//! three times: its own future, the exchange with the upstream and the answer's body, one box each. With a rewrite, the
+//! path once more. The header map is moved, never copied, is looked through once on each way (`headers`), and values that
+//! stay the same for a token, a service or a connection are shared; what we tell of who asks and who pays is kept in writing
+//! (`telling`). One timer is put off for the answer's head, and one set for its body if that is not there yet. It locks its
+//! worker's own pool, timers and proofs, what its upstream connection has written last and is to write next, and what was
+//! told of its connection last: nothing that others contend for, and the counts of references it changes are its worker's
+//! own (`services.rs`). It awaits: the paywall (which for a pass has nothing to wait for), a connection where none is free,
+//! and the upstream. It makes four system calls, two reads and two writes, and its share of a wait. What is counted costs a
+//! little more, in `meter`; others only ask whether it is.
 
 mod access;
 mod body;
@@ -25,13 +25,13 @@ mod meter;
 mod patience;
 mod rewrite;
 mod target;
+mod telling;
 mod upgrade;
 
 use std::{convert::Infallible, mem, net::IpAddr, panic::AssertUnwindSafe, pin::pin, sync::Arc};
 
 use farebox_paywall::{
-    Admission, Answer, Code, Pass, forward::introduce_as, store::accounts::StoredAnswer, tell_freebie,
-    without_choice,
+    Admission, Answer, Code, Pass, store::accounts::StoredAnswer, tell_freebie, without_choice,
 };
 use farebox_protocol::strip_credentials;
 use futures_util::{FutureExt, future::BoxFuture};
@@ -49,6 +49,7 @@ use self::{
 };
 pub(crate) use self::{
     body::{Body, RequestBody},
+    telling::{Lines, may_be_written},
     upgrade::Asked,
 };
 use crate::{
@@ -70,15 +71,23 @@ pub(crate) struct Peer {
     /// What its headers say of the client is its own word, also at an address that is believed: a proxy that didn't say
     /// whose connection it hands over has put nothing into the conversation either.
     pub(crate) speaks_for_itself: bool,
-    /// What the upstream was told of it last.
+    /// What the upstream was told of it last: of who asks, and in all.
     forwarded: forwarded::Said,
+    told: telling::Told,
 }
 
 impl Peer {
     pub(crate) fn new(ip: IpAddr, is_tls: bool) -> Self {
         let ip = ip.to_canonical();
         let text = HeaderValue::try_from(ip.to_string()).expect("an address is digits, dots and colons");
-        Self { ip, text, is_tls, speaks_for_itself: false, forwarded: forwarded::Said::default() }
+        Self {
+            ip,
+            text,
+            is_tls,
+            speaks_for_itself: false,
+            forwarded: forwarded::Said::default(),
+            told: telling::Told::default(),
+        }
     }
 }
 
@@ -117,6 +126,8 @@ impl From<Failure> for Own {
 
 /// What must be known of a request to answer it in its own way, whatever becomes of it.
 struct Manner {
+    /// What there is among its headers.
+    said: Survey,
     is_grpc: bool,
     /// Over HTTP/2 hyper sends a body if there is one, and a client that gets it breaks off.
     is_head: bool,
@@ -135,10 +146,13 @@ pub(crate) fn answer(
     worker: Arc<Worker>,
 ) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
     // No CONNECT is answered in gRPC's way, whose 200 would say yes to it.
-    let is_grpc = is_grpc(request.headers()) && request.method() != Method::CONNECT;
+    let said = Survey::of(request.headers());
+    let is_grpc =
+        said.has(Survey::CONTENT_TYPE) && is_grpc(request.headers()) && request.method() != Method::CONNECT;
     let is_grpc_web = is_grpc && !is_native_grpc(request.headers());
     let is_head = request.method() == Method::HEAD;
-    let manner = Manner { is_grpc, is_grpc_web, is_head, origin: request.headers().get(ORIGIN).cloned() };
+    let origin = if said.has(Survey::ORIGIN) { request.headers().get(ORIGIN).cloned() } else { None };
+    let manner = Manner { said, is_grpc, is_grpc_web, is_head, origin };
     let mut account = Account::open(&request, &peer, &worker);
     let (mut parts, body) = request.into_parts();
     Box::pin(async move {
@@ -304,7 +318,9 @@ async fn admit(
         return Err(Own::Desk(Box::pin(desk.answer(shared, parts, target.query(), body)).await));
     }
 
-    let upgrade = upgrade::asked(parts, &body)?;
+    // `Upgrade` is between neighbours.
+    let may_ask = manner.said.has(Survey::NEIGHBOURS) || parts.method == Method::CONNECT;
+    let upgrade = if may_ask { upgrade::asked(parts, &body)? } else { None };
 
     // Whose it is. The request keeps this route to its end, whatever is configured meanwhile.
     let found = shared
@@ -346,7 +362,7 @@ async fn admit(
                 Box::pin(once.admit(&question, &mut body, &shared.paywall)).await?
             }
             // Calls and tunnels have no end to wait for before they begin.
-            Err(_) => shared.paywall.admit(&question).await,
+            Err(_) => Box::pin(shared.paywall.admit(&question)).await,
         };
         account.decided(admission.code());
         match admission {
@@ -362,7 +378,8 @@ async fn admit(
 
     // What the upstream gets.
     if account.is_counted() {
-        account.prepare(&mut body, parts).await?;
+        // Boxed, as is what else only some requests go through: all others' futures would have room for it.
+        Box::pin(account.prepare(&mut body, parts)).await?;
     }
     let patience = Patience::new(&route, &body, &parts.headers, manner.is_grpc, account.started());
     let preserved = match &route.upstream.config().host {
@@ -372,13 +389,13 @@ async fn admit(
     };
     let target = without_choice(&target).unwrap_or(target);
     let (target, way) = rewrite::forth(&route.config.rewrite, target, &host.value)?;
-    dress(&mut parts.headers, &route, &pass, &client, peer, host.value);
+    let lines = dress(&mut parts.headers, manner.said, &route, &pass, &client, peer, host.value);
     let body = RequestBody::new(body, parts.version, &route, patience.upload(), account.departure());
     let mut request = Request::new(body);
     *request.method_mut() = mem::take(&mut parts.method);
     *request.uri_mut() = Uri::from(target);
     *request.headers_mut() = mem::take(&mut parts.headers);
-    Ok(Admitted { route, patience, outgoing: Outgoing { request, host: preserved, upgrade }, way })
+    Ok(Admitted { route, patience, outgoing: Outgoing { request, host: preserved, upgrade, lines }, way })
 }
 
 /// Over HTTP/1.1 hyper counts while it reads; over HTTP/2 it only adds up their length. Cookies come there in crumbs, which
@@ -405,25 +422,24 @@ fn refuse_what_cannot_be_served(parts: &Parts, body: &Incoming, route: &Route) -
 }
 
 /// Makes the headers those of the request to the upstream. The operator's own come last, so that nothing that the client
-/// sends, in `Connection` least of all, changes them.
+/// sends, in `Connection` least of all, changes them. What is to be written besides them is returned.
 fn dress(
     headers: &mut HeaderMap,
-    route: &Route,
+    found: Survey,
+    route: &Arc<Route>,
     pass: &Pass,
     client: &Client,
     peer: &Peer,
     host: HeaderValue,
-) {
+) -> Option<Lines> {
     let credential = headers::credential_for(route.config.forward_credential, headers, pass);
-    let found = Survey::of(headers);
     if found.has(Survey::AUTHORIZATION) && pass.is_credential_alone() && !found.has(Survey::METADATA) {
         headers.remove(AUTHORIZATION);
     } else if found.has(Survey::AUTHORIZATION) || found.has(Survey::METADATA) {
         strip_credentials(headers);
     }
     headers::strip(headers, found, client.is_vouched_for);
-    forwarded::set(headers, client, peer, host, found.has(Survey::SPOOFED));
-    introduce_as(headers, pass, &route.label);
+    let lines = telling::tell(headers, route, pass, client, peer, host, found.has(Survey::SPOOFED));
     if let Some(credential) = credential {
         // One line and no second one: there are servers that answer 400 to two.
         headers.insert(AUTHORIZATION, credential);
@@ -432,6 +448,7 @@ fn dress(
     for (name, value) in &route.config.headers {
         headers.insert(name, value.clone());
     }
+    lines
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {

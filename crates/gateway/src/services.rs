@@ -21,6 +21,7 @@ use crate::{
     config::ServiceRoute,
     matcher::{Loose, PathPrefix, begins_folded, is_odd},
     metrics::{Metrics, ServiceMetrics},
+    proxy::may_be_written,
     upstream::{Upstream, UpstreamError},
 };
 
@@ -45,6 +46,8 @@ pub(crate) struct Route {
     pub(crate) metrics: Arc<ServiceMetrics>,
     /// The service's name, as upstreams are told.
     pub(crate) label: HeaderValue,
+    /// What upstreams are told may be written to them as it is.
+    pub(crate) may_be_written: bool,
 }
 
 /// Why a list of services can't be served.
@@ -130,7 +133,8 @@ impl Services {
             let metrics = metrics.service(name.as_str());
             let welcome = Welcome::new(&config.clients);
             let label = service_label(&config.service.name);
-            Ok(Arc::new(Route { config, welcome, upstream, metrics, label }))
+            let may_be_written = may_be_written(&config.upstream, &config.headers);
+            Ok(Arc::new(Route { config, welcome, upstream, metrics, label, may_be_written }))
         };
         let routes: Vec<_> = configured.into_iter().map(&mut route).collect::<Result<_, _>>()?;
         let copies =
@@ -286,7 +290,14 @@ impl Route {
         }
         let welcome = Welcome::new(&config.clients);
         let label = unshared(&self.label);
-        Self { config, welcome, upstream: self.upstream.clone(), metrics: self.metrics.clone(), label }
+        Self {
+            config,
+            welcome,
+            upstream: self.upstream.clone(),
+            metrics: self.metrics.clone(),
+            label,
+            may_be_written: self.may_be_written,
+        }
     }
 }
 

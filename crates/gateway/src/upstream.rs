@@ -32,7 +32,7 @@ use tokio::time::{Duration, Instant};
 
 use self::{
     address::Address,
-    outgoing::{Spare, is_answer},
+    outgoing::{again, is_answer},
     pool::Want,
     trust::Trust,
 };
@@ -187,14 +187,14 @@ impl Upstream {
         let begun = if outgoing.upgrade.is_none() && lease.checkout(came) {
             lease.shape(&mut outgoing, address.naming());
             let spare = lease.keep(&outgoing.request);
-            let Outgoing { request, host, upgrade } = outgoing;
-            Ok((lease.send(request), spare, host, upgrade))
+            let Outgoing { request, host, upgrade, lines } = outgoing;
+            Ok((lease.send(request, lines.as_ref()), spare, host, upgrade, lines))
         } else {
             Err(Box::new(outgoing))
         };
         async move {
             let (outgoing, want) = match begun {
-                Ok((exchange, spare, host, upgrade)) => match exchange.await {
+                Ok((exchange, spare, host, upgrade, lines)) => match exchange.await {
                     Ok(response) => {
                         address.answered();
                         return Ok((response, lease));
@@ -202,9 +202,10 @@ impl Upstream {
                     Err(mut failed) => {
                         let unsent = failed.take_message().inspect(outgoing::came_back);
                         lease.give_up(unsent.is_none());
-                        let request = unsent.or_else(|| spare.and_then(Spare::into_request));
-                        match request.filter(|_| !is_answer(failed.error())) {
-                            Some(request) => (Box::new(Outgoing { request, host, upgrade }), Want::New),
+                        match again(unsent, lines, spare).filter(|_| !is_answer(failed.error())) {
+                            Some((request, lines)) => {
+                                (Box::new(Outgoing { request, host, upgrade, lines }), Want::New)
+                            }
                             None => {
                                 let error = SendError::Exchange(failed.into_error());
                                 address.failed(pick.is_trial, &error);
@@ -278,17 +279,16 @@ impl Upstream {
         lease.shape(&mut outgoing, address.naming());
         let may_move = self.addresses.len() > 1 && outgoing.upgrade.is_none();
         let spare = if may_move { lease.keep(&outgoing.request) } else { None };
-        let Outgoing { request, host, upgrade } = *outgoing;
-        let mut failed = match lease.send(request).await {
+        let Outgoing { request, host, upgrade, lines } = *outgoing;
+        let mut failed = match lease.send(request, lines.as_ref()).await {
             Ok(response) => return Ok(response),
             Err(failed) => failed,
         };
         let unsent = failed.take_message().inspect(outgoing::came_back);
         lease.give_up(unsent.is_none());
-        let again = unsent
-            .or_else(|| spare.and_then(Spare::into_request))
+        let again = again(unsent, lines, spare)
             .filter(|_| !is_answer(failed.error()))
-            .map(|request| Box::new(Outgoing { request, host, upgrade }));
+            .map(|(request, lines)| Box::new(Outgoing { request, host, upgrade, lines }));
         Err(Failed { error: SendError::Exchange(failed.into_error()), again })
     }
 

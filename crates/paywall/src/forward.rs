@@ -1,5 +1,7 @@
 //! What an upstream is told about a request that passed, in place of the credential that it must not see.
 
+use std::sync::Arc;
+
 use farebox_protocol::{Identifier, ServiceName, strip_credentials};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -21,6 +23,26 @@ pub(crate) struct Names {
     pub(crate) is_alone: bool,
     token_id: HeaderValue,
     payment_hash: HeaderValue,
+}
+
+/// Whom [`introduce_as`] names for a request, to find out whether it names the same one for the next.
+#[derive(Clone, Debug)]
+pub struct Buyer(Option<Arc<Names>>);
+
+impl Buyer {
+    /// The one who is named for this request; nobody where nothing needed paying.
+    pub fn of(pass: &Pass) -> Self {
+        Self(pass.names.clone())
+    }
+
+    /// Whether this request is introduced in the same words. A token that was forgotten meanwhile counts as another one.
+    pub fn is_of(&self, pass: &Pass) -> bool {
+        match (&self.0, &pass.names) {
+            (Some(known), Some(names)) => Arc::ptr_eq(known, names),
+            (None, None) => true,
+            _ => false,
+        }
+    }
 }
 
 impl Names {
@@ -81,8 +103,6 @@ pub fn remove_labels(headers: &mut HeaderMap) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use farebox_protocol::{PaymentHash, TokenId};
     use http::header::AUTHORIZATION;
 

@@ -44,7 +44,7 @@ impl Survey {
     /// `Connection: keep-alive`, as many say it: nothing has to be removed with it.
     const KEPT_ALIVE: Self = Self(1);
     /// Something else that is between neighbours, or more than one length.
-    const NEIGHBOURS: Self = Self(1 << 1);
+    pub(super) const NEIGHBOURS: Self = Self(1 << 1);
     /// A length that is one.
     const LENGTH: Self = Self(1 << 2);
     /// What a client might say in a proxy's name, or to change what it has asked for.
@@ -57,6 +57,8 @@ impl Survey {
     const EXPECT: Self = Self(1 << 7);
     /// What pages of other origins may do.
     pub(super) const CORS: Self = Self(1 << 8);
+    pub(super) const ORIGIN: Self = Self(1 << 9);
+    pub(super) const CONTENT_TYPE: Self = Self(1 << 10);
 
     pub(super) fn of(headers: &HeaderMap) -> Self {
         headers.iter().fold(Self::default(), |found, (name, value)| match Self::of_name(name.as_str()) {
@@ -86,6 +88,8 @@ impl Survey {
             b"authorization" => Self::AUTHORIZATION,
             b"macaroon" | b"token" | b"grpc-metadata-macaroon" => Self::METADATA,
             b"expect" => Self::EXPECT,
+            b"origin" => Self::ORIGIN,
+            b"content-type" => Self::CONTENT_TYPE,
             b"forwarded" | b"true-client-ip" | b"cf-connecting-ip" | [b'x', ..] => Self::SPOOFED,
             [b't' | b'c', ..] if name.contains('_') => Self::SPOOFED,
             [b'a', ..] if name.starts_with("access-control-") => Self::CORS,

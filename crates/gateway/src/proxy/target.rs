@@ -22,7 +22,8 @@ pub(super) struct Host {
     pub(super) value: HeaderValue,
 }
 
-/// Takes the host out of a request. Two, or none where there must be one, are refused, and so is a target that names
+/// Takes the host out of a request, and leaves an empty one in the place where the upstream's will stand: taking the line
+/// away would move others, and putting it back make room for it again. Two, or none where there must be one, are refused, and so is a target that names
 /// another than the header does.
 pub(super) fn take_host(parts: &mut Parts) -> Result<Host, Failure> {
     if parts.uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
@@ -37,7 +38,7 @@ pub(super) fn take_host(parts: &mut Parts) -> Result<Host, Failure> {
     if !is_each_said_once && is_named_twice() {
         return Err(Failure::Host("there is more than one `Host`"));
     }
-    let header = parts.headers.remove(HOST);
+    let header = parts.headers.get_mut(HOST).map(|value| mem::replace(value, HeaderValue::from_static("")));
     let value = match (parts.uri.authority(), header) {
         (Some(target), None) if parts.version == Version::HTTP_2 => to_value(target)?,
         (Some(target), Some(header)) => {
@@ -84,7 +85,8 @@ impl Host {
     /// Without its port.
     pub(super) fn name(&self) -> &str {
         let (name, _) = split(self.value.as_bytes());
-        std::str::from_utf8(name).unwrap_or_default()
+        // Visible ASCII, as it was checked to be.
+        self.value.to_str().ok().and_then(|host| host.get(..name.len())).unwrap_or_default()
     }
 }
 

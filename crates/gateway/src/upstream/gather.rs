@@ -9,6 +9,10 @@
 //! written to, with an answer that is there to be read. So what can't be written is thrown away here: reading tells what
 //! there is, and that it is the end.
 //!
+//! Headers of ours that are in writing already are put behind the request line here (see `proxy/telling.rs`). hyper knows
+//! nothing of them: what it hands over with them counts as written at once, and what the socket doesn't take goes first
+//! next time.
+//!
 //! A request that may be sent a second time is kept as it was written, which is cheaper than to put it into writing again.
 
 use std::{
@@ -18,21 +22,27 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::proxy::Lines;
+
 /// What is copied together at most. Each connection keeps as much room, once it has been used.
 const SMALL: usize = 16 * 1024;
 
-/// The head of a request, as it was written last to a connection, for who holds that connection.
+/// What who holds a connection has to do with its writing: the head of the request that was written last, and what to add to
+/// the next one.
 #[derive(Default)]
 pub(super) struct Written {
     /// What is written next is the head of a request, and will be asked for.
     is_wanted: AtomicBool,
+    /// What is written next is the head of a request, and has more lines.
+    has_lines: AtomicBool,
     head: Mutex<Vec<u8>>,
+    lines: Mutex<Option<Lines>>,
 }
 
 impl Written {
@@ -44,6 +54,22 @@ impl Written {
     /// Has the next request not kept.
     pub(super) fn keep_none(&self) {
         self.is_wanted.store(false, Relaxed);
+    }
+
+    /// Has the next request written with more headers than it has.
+    pub(super) fn write_next(&self, lines: Option<&Lines>) {
+        if lines.is_some() || self.has_lines.load(Relaxed) {
+            *self.lines.lock() = lines.cloned();
+        }
+        self.has_lines.store(lines.is_some(), Relaxed);
+    }
+
+    fn take_lines(&self) -> Option<Lines> {
+        if !self.has_lines.load(Relaxed) {
+            return None;
+        }
+        self.has_lines.store(false, Relaxed);
+        self.lines.lock().take()
     }
 
     /// The head that was kept, if it has been written.
@@ -69,6 +95,8 @@ impl Written {
 pub(super) struct Gathered<S> {
     stream: S,
     joint: Vec<u8>,
+    /// So much at the end of `joint` counts as written and isn't.
+    left: usize,
     written: Arc<Written>,
     /// Nothing can be written any more, since the other side has closed.
     is_closed: bool,
@@ -78,7 +106,7 @@ pub(super) struct Gathered<S> {
 
 impl<S> Gathered<S> {
     pub(super) fn new(stream: S, written: Arc<Written>) -> Self {
-        Self { stream, joint: Vec::new(), written, is_closed: false, is_read: false }
+        Self { stream, joint: Vec::new(), left: 0, written, is_closed: false, is_read: false }
     }
 }
 
@@ -92,6 +120,57 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
             }
             polled => polled,
         }
+    }
+
+    /// Writes the head of a request with lines of ours in it, and so much of its body as is copied.
+    fn poll_head(
+        &mut self,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+        lines: &Lines,
+    ) -> Poll<io::Result<usize>> {
+        // hyper hands the whole head over at once, and nothing before it.
+        let head = pieces.iter().find(|piece| !piece.is_empty()).map_or(&[][..], |piece| &**piece);
+        let Some(end) = head.iter().position(|byte| *byte == b'\n') else {
+            return Poll::Ready(Err(io::Error::other("a request begins without a request line")));
+        };
+        let (line, rest) = head.split_at(end + 1);
+        self.joint.clear();
+        for part in [line, lines.as_bytes(), rest] {
+            self.joint.extend_from_slice(part);
+        }
+        let whole = pieces.iter().map(|piece| piece.len()).sum();
+        let length = if whole > SMALL { head.len() } else { whole };
+        if whole <= SMALL {
+            for piece in pieces.iter().skip_while(|piece| piece.is_empty()).skip(1) {
+                self.joint.extend_from_slice(piece);
+            }
+        }
+        self.written.note([self.joint.as_slice()]);
+        if let Some(known) = self.thrown_away(length) {
+            return known;
+        }
+        let taken = match Pin::new(&mut self.stream).poll_write(context, &self.joint) {
+            Poll::Ready(Ok(taken)) => taken,
+            Poll::Pending => 0,
+            failed => return self.written(failed, length),
+        };
+        self.left = self.joint.len() - taken;
+        Poll::Ready(Ok(length))
+    }
+
+    /// Writes what counts as written and isn't.
+    fn poll_left(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.left > 0 {
+            let left = &self.joint[self.joint.len() - self.left..];
+            let length = left.len();
+            let polled = Pin::new(&mut self.stream).poll_write(context, left);
+            match ready!(self.written(polled, length))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                taken => self.left -= taken,
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// What becomes of so many bytes, if that is known beforehand.
@@ -115,6 +194,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_left(context))?;
+        if let Some(lines) = self.written.take_lines() {
+            return self.poll_head(context, &[IoSlice::new(bytes)], &lines);
+        }
         self.written.note([bytes]);
         if let Some(known) = self.thrown_away(bytes.len()) {
             return known;
@@ -128,6 +211,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
         context: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_left(context))?;
+        if let Some(lines) = self.written.take_lines() {
+            return self.poll_head(context, pieces, &lines);
+        }
         self.written.note(pieces.iter().map(|piece| &**piece));
         let length = pieces.iter().map(|piece| piece.len()).sum();
         if let Some(known) = self.thrown_away(length) {
@@ -155,6 +242,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_left(context))?;
         match Pin::new(&mut self.stream).poll_flush(context) {
             Poll::Ready(Err(error)) if is_closing(&error) && !self.is_read => {
                 self.is_closed = true;
@@ -283,6 +371,98 @@ mod tests {
         written.keep_next();
         assert_eq!(stream.write_vectored(&[IoSlice::new(b"a "), IoSlice::new(b"head")]).await.unwrap(), 6);
         assert_eq!(written.take().unwrap(), b"a head");
+    }
+
+    /// Takes so many bytes at a time, and after each time none until it is asked again.
+    struct Slow {
+        at_once: usize,
+        is_ready: bool,
+        taken: Vec<u8>,
+    }
+
+    impl AsyncWrite for Slow {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.is_ready = !self.is_ready;
+            if self.is_ready {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let length = bytes.len().min(self.at_once);
+            self.taken.extend_from_slice(&bytes[..length]);
+            Poll::Ready(Ok(length))
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            true
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn lines(said: &[(&'static str, &'static str)]) -> Lines {
+        Lines::of(&said.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect())
+    }
+
+    #[tokio::test]
+    async fn our_lines_stand_behind_the_request_line_however_little_is_taken_at_once() {
+        let ours = lines(&[("x-a", "1"), ("x-b", "")]);
+        let head = b"POST /a?b HTTP/1.1\r\nhost: a\r\n\r\n";
+        let large = [b'x'; SMALL];
+        for at_once in (1..80).chain([SMALL + 10, 3 * SMALL]) {
+            for body in [&b""[..], b"body", &large] {
+                let written = Arc::<Written>::default();
+                let slow = Slow { at_once, is_ready: true, taken: Vec::new() };
+                let mut stream = Gathered::new(slow, Arc::clone(&written));
+                let mut wanted = Vec::new();
+                for is_told in [true, false, true] {
+                    written.write_next(Some(&ours).filter(|_| is_told));
+                    let mut pieces = [IoSlice::new(head), IoSlice::new(body)];
+                    let mut left = &mut pieces[..];
+                    while !left.is_empty() {
+                        let length = stream.write_vectored(left).await.unwrap();
+                        IoSlice::advance_slices(&mut left, length);
+                    }
+                    wanted.extend_from_slice(b"POST /a?b HTTP/1.1\r\n");
+                    wanted.extend_from_slice(if is_told { b"x-a: 1\r\nx-b: \r\n" } else { b"" });
+                    wanted.extend_from_slice(b"host: a\r\n\r\n");
+                    wanted.extend_from_slice(body);
+                }
+                stream.flush().await.unwrap();
+                assert!(stream.stream.taken == wanted, "{at_once} bytes at once, body of {}", body.len());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_is_kept_with_our_lines_and_what_they_were_not_written_to_is_not_sent() {
+        let written = Arc::<Written>::default();
+        let mut stream = Gathered::new(Told::default(), Arc::clone(&written));
+        written.keep_next();
+        written.write_next(Some(&lines(&[("x-a", "1")])));
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        assert_eq!(written.take().unwrap(), b"GET / HTTP/1.1\r\nx-a: 1\r\nhost: a\r\n\r\n");
+        // Nothing that isn't a head goes out without what it should have been told with.
+        written.write_next(Some(&lines(&[("x-a", "1")])));
+        assert!(stream.write_all(b"no head").await.is_err());
+        assert_eq!(stream.stream.0.len(), 1);
+        // To one who has closed, it is as if it were written.
+        let mut stream = Gathered::new(Closed(b"its last words"), Arc::clone(&written));
+        written.write_next(Some(&lines(&[("x-a", "1")])));
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        stream.flush().await.unwrap();
+        let mut said = Vec::new();
+        stream.read_to_end(&mut said).await.unwrap();
+        assert_eq!(said, b"its last words");
     }
 
     #[tokio::test]

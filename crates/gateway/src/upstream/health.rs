@@ -67,7 +67,7 @@ async fn ask(upstream: &Upstream, at: usize, path: &str) -> Result<(), String> {
     let mut request = Request::new(RequestBody::none());
     *request.uri_mut() = path.parse::<Uri>().map_err(|error| describe(&error))?;
     request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("farebox"));
-    let mut outgoing = Outgoing { request, host: None, upgrade: None };
+    let mut outgoing = Outgoing { request, host: None, upgrade: None, lines: None };
     let tasks = Tasks::default();
     let failed = |error: &dyn std::error::Error| format!("its health check fails: {}", describe(error));
     let answer = match address.connector().begin(&tasks, ()).await.map_err(|error| failed(&error))? {

@@ -14,7 +14,10 @@ use super::{
     outgoing::{Naming, Outgoing, Spare},
     pool::{Connection, Pool, Want},
 };
-use crate::{proxy::RequestBody, worker::Worker};
+use crate::{
+    proxy::{Lines, RequestBody},
+    worker::Worker,
+};
 
 /// A request that has been sent, until the head of its answer is there.
 pub(super) type Exchange = BoxFuture<'static, Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>;
@@ -77,10 +80,15 @@ impl Lease {
 
     /// Sends a request at once, whether what is returned is polled or not. It is boxed since it has room for the whole
     /// request, and whoever awaits it would get as large.
-    pub(super) fn send(&mut self, request: Request<RequestBody>) -> Exchange {
+    ///
+    /// `lines` are written behind the request line; [`Lease::shape`] has left none over HTTP/2.
+    pub(super) fn send(&mut self, request: Request<RequestBody>, lines: Option<&Lines>) -> Exchange {
         request.body().leaves(true);
         match self.taken.as_mut().expect("there is a connection before there is something to send") {
-            Connection::Http1(http1) => Box::pin(http1.sender.try_send_request(request)),
+            Connection::Http1(http1) => {
+                http1.written.write_next(lines);
+                Box::pin(http1.sender.try_send_request(request))
+            }
             Connection::Http2(stream) => Box::pin(stream.0.sender.clone().try_send_request(request)),
         }
     }

@@ -13,16 +13,18 @@ use http::{
 use hyper::body::Body as _;
 
 use super::gather::Written;
-use crate::proxy::{Asked, RequestBody};
+use crate::proxy::{Asked, Lines, RequestBody};
 
 /// A request on its way, before it is known which version of HTTP it will be put in.
 pub(crate) struct Outgoing {
-    /// Its target is a path and a query, without an authority; it has no `Host`.
+    /// Its target is a path and a query, without an authority; its `Host`, if it has one, is a place to put one in.
     pub(crate) request: Request<RequestBody>,
     /// What to name as the host, unless the upstream's own.
     pub(crate) host: Option<HeaderValue>,
     /// The protocol that it asks to go on in.
     pub(crate) upgrade: Option<Arc<Asked>>,
+    /// More headers, none of which the request has.
+    pub(crate) lines: Option<Lines>,
 }
 
 /// What an address is called in requests to it.
@@ -67,6 +69,10 @@ impl Outgoing {
         request.headers_mut().remove(HOST);
         request.headers_mut().remove(CONNECTION);
         request.headers_mut().remove(TRANSFER_ENCODING);
+        if let Some(lines) = self.lines.take() {
+            let read = read_lines(lines.as_bytes(), false, request.headers_mut());
+            debug_assert!(read.is_some(), "they were headers before");
+        }
         let preserved = self.host.as_ref().and_then(|host| Authority::try_from(host.as_bytes()).ok());
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
         parts.scheme = Some(naming.scheme.clone());
@@ -97,6 +103,19 @@ fn is_repeatable(request: &Request<RequestBody>) -> bool {
             *request.method(),
             Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
         )
+}
+
+/// The request that failed, to be sent again: itself, where it was never sent, with the lines that are to be written beside
+/// it; or what was kept of it, which has them among its headers.
+pub(super) fn again(
+    unsent: Option<Request<RequestBody>>,
+    lines: Option<Lines>,
+    spare: Option<Spare>,
+) -> Option<(Request<RequestBody>, Option<Lines>)> {
+    match unsent {
+        Some(request) => Some((request, lines)),
+        None => Some((spare?.into_request()?, None)),
+    }
 }
 
 /// A request has come back from the connection that had taken it, and was never sent.
@@ -161,16 +180,20 @@ impl Spare {
                 text[end + 1..].to_vec()
             }
         };
-        // Names have no such mark in them, and values no ends of lines.
-        for line in text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty())
-        {
-            let mark = line.iter().position(|byte| *byte == b':')?;
-            let mut value = HeaderValue::from_bytes(line[mark + 1..].trim_ascii()).ok()?;
-            value.set_sensitive(true);
-            request.headers_mut().append(HeaderName::from_bytes(&line[..mark]).ok()?, value);
-        }
+        read_lines(&text, true, request.headers_mut())?;
         Some(request)
     }
+}
+
+/// Makes headers of lines again. Names have no colon in them, and values no ends of lines.
+fn read_lines(text: &[u8], is_sensitive: bool, headers: &mut HeaderMap) -> Option<()> {
+    for line in text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty()) {
+        let mark = line.iter().position(|byte| *byte == b':')?;
+        let mut value = HeaderValue::from_bytes(line[mark + 1..].trim_ascii()).ok()?;
+        value.set_sensitive(is_sensitive);
+        headers.append(HeaderName::from_bytes(&line[..mark]).ok()?, value);
+    }
+    Some(())
 }
 
 /// Whether the upstream did say something, so that there is no doubt whether it has heard of the request.
@@ -238,7 +261,7 @@ mod tests {
         let mut request = Request::new(RequestBody::none());
         *request.uri_mut() = Uri::from_static("/a?b");
         request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
-        let mut outgoing = Outgoing { request, host: None, upgrade: None };
+        let mut outgoing = Outgoing { request, host: None, upgrade: None, lines: None };
         for _ in 0..2 {
             outgoing.shape_for_http2(&naming);
             assert_eq!(outgoing.request.uri(), "https://app/a?b");
@@ -252,6 +275,37 @@ mod tests {
                 (&HeaderValue::from_static("app"), &HeaderValue::from_static("te"))
             );
         }
+    }
+
+    #[test]
+    fn lines_are_headers_of_a_request_once_in_whatever_form_it_is_sent() {
+        let naming = Naming {
+            scheme: Scheme::HTTP,
+            authority: Authority::from_static("app"),
+            host: HeaderValue::from_static("app"),
+        };
+        let told = HeaderMap::from_iter([
+            (HeaderName::from_static("x-a"), HeaderValue::from_static("1: 2")),
+            (HeaderName::from_static("x-b"), HeaderValue::from_static("")),
+        ]);
+        let mut request = Request::new(RequestBody::none());
+        *request.uri_mut() = Uri::from_static("/");
+        let lines = Some(Lines::of(&told));
+        let mut outgoing = Outgoing { request, host: None, upgrade: None, lines };
+        outgoing.shape_for_http1(&naming.host);
+        assert_eq!(outgoing.request.headers().keys().collect::<Vec<_>>(), [HOST]);
+        // Never sent, it goes on with them.
+        let (request, lines) = again(Some(outgoing.request), outgoing.lines, None).unwrap();
+        let mut outgoing = Outgoing { request, host: None, upgrade: None, lines };
+        for _ in 0..2 {
+            outgoing.shape_for_http2(&naming);
+            assert_eq!(*outgoing.request.headers(), told);
+            assert!(outgoing.lines.is_none());
+        }
+        // What is sent a second time has them among its headers, since it was sent with them.
+        let spare = Spare::of(&outgoing.request, None);
+        let (request, lines) = again(None, Some(Lines::of(&told)), spare).unwrap();
+        assert_eq!((request.headers(), lines.is_none()), (&told, true));
     }
 
     #[test]

@@ -1,0 +1,264 @@
+//! What an upstream is told of a request besides what its client says: the same, each of it once, whether the connection asks
+//! for the first time, and it goes through the headers, or again, and it is written as it was (`proxy/telling.rs`).
+
+#![expect(clippy::unwrap_used, reason = "an error is how a test fails")]
+
+mod support;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use farebox_gateway::ServiceRoute;
+use farebox_protocol::Scheme;
+use futures_util::stream;
+use http::{HeaderName, HeaderValue, Request, header};
+use http_body::Frame;
+use http_body_util::{BodyExt, combinators::BoxBody};
+use serde_json::Value;
+use support::{
+    Rig, Sender1, body, free, http1, pieces, request, service,
+    upstream::{Recorder, Upstream},
+    within,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinSet,
+};
+
+/// How often a connection asks for the same: by headers, then in writing for the first time, then as it was.
+const TURNS: usize = 4;
+
+/// What the upstream received, in an order of its own.
+fn received(answer: &[u8]) -> (Vec<String>, String) {
+    let told: Value = serde_json::from_slice(answer).unwrap();
+    let lines = told["headers"].as_array().unwrap().iter();
+    let mut lines: Vec<String> = lines.map(|line| line.as_str().unwrap().to_owned()).collect();
+    lines.sort_unstable();
+    (lines, told["body"].as_str().unwrap().to_owned())
+}
+
+async fn on(client: &mut Sender1, asked: Request<BoxBody<Bytes, hyper::Error>>) -> (Vec<String>, String) {
+    within(async {
+        client.ready().await.unwrap();
+        let answer = client.send_request(asked).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        received(&answer.into_body().collect().await.unwrap().to_bytes())
+    })
+    .await
+}
+
+fn starting<'a>(lines: &'a [String], name: &str) -> Vec<&'a str> {
+    let front = format!("{name}: ");
+    lines.iter().filter_map(|line| line.strip_prefix(&front)).collect()
+}
+
+/// One worker, so that there is one connection to the upstream.
+async fn rig(routes: Vec<ServiceRoute>) -> Rig {
+    let mut config = support::config(routes);
+    config.workers = 1;
+    Rig::with(config).await
+}
+
+/// What clients say in the name of proxies, of operators or of ours, and what they say to have ours taken away.
+const CLAIMS: [&[(&str, &str)]; 9] = [
+    &[],
+    &[("x-forwarded-for", "6.6.6.6"), ("forwarded", "for=6.6.6.6"), ("x-forwarded-host", "evil")],
+    &[("X_Forwarded_For", "6.6.6.6"), ("x-forwarded-proto", "gopher"), ("x-real-ip", "6.6.6.6")],
+    &[("farebox-service", "other"), ("farebox-token-id", "00"), ("farebox-payment-hash", "00")],
+    &[("farebox_service", "other"), ("farebox-anything", "1"), ("Farebox-Token-Id", "00")],
+    &[("connection", "x-forwarded-for, farebox-service, forwarded, host"), ("accept", "a/b")],
+    &[("connection", "close, te"), ("te", "trailers"), ("x-original-url", "/dear")],
+    &[("x-empty", ""), ("accept", "a"), ("accept", "b"), ("cookie", "a=1; b=2")],
+    &[("expect", "100-continue"), ("x-forwarded-port", "1"), ("content-type", "text/plain")],
+];
+
+#[tokio::test]
+async fn a_connection_that_asks_again_tells_the_same_as_one_that_asks_for_the_first_time() {
+    let upstream = Upstream::echo().await;
+    let rig = rig(vec![service("api", &upstream.url())]).await;
+    let bought = rig.buy_as("/", Scheme::L402).await;
+    let ask = |claims: &[(&str, &str)]| {
+        let mut asked = request("GET", "/a?b=c", claims);
+        asked.headers_mut().insert(header::AUTHORIZATION, HeaderValue::from_str(&bought).unwrap());
+        asked
+    };
+    for claims in CLAIMS {
+        let first = on(&mut http1(rig.addr).await, ask(claims)).await;
+        let mut warm = http1(rig.addr).await;
+        for _ in 0..TURNS {
+            on(&mut warm, ask(&[])).await;
+        }
+        assert_eq!(on(&mut warm, ask(claims)).await, first, "{claims:?}");
+        let (lines, _) = &first;
+        assert_eq!(starting(lines, "x-forwarded-for"), ["127.0.0.1"], "{claims:?}");
+        assert_eq!(starting(lines, "x-forwarded-proto"), ["http"], "{claims:?}");
+        assert_eq!(starting(lines, "x-forwarded-host"), ["localhost"], "{claims:?}");
+        assert_eq!(
+            starting(lines, "forwarded"),
+            ["for=127.0.0.1;host=\"localhost\";proto=http"],
+            "{claims:?}"
+        );
+        assert_eq!(starting(lines, "farebox-service"), ["api"], "{claims:?}");
+        assert_eq!(lines.iter().filter(|line| line.starts_with("farebox")).count(), 3, "{claims:?}");
+        assert_eq!(starting(lines, "host").len(), 1, "{claims:?}");
+        assert!(!lines.iter().any(|line| line.starts_with("authorization")), "{claims:?}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_introduced_as_who_asked_before() {
+    let upstream = Upstream::echo().await;
+    let mut other = free("other", &upstream.url());
+    other.matcher.path_prefixes = vec!["/other".parse().unwrap()];
+    let rig = rig(vec![other, service("api", &upstream.url())]).await;
+    let tokens = [rig.buy_as("/", Scheme::L402).await, rig.buy_as("/", Scheme::L402).await];
+    // Each of two tokens, hosts and services in every order, also several times in a row.
+    let mut asked = Vec::new();
+    for at in 0..64_usize {
+        asked.push((at & 1, at >> 1 & 1, at >> 2 & 1));
+        asked.extend(vec![(at >> 3 & 1, at >> 4 & 1, at >> 5 & 1); at % 4]);
+    }
+    let mut client = http1(rig.addr).await;
+    for (token, host, service) in asked {
+        let path = ["/", "/other"][service];
+        let host = ["a.test", "b.test"][host];
+        let mut asked = request("GET", path, &[("authorization", &tokens[token])]);
+        asked.headers_mut().insert(header::HOST, HeaderValue::from_static(host));
+        let cold = {
+            let mut asked = request("GET", path, &[("authorization", &tokens[token])]);
+            asked.headers_mut().insert(header::HOST, HeaderValue::from_static(host));
+            on(&mut http1(rig.addr).await, asked).await
+        };
+        let warm = on(&mut client, asked).await;
+        assert_eq!(warm, cold);
+        assert_eq!(starting(&warm.0, "x-forwarded-host"), [host]);
+        assert_eq!(starting(&warm.0, "farebox-service"), [["api", "other"][service]]);
+        assert_eq!(starting(&warm.0, "farebox-token-id").len(), 1 - service);
+    }
+}
+
+#[tokio::test]
+async fn bodies_of_every_size_and_kind_follow_the_head_that_they_belong_to() {
+    let upstream = Upstream::echo().await;
+    let rig = rig(vec![free("api", &upstream.url())]).await;
+    let mut client = http1(rig.addr).await;
+    for size in [0, 1, 1_000, 15 << 10, 16 << 10, 17 << 10, 400 << 10] {
+        let text = "0123456789abcdef".repeat(size / 16) + &"x".repeat(size % 16);
+        for is_in_pieces in [false, true] {
+            for _ in 0..TURNS {
+                let asked = Request::post("/").header(header::HOST, "localhost");
+                let sent = if is_in_pieces {
+                    let parts: Vec<_> = text.as_bytes().chunks(7_001).map(<[u8]>::to_vec).collect();
+                    pieces(stream::iter(parts.into_iter().map(|part| Frame::data(part.into()))))
+                } else {
+                    body(text.clone())
+                };
+                let (lines, got) = on(&mut client, asked.body(sent).unwrap()).await;
+                assert_eq!(got.len(), size);
+                assert!(got == text, "a body of {size} bytes was changed");
+                assert_eq!(starting(&lines, "x-forwarded-for"), ["127.0.0.1"]);
+                assert_eq!(starting(&lines, "farebox-service"), ["api"]);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_operators_header_of_a_name_that_we_use_is_the_only_one() {
+    let upstream = Upstream::echo().await;
+    for name in ["x-forwarded-proto", "forwarded", "x_forwarded_for"] {
+        let mut route = free("api", &upstream.url());
+        route.headers = vec![(HeaderName::from_static(name), HeaderValue::from_static("operators"))];
+        let rig = rig(vec![route]).await;
+        let mut client = http1(rig.addr).await;
+        let (first, _) = on(&mut client, request("GET", "/", &[])).await;
+        for _ in 0..TURNS {
+            let (lines, _) = on(&mut client, request("GET", "/", &[])).await;
+            assert_eq!(lines, first);
+            let spellings = [name, &name.replace('_', "-")].map(|name| starting(&lines, name)).concat();
+            assert!(spellings.iter().all(|value| *value == "operators"), "{name}: {lines:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_trusted_proxys_word_is_passed_on_with_every_request() {
+    let upstream = Upstream::echo().await;
+    let mut config = support::config(vec![free("api", &upstream.url())]);
+    config.workers = 1;
+    config.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+    let rig = Rig::with(config).await;
+    let mut client = http1(rig.addr).await;
+    for at in 0..TURNS {
+        let ip = format!("9.9.9.{at}");
+        let (lines, _) = on(&mut client, request("GET", "/", &[("x-forwarded-for", &ip)])).await;
+        assert_eq!(starting(&lines, "x-forwarded-for"), [format!("{ip}, 127.0.0.1")]);
+        assert_eq!(starting(&lines, "farebox-service"), ["api"]);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_sent_again_is_told_of_once() {
+    // The first request on each connection is answered, the second is read and the connection closed.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let heads = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let mut serving = JoinSet::new();
+    let seen = heads.clone();
+    serving.spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            for answer in [&b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"[..], b""] {
+                let mut read = Vec::new();
+                while !read.ends_with(b"\r\n\r\n") && stream.read_buf(&mut read).await.unwrap() > 0 {}
+                seen.lock().push(String::from_utf8(read).unwrap());
+                stream.write_all(answer).await.unwrap();
+            }
+        }
+    });
+    let rig = rig(vec![free("api", &format!("http://{addr}"))]).await;
+    let mut client = http1(rig.addr).await;
+    for _ in 0..TURNS {
+        within(async {
+            client.ready().await.unwrap();
+            let answer = client.send_request(request("GET", "/", &[])).await.unwrap();
+            assert_eq!(answer.status(), 200);
+            answer.into_body().collect().await.unwrap();
+        })
+        .await;
+    }
+    let heads = heads.lock().clone();
+    assert!(heads.len() > TURNS, "nothing was sent again");
+    let mut all = heads.iter().map(|head| {
+        let mut lines: Vec<_> = head.split_terminator("\r\n").filter(|line| !line.is_empty()).collect();
+        assert_eq!(lines.remove(0), "GET / HTTP/1.1");
+        lines.sort_unstable();
+        lines
+    });
+    let first = all.next().unwrap();
+    assert_eq!(first.len(), 6, "{first:?}");
+    assert!(all.all(|lines| lines == first), "{heads:?}");
+}
+
+#[tokio::test]
+async fn from_the_second_request_on_nothing_is_put_into_writing_again() {
+    // Or all of the above would show nothing but that headers are headers.
+    let upstream = Recorder::start().await;
+    let rig = rig(vec![free("api", &upstream.url())]).await;
+    let mut client = http1(rig.addr).await;
+    for _ in 0..TURNS {
+        within(async {
+            client.ready().await.unwrap();
+            let answer = client.send_request(request("GET", "/", &[])).await.unwrap();
+            assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "ok");
+        })
+        .await;
+    }
+    let received = upstream.received();
+    let second: Vec<_> =
+        received.split_terminator("\r\n\r\n").map(|head| head.lines().nth(1).unwrap_or_default()).collect();
+    assert!(second[0].starts_with("host: "), "{received}");
+    assert!(second[1..].iter().all(|line| line.starts_with("forwarded: ")), "{received}");
+    assert_eq!(second.len(), TURNS);
+}
