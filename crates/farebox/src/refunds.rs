@@ -16,8 +16,9 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 /// How long refunds under way may take to end when the gateway stops. The next start ends the others.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 
-/// Where buyers ask; until [`pay_out`] has a wallet they are told to come again.
-pub(crate) fn open(
+/// Where buyers ask; until [`pay_out`] has a wallet they are told to come again. From here on the books say all that has left, so
+/// it comes before anything is served.
+pub(crate) async fn open(
     settings: RefundSettings,
     paywall: &Arc<Paywall>,
     state_dir: &Path,
@@ -25,8 +26,10 @@ pub(crate) fn open(
     let addresses = AddressBook::new(settings.private_hosts).context("cannot make an HTTP client")?;
     let path = state::refunds(state_dir);
     let (paywall, clock) = (Arc::clone(paywall), Arc::new(SystemClock));
-    Refunds::open(&path, paywall, Arc::new(addresses), clock, settings.config)
-        .with_context(|| format!("cannot open the journal of refunds, `{}`", path.display()))
+    let refunds = Refunds::open(&path, paywall, Arc::new(addresses), clock, settings.config)
+        .with_context(|| format!("cannot open the journal of refunds, `{}`", path.display()))?;
+    refunds.compare().await?;
+    Ok(refunds)
 }
 
 /// Pays from the first node, as soon as it is there, until `stop`; then waits for what is under way.

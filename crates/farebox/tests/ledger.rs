@@ -553,3 +553,56 @@ async fn there_is_no_receipt_for_what_was_not_paid_or_not_claimed() {
     assert_eq!(unnamed.code, 2, "{}", unnamed.stderr);
     assert!(unnamed.stderr.contains("--network"), "{}", unnamed.stderr);
 }
+
+#[tokio::test]
+async fn refunds_that_only_the_books_know_are_listed_shown_and_spoken_of() {
+    let shop = Shop::open().await;
+    let order = |id: u8, msat| RefundOrder {
+        id: RefundId([id; 16]),
+        hash: hash(3),
+        of: RefundOf::Credit,
+        amount: Msat::new(msat),
+        at: at(90_000 + u64::from(id)),
+    };
+    shop.store().begin_refund(order(2, 1_000)).await.unwrap();
+    // And one that these books missed: of 15 sat, 10 were there.
+    let (paid_at, limit) = (Some(at(90_100)), Some(Msat::new(10_000)));
+    shop.store().add_refund(order(3, 15_000), paid_at, limit).await.unwrap().unwrap();
+    let (held, missed, ended) = ("02".repeat(16), "03".repeat(16), "01".repeat(16));
+
+    let rows = shop.rows(&["refund", "list"]);
+    assert_eq!(of(&rows, "id"), [missed.as_str(), &held]);
+    assert_eq!(of(&rows, "state"), ["paid", "open"]);
+    assert_eq!(
+        (&rows[0]["booked_msat"], &rows[0]["missing_msat"]),
+        (&Value::from(10_000), &Value::from(5_000))
+    );
+    assert_eq!((&rows[1]["is_orphan"], &rows[1]["amount_msat"]), (&Value::from(true), &Value::from(1_000)));
+    assert_eq!(of(&shop.rows(&["refund", "list", "--all"]), "id"), [missed.as_str(), &held, &ended]);
+    let shown = shop.works(&["refund", "show", &held, "--human"]);
+    assert!(shown.contains("known to the books alone"), "{shown}");
+    let shown = shop.works(&["refund", "show", &missed, "--human"]);
+    assert!(shown.contains("5 sat of it isn't taken from its purchase"), "{shown}");
+    let shown = shop.works(&["ledger", "show", &hash(3).to_string(), "--human"]);
+    assert!(shown.contains("5 sat more had nothing to be taken from"), "{shown}");
+    assert_eq!(shop.run(&["ledger", "verify"]).code, 0, "beside the law");
+
+    let refused = |args: &[&str], why: &str| {
+        let ran = shop.run(&[&["refund", "resolve"], args].concat());
+        assert_ne!(ran.code, 0, "{args:?}");
+        assert!(ran.stderr.contains(why), "{args:?}: {}", ran.stderr);
+    };
+    refused(&[&held, "--not-paid"], "there is no journal of refunds");
+    // As a gateway's first start leaves it.
+    fs::write(shop.path().join("state/refunds.sqlite"), b"").unwrap();
+    refused(&[&held, "--paid", "--fee", "1sat"], "say no fee");
+    refused(&[&ended, "--not-paid"], "has ended");
+    refused(&[&"4e".repeat(16), "--not-paid"], "neither the journal of refunds nor the books know");
+    shop.works(&["refund", "resolve", &held, "--not-paid", "--note", "asked"]);
+    refused(&[&held, "--paid"], "the first word counts");
+    let row = &shop.rows(&["refund", "show", &held])[0];
+    assert_eq!(
+        (&row["said"]["verdict"], &row["said"]["note"]),
+        (&Value::from("not paid"), &Value::from("asked"))
+    );
+}

@@ -10,12 +10,22 @@
 
 mod amount;
 pub(crate) mod attempts;
+mod compare;
 mod front;
 mod journal;
 mod records;
 mod work;
 
-use std::{fmt, path::Path, str::FromStr, sync::Arc, sync::OnceLock, time::Duration};
+use std::{
+    fmt,
+    path::Path,
+    str::FromStr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use farebox_lightning::{
     Outcome, Pay,
@@ -34,8 +44,9 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use amount::{FeeLimit, LEAST};
+pub use compare::{CompareError, Compared};
 pub use front::{BODY_BYTES_MAX, PATH, not_offered};
-pub use records::{Record, Records, Verdict, Which, Word, WordError};
+pub use records::{Record, Records, RecordsError, Verdict, Which, Word, WordError};
 
 use attempts::{AtWork, Attempts};
 use journal::{Entry, Journal, Recorded, State, Wanted};
@@ -82,6 +93,8 @@ pub struct Refunds {
     at_once: Arc<Semaphore>,
     looks: Semaphore,
     pending: work::Pending,
+    /// Whether the books are known to say all that has left.
+    compared: AtomicBool,
     /// Work goes on there although the front door that asked has gone.
     runtime: Handle,
     tasks: TaskTracker,
@@ -245,6 +258,7 @@ impl Refunds {
             at_once: Arc::new(Semaphore::new(AT_ONCE_MAX)),
             looks: Semaphore::new(LOOKS_MAX),
             pending: work::Pending::default(),
+            compared: AtomicBool::new(false),
             runtime: Handle::current(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -255,8 +269,11 @@ impl Refunds {
     ///
     /// # Errors
     ///
-    /// When the journal can't be used; asking again is no error.
-    pub async fn pay_from(self: &Arc<Self>, wallet: Arc<dyn Pay>) -> Result<(), IntentError> {
+    /// When the journal or the books can't be used; asking again is no error.
+    pub async fn pay_from(self: &Arc<Self>, wallet: Arc<dyn Pay>) -> Result<(), CompareError> {
+        if !self.compared.load(Ordering::Acquire) {
+            self.compare().await?;
+        }
         let intents = Arc::new(self.intents.clone());
         // Some 8 s of look-ups that prove nothing: then it can be tried again, or is left to a person.
         let config = OutgoingConfig { empty_lookups_max: 5, ..OutgoingConfig::default() };

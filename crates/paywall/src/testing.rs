@@ -36,7 +36,7 @@ use crate::{
         StoreError,
         accounts::{
             Account, Accounts, Allotment, AnswerKey, Audit, DayOfUse, Debited, Epoch, EpochId, Group,
-            KeptAnswer, MonthlyUse, Opened, RefundId, RefundOrder, RefundRow,
+            KeptAnswer, MonthlyUse, Opened, RefundId, RefundMark, RefundOrder, RefundRow,
         },
         entry::Entry,
         sqlite::SqliteStore,
@@ -406,6 +406,27 @@ impl Accounts for Flaky {
 
     fn open_refunds(&self, rows_max: u16) -> BoxFuture<'_, Result<Vec<RefundRow>, StoreError>> {
         self.through(move |store| store.open_refunds(rows_max))
+    }
+
+    fn unknown_refunds(&self, ids: Vec<RefundId>) -> BoxFuture<'_, Result<Vec<RefundId>, StoreError>> {
+        self.through(move |store| store.unknown_refunds(ids))
+    }
+
+    fn add_refund(
+        &self,
+        order: RefundOrder,
+        paid_at: Option<Timestamp>,
+        limit: Option<Msat>,
+    ) -> BoxFuture<'_, Result<Option<RefundRow>, StoreError>> {
+        self.through(move |store| store.add_refund(order, paid_at, limit))
+    }
+
+    fn refund_mark(&self) -> BoxFuture<'_, Result<Option<RefundMark>, StoreError>> {
+        self.through(move |store| store.refund_mark())
+    }
+
+    fn mark_refunds(&self, mark: RefundMark) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.through(move |store| store.mark_refunds(mark))
     }
 
     fn days_of_use(&self, from: u64, to: u64) -> BoxFuture<'_, Result<Vec<DayOfUse>, StoreError>> {

@@ -1,7 +1,7 @@
 //! `farebox refund`: money on its way back to buyers, and a person's word about what nobody else can explain.
 //!
-//! It looks at the journal beside a gateway that runs, or without one, and pays nothing. A word is only written down; whoever
-//! pays takes it, once the wallet can't tell any more.
+//! It looks at the journal and at the books beside a gateway that runs, or without one, and pays nothing. A word is only written
+//! down; whoever pays takes it, once the wallet can't tell any more.
 
 use std::{fmt, process::ExitCode};
 
@@ -9,7 +9,10 @@ use anyhow::Context as _;
 use farebox_lightning::clock::{Clock as _, SystemClock};
 use farebox_paywall::{
     refund::{Record, Records, Verdict, Which, Word},
-    store::accounts::{RefundId, RefundOf},
+    store::{
+        accounts::{RefundId, RefundOf},
+        sqlite::SqliteStore,
+    },
 };
 use farebox_protocol::Msat;
 use serde::Serialize;
@@ -23,7 +26,8 @@ use crate::{
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
 A wallet that knows nothing of a payment and can't prove that it never sent it (phoenixd is one)
-leaves the refund open, and its money set aside. `/readyz` and farebox_refunds_stuck count such
+leaves the refund open, and its money set aside. So does a journal that was lost or is an older
+copy: then only the books know of the refund. `/readyz` and farebox_refunds_stuck count such
 refunds, and the log names them (`refund_stuck`).
 
 Examples:
@@ -37,6 +41,9 @@ pub(crate) enum Command {
 }
 
 /// List refunds that haven't ended, newest first
+///
+/// Those that only the books know are among them, and those that books brought back from an older copy couldn't take from their
+/// purchases: that money is lost, unless their tokens come yet.
 #[derive(Debug, clap::Args)]
 pub(crate) struct List {
     /// Those that have ended, too
@@ -94,10 +101,20 @@ struct Row {
     purchase: String,
     of: &'static str,
     amount_msat: u64,
-    fee_max_msat: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fee_max_msat: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     fee_msat: Option<u64>,
-    payment_hash: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payment_hash: Option<String>,
+    /// Only the books know it.
+    is_orphan: bool,
+    /// What is taken from the purchase; none where the books don't know the refund.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    booked_msat: Option<u64>,
+    /// What belongs to it and isn't.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing_msat: Option<u64>,
     /// How far the payment is; none where the wallet was never to be asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     payment: Option<&'static str>,
@@ -136,10 +153,7 @@ pub(crate) fn run(command: &Command, reader: Reader) -> anyhow::Result<ExitCode>
     match command {
         Command::List(args) => {
             let which = if args.all { Which::All } else { Which::Open };
-            let rows = match records(&args.place)? {
-                Some(records) => records.last(which, args.limit)?,
-                None => Vec::new(),
-            };
+            let rows = records(&args.place)?.last(which, args.limit)?;
             if rows.is_empty() && reader == Reader::Person {
                 line(&if args.all { "no refund was asked for" } else { "no refund is open" })?;
             }
@@ -148,10 +162,11 @@ pub(crate) fn run(command: &Command, reader: Reader) -> anyhow::Result<ExitCode>
             }
         }
         Command::Show(args) => {
-            let found = records(&args.place)?.map(|records| records.find(args.id)).transpose()?.flatten();
-            let name = hex::encode(args.id.0);
-            reader
-                .print(&Row::from(found.with_context(|| format!("the journal knows no refund `{name}`"))?))?;
+            let (found, name) = (records(&args.place)?.find(args.id)?, hex::encode(args.id.0));
+            let found = found.with_context(|| {
+                format!("neither the journal of refunds nor the books know a refund `{name}`")
+            })?;
+            reader.print(&Row::from(found))?;
         }
         Command::Resolve(args) => resolve(args, reader)?,
     }
@@ -159,13 +174,7 @@ pub(crate) fn run(command: &Command, reader: Reader) -> anyhow::Result<ExitCode>
 }
 
 fn resolve(args: &Resolve, reader: Reader) -> anyhow::Result<()> {
-    let records = records(&args.place)?.context("no refund was ever asked for here")?;
-    let id = hex::encode(args.id.0);
-    if records.find(args.id)?.is_none() {
-        eprintln!(
-            "note: the journal knows no refund `{id}`; the word counts only if the books hold money for it"
-        );
-    }
+    let (records, id) = (records(&args.place)?, hex::encode(args.id.0));
     let verdict = if args.paid { Verdict::Paid { fee: args.fee } } else { Verdict::NotPaid };
     let word = Word { verdict, note: args.note.clone(), said_at: SystemClock.now() };
     records.say(args.id, &word)?;
@@ -173,11 +182,19 @@ fn resolve(args: &Resolve, reader: Reader) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The journal, where there is one: it is made by the first gateway that pays money back.
-fn records(place: &seller::Place) -> anyhow::Result<Option<Records>> {
-    let path = state::refunds(&place.directory()?);
-    let opened = path.exists().then(|| Records::open(&path)).transpose();
-    opened.with_context(|| format!("cannot open the journal of refunds, `{}`", path.display()))
+/// The journal, where there is one (the first gateway that pays money back makes it), and the books.
+fn records(place: &seller::Place) -> anyhow::Result<Records> {
+    let directory = place.directory()?;
+    let (path, books) = (state::refunds(&directory), state::books(&directory));
+    let books = match SqliteStore::open_to_inspect(&books) {
+        Ok(books) => Some(books),
+        Err(error) => {
+            eprintln!("note: refunds that only the books know are not seen: {error}");
+            None
+        }
+    };
+    Records::open(&path, books)
+        .with_context(|| format!("cannot open the journal of refunds, `{}`", path.display()))
 }
 
 const fn name(verdict: Verdict) -> &'static str {
@@ -197,7 +214,7 @@ fn id(text: &str) -> Result<RefundId, String> {
 
 impl From<Record> for Row {
     fn from(record: Record) -> Self {
-        let text = told(&record);
+        let (text, is_orphan, missing) = (told(&record), record.is_orphan(), record.missing());
         let said = record.word.map(|Word { verdict, note, said_at }| Said {
             verdict: name(verdict),
             fee_msat: match verdict {
@@ -213,9 +230,12 @@ impl From<Record> for Row {
             purchase: record.purchase.to_string(),
             of: source(record.of),
             amount_msat: record.amount.get(),
-            fee_max_msat: record.fee_max.get(),
+            fee_max_msat: record.fee_max.map(Msat::get),
             fee_msat: record.fee.map(Msat::get),
-            payment_hash: record.payment.to_string(),
+            payment_hash: record.payment.map(|hash| hash.to_string()),
+            is_orphan,
+            booked_msat: record.booked.map(|row| row.order.amount.get()),
+            missing_msat: Some(missing.get()).filter(|missing| *missing > 0),
             payment: record.sending,
             asked_at: record.asked_at.secs(),
             why: record.why,
@@ -233,13 +253,26 @@ const fn source(of: RefundOf) -> &'static str {
 }
 
 fn told(record: &Record) -> String {
-    let Record { amount, fee_max, state, purchase, payment, .. } = record;
+    let Record { amount, state, purchase, .. } = record;
     let (id, of, asked) = (hex::encode(record.id.0), source(record.of), utc(record.asked_at));
-    let mut text = format!(
-        "{id}  {state}\n  {amount} of {of}, and up to {fee_max} for the route; asked for at {asked}\n  \
-         purchase {purchase}\n  payment  {payment} ({})",
-        record.sending.unwrap_or("not begun"),
-    );
+    let mut text = match (record.payment, record.fee_max) {
+        (Some(payment), Some(fee_max)) => format!(
+            "{id}  {state}\n  {amount} of {of}, and up to {fee_max} for the route; asked for at {asked}\n  \
+             purchase {purchase}\n  payment  {payment} ({})",
+            record.sending.unwrap_or("not begun"),
+        ),
+        _ => format!(
+            "{id}  {state}, known to the books alone\n  {amount} of {of}, the route included; asked for at {asked}\n  \
+             purchase {purchase}",
+        ),
+    };
+    if record.missing() > Msat::ZERO {
+        text.push_str(&format!(
+            "\n  {} of it isn't taken from its purchase: these books are older than the refund, and nothing was left there, \
+             or its token wasn't shown since",
+            record.missing()
+        ));
+    }
     if let Some(fee) = record.fee {
         text.push_str(&format!("\n  the route cost {fee}"));
     }
@@ -292,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_lies_beside_the_refund_in_a_journal_of_its_own_directory() {
+    fn a_word_of_what_nobody_knows_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let place = ["--state-dir", dir.path().to_str().unwrap()];
         let run_with = |words: &[&str]| {
@@ -302,16 +335,12 @@ mod tests {
         let id = "4e".repeat(16);
         run_with(&["list"]).unwrap();
         assert!(run_with(&["resolve", &id, "--paid"]).is_err(), "nobody pays back here");
-        drop(journal_at(&state::refunds(dir.path())));
-        // Of money that only the books know a word may be said as well.
-        run_with(&["resolve", &id, "--paid"]).unwrap();
-        assert!(run_with(&["resolve", &id, "--not-paid"]).is_err(), "the first word counts");
+        // A journal as the gateway's first start leaves it.
+        let journal = state::refunds(dir.path());
+        std::fs::write(&journal, b"").unwrap();
+        drop(Records::open(&journal, None).unwrap());
+        run_with(&["list", "--all"]).unwrap();
+        assert!(run_with(&["resolve", &id, "--paid"]).is_err(), "it may come to mean another one");
         assert!(run_with(&["show", &id]).is_err());
-    }
-
-    /// A journal as the gateway's first start leaves it.
-    fn journal_at(path: &std::path::Path) -> Records {
-        std::fs::write(path, b"").unwrap();
-        Records::open(path).unwrap()
     }
 }

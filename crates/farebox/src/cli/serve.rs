@@ -268,8 +268,10 @@ async fn serve(mut config: Config, reader: Reader) -> anyhow::Result<ExitCode> {
         .await
         .map_err(explained)?;
     let gateway = Gateway::bind(config.gateway, Arc::clone(&paywall)).map_err(taken)?;
-    let refunds =
-        config.refunds.map(|settings| refunds::open(settings, &paywall, &config.state_dir)).transpose()?;
+    let refunds = match config.refunds {
+        Some(settings) => Some(refunds::open(settings, &paywall, &config.state_dir).await?),
+        None => None,
+    };
     if let Some(refunds) = &refunds {
         gateway.pay_back(Arc::clone(refunds));
     }

@@ -6,16 +6,20 @@
 
 use std::{num::NonZeroU64, sync::Arc};
 
-use farebox_protocol::PaymentHash;
+use farebox_protocol::{Msat, PaymentHash, Timestamp};
 use parking_lot::Mutex;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use super::{Ledger, Refused, Reservation, Unavailable, law::Refund, writer::RETRY_MAX};
+use super::{
+    Ledger, Refused, Reservation, Unavailable,
+    law::{Balance, Refund},
+    writer::RETRY_MAX,
+};
 use crate::{
     store::{
         StoreError,
-        accounts::{RefundId, RefundOf, RefundOrder, RefundRow},
+        accounts::{RefundId, RefundMark, RefundOf, RefundOrder, RefundRow},
     },
     trouble::Backoff,
 };
@@ -97,13 +101,20 @@ impl Ledger {
         if row.ended.is_some() {
             return Ok(row);
         }
-        let RefundOrder { hash, of, amount, .. } = row.order;
+        let RefundOrder { hash, of, .. } = row.order;
         let pin = match of {
             RefundOf::Surplus => None,
-            RefundOf::Credit => {
-                self.at_work(hash, None, |live| live.pins += 1).await?;
-                Some(Pin { ledger: Arc::clone(self), hash })
-            }
+            RefundOf::Credit => match self.at_work(hash, None, |live| live.pins += 1).await {
+                Ok(_) => Some(Pin { ledger: Arc::clone(self), hash }),
+                // Its account isn't opened yet, and what isn't there has nothing in memory.
+                Err(Refused::OtherSale) if row.missing > Msat::ZERO => None,
+                Err(refused) => return Err(refused.into()),
+            },
+        };
+        // What is set aside in the account is known once that is in memory: opening it may have set aside what was missing.
+        let amount = match row.missing {
+            Msat::ZERO => row.order.amount,
+            _ => self.refund(id).await?.ok_or(StoreError::NotThere)?.order.amount,
         };
         let at = self.clock.now();
         self.finish(claim, move |ledger| async move {
@@ -116,16 +127,101 @@ impl Ledger {
         .await
     }
 
+    /// Books a refund that was sent while these books, which are older, didn't know of it: one that was paid at this moment,
+    /// or that may have been. What its purchase has is taken at once, and what it will have as soon as it has it. Asking
+    /// again is no error and takes nothing more.
+    ///
+    /// # Errors
+    ///
+    /// When the books know another refund by this id, or can't tell.
+    pub async fn add_refund(
+        self: &Arc<Self>,
+        order: RefundOrder,
+        paid_at: Option<Timestamp>,
+    ) -> Result<RefundRow, RefundError> {
+        let claim = self.claim(order.id)?;
+        let is_new = |row: &RefundRow| match row.ended {
+            Some((Refund::Failed, _)) => paid_at.is_some() && row.missing == Msat::ZERO,
+            _ => false,
+        };
+        if let Some(row) = self.refund(order.id).await?
+            && !is_new(&row)
+        {
+            return Ok(row);
+        }
+        let taken = match order.of {
+            RefundOf::Surplus => None,
+            RefundOf::Credit => {
+                let take = |balance: &mut Balance| balance.reserve_some(order.amount.get());
+                let taken = self.at_work(order.hash, None, |live| {
+                    live.pins += 1;
+                    take(&mut live.balance)
+                });
+                match taken.await {
+                    Ok((units, _)) => Some((Pin { ledger: Arc::clone(self), hash: order.hash }, units)),
+                    // There is no account yet, or none of credit.
+                    Err(Refused::OtherSale) => None,
+                    Err(refused) => return Err(refused.into()),
+                }
+            }
+        };
+        let limit = taken.as_ref().map(|(_, units)| Msat::new(*units));
+        self.finish(claim, move |ledger| async move {
+            let added = ledger.insist(|| ledger.store.add_refund(order, paid_at, limit)).await;
+            if let Some((pin, units)) = &taken {
+                let booked = match &added {
+                    Ok(Some(row)) => row.order.amount.get().min(*units),
+                    Ok(None) | Err(_) => 0,
+                };
+                ledger.held(&pin.hash, |live| {
+                    live.balance.release(units - booked);
+                    live.balance.begin_refund(booked);
+                    if paid_at.is_some() {
+                        live.balance.end_refund(booked, Refund::Paid);
+                    }
+                });
+            }
+            added
+        })
+        .await?
+        // Its account was opened just now.
+        .ok_or(RefundError::UnderWay)
+    }
+
+    /// Those of these refunds of which the books know nothing, or only that they came to nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the books can't tell.
+    pub async fn unknown_refunds(&self, ids: Vec<RefundId>) -> Result<Vec<RefundId>, RefundError> {
+        self.asked(self.store.unknown_refunds(ids)).await
+    }
+
+    /// Up to where the journal of refunds is known to be on these books.
+    ///
+    /// # Errors
+    ///
+    /// When the books can't tell.
+    pub async fn refund_mark(&self) -> Result<Option<RefundMark>, RefundError> {
+        self.asked(self.store.refund_mark()).await
+    }
+
+    /// Says so.
+    ///
+    /// # Errors
+    ///
+    /// When the books can't be written.
+    pub async fn mark_refunds(&self, mark: RefundMark) -> Result<(), RefundError> {
+        self.asked(self.store.mark_refunds(mark)).await
+    }
+
     /// One refund, as the books have it.
     ///
     /// # Errors
     ///
     /// When the books can't tell.
     pub async fn refund(&self, id: RefundId) -> Result<Option<RefundRow>, RefundError> {
-        self.is_available().map_err(Refused::from)?;
-        let patience = self.config.store_timeout;
-        let found = time::timeout(patience, self.store.refund(id)).await;
-        Ok(found.map_err(|_| Refused::from(Unavailable::TimedOut(patience)))??)
+        self.asked(self.store.refund(id)).await
     }
 
     /// Refunds that have not ended, oldest first: those that a crash has cut off, right after a start.
@@ -134,10 +230,18 @@ impl Ledger {
     ///
     /// When the books can't tell.
     pub async fn open_refunds(&self, rows_max: u16) -> Result<Vec<RefundRow>, RefundError> {
+        self.asked(self.store.open_refunds(rows_max)).await
+    }
+
+    /// Within the store's time.
+    async fn asked<T>(
+        &self,
+        question: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, RefundError> {
         self.is_available().map_err(Refused::from)?;
         let patience = self.config.store_timeout;
-        let found = time::timeout(patience, self.store.open_refunds(rows_max)).await;
-        Ok(found.map_err(|_| Refused::from(Unavailable::TimedOut(patience)))??)
+        let answer = time::timeout(patience, question).await;
+        Ok(answer.map_err(|_| Refused::from(Unavailable::TimedOut(patience)))??)
     }
 
     fn claim(self: &Arc<Self>, id: RefundId) -> Result<Claim, RefundError> {

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, named_params, params};
 
 use super::records::{Verdict, Which, Word};
-use crate::store::accounts::{RefundId, RefundOf};
+use crate::store::accounts::{RefundId, RefundMark, RefundOf};
 
 /// What the daily cap looks back on.
 const DAY_SECS: u64 = 86_400;
@@ -258,6 +258,42 @@ impl Journal {
         Ok(said == 1)
     }
 
+    /// Those that were paid, behind this row, in the order of the rows: each with its row and when it was paid.
+    pub(super) fn paid_after(
+        &self,
+        after: u64,
+        rows_max: u32,
+    ) -> Result<Vec<(u64, Entry, Timestamp)>, IntentError> {
+        let connection = self.0.lock();
+        let mut some = connection.prepare_cached(&format!(
+            "SELECT {COLUMNS}, seq, ended_at FROM refunds WHERE seq > ?1 AND state = 'paid' ORDER BY seq LIMIT ?2"
+        ))?;
+        let rows = some.query_map(params![integer(after), rows_max], |row| {
+            Ok((row.get("seq")?, read(row)?, Timestamp::from_secs(row.get("ended_at")?)))
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The last row up to which all have ended.
+    pub(super) fn last_ended(&self) -> Result<Option<RefundMark>, IntentError> {
+        let connection = self.0.lock();
+        // The open ones have an index of their own and are few; but for the plus, SQLite would rather go through all rows in order.
+        let mut one = connection.prepare_cached(
+            "SELECT seq, id FROM refunds
+             WHERE seq < coalesce((SELECT min(+seq) FROM refunds WHERE state = 'open'), 9223372036854775807)
+             ORDER BY seq DESC LIMIT 1",
+        )?;
+        let last = one.query_row([], |row| Ok(RefundMark { place: row.get(0)?, id: RefundId(row.get(1)?) }));
+        Ok(last.optional()?)
+    }
+
+    /// The row in which a refund stands.
+    pub(super) fn place(&self, id: RefundId) -> Result<Option<u64>, IntentError> {
+        let connection = self.0.lock();
+        let mut one = connection.prepare_cached("SELECT seq FROM refunds WHERE id = ?1")?;
+        Ok(one.query_row([id.0], |row| row.get(0)).optional()?)
+    }
+
     /// The connection that the payments' rows lie behind, too.
     pub(super) fn connection(&self) -> &Arc<Mutex<Connection>> {
         &self.0
@@ -267,7 +303,7 @@ impl Journal {
     pub(super) fn open_entries(&self) -> Result<Vec<Entry>, IntentError> {
         let connection = self.0.lock();
         let mut some = connection
-            .prepare_cached(&format!("SELECT {COLUMNS} FROM refunds WHERE state = 'open' ORDER BY seq"))?;
+            .prepare_cached(&format!("SELECT {COLUMNS} FROM refunds WHERE state = 'open' ORDER BY +seq"))?;
         let entries = some.query_map([], read)?;
         Ok(entries.collect::<Result<_, _>>()?)
     }

@@ -6,6 +6,9 @@
 //! Their word is only written down here. Whoever pays takes it, since nobody else knows what is being asked of the wallet at
 //! the same moment: the gateway does, within a minute or when it next starts, and only where it has given up finding out. What
 //! the wallet itself says outweighs it.
+//!
+//! The books are looked at, too: a refund that only they know (an *orphan*, since the journal was lost or is an older copy) is
+//! shown and can be spoken of like any other.
 
 use std::path::Path;
 
@@ -16,10 +19,20 @@ use farebox_lightning::outgoing::{
 use farebox_protocol::{Msat, PaymentHash, Timestamp};
 
 use super::journal::{Entry, Journal, State};
-use crate::store::accounts::{RefundId, RefundOf};
+use crate::{
+    ledger::law::Refund,
+    store::{
+        StoreError,
+        accounts::{RefundId, RefundOf, RefundRow},
+        sqlite::Inspector,
+    },
+};
 
-/// The journal of refunds, to be looked at.
-pub struct Records(Journal);
+/// The refunds of a seller, to be looked at.
+pub struct Records {
+    journal: Option<Journal>,
+    books: Option<Inspector>,
+}
 
 /// Which refunds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,12 +52,12 @@ pub struct Record {
     pub purchase: PaymentHash,
     /// From what.
     pub of: RefundOf,
-    /// What arrives.
+    /// What arrives. Of an orphan what was set aside, the route included, or what has left.
     pub amount: Msat,
-    /// What the route may cost; set aside beside the amount.
-    pub fee_max: Msat,
-    /// The payment that brings it back.
-    pub payment: PaymentHash,
+    /// What the route may cost; set aside beside the amount. `None` of an orphan.
+    pub fee_max: Option<Msat>,
+    /// The payment that brings it back. `None` of an orphan: nobody knows any more.
+    pub payment: Option<PaymentHash>,
     /// When it was asked for.
     pub asked_at: Timestamp,
     /// `open`, `paid` or `failed`.
@@ -57,6 +70,20 @@ pub struct Record {
     pub sending: Option<&'static str>,
     /// What a person has said.
     pub word: Option<Word>,
+    /// What the books know of it. `None` where they know nothing, or weren't looked at.
+    pub booked: Option<RefundRow>,
+}
+
+/// Why refunds can't be looked at.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordsError {
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] IntentError),
+    /// The books.
+    #[error("the books can't be read")]
+    Books(#[from] StoreError),
 }
 
 /// What a person says became of a refund.
@@ -105,42 +132,86 @@ pub enum WordError {
         /// What was set aside.
         fee_max: Msat,
     },
-    /// The journal.
+    /// What an orphan's route has cost says nothing: nobody knows what it was to bring.
+    #[error("only the books know refund `{}`, and all that is set aside for it counts as paid; say no fee", hex::encode(.0.0))]
+    FeeOfOrphan(RefundId),
+    /// Nobody knows it.
+    #[error("neither the journal of refunds nor the books know a refund `{}`", hex::encode(.0.0))]
+    Unknown(RefundId),
+    /// There is nowhere to write it to.
+    #[error(
+        "there is no journal of refunds; start the gateway with `refunds` in its configuration, which makes one"
+    )]
+    NoJournal,
+    /// The refund can't be looked at.
     #[error(transparent)]
-    Journal(#[from] IntentError),
+    Records(#[from] RecordsError),
+}
+
+impl From<IntentError> for WordError {
+    fn from(error: IntentError) -> Self {
+        Self::Records(error.into())
+    }
 }
 
 impl Records {
-    /// Opens the journal in this file, which must be there. Blocks on the disk, as all here does.
+    /// Opens the journal in this file, where there is one, beside these books. Blocks on the disk, as all here does.
     ///
     /// # Errors
     ///
-    /// When it isn't, or can't be used.
-    pub fn open(path: &Path) -> Result<Self, IntentError> {
-        if !path.exists() {
-            let why = format!("there is no `{}`", path.display());
-            let missing = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
-            return Err(rusqlite::Error::SqliteFailure(missing, Some(why)).into());
-        }
-        Ok(Self(Journal::open(&SqliteIntents::open(path)?)?))
+    /// When the journal can't be used.
+    pub fn open(journal: &Path, books: Option<Inspector>) -> Result<Self, IntentError> {
+        let journal = match journal.exists() {
+            true => Some(Journal::open(&SqliteIntents::open(journal)?)?),
+            false => None,
+        };
+        Ok(Self { journal, books })
     }
 
-    /// The last refunds, newest first.
+    /// The last refunds, newest first. Among the open ones are those that only the books hold money for, and those whose money
+    /// isn't all taken from their purchases.
     ///
     /// # Errors
     ///
-    /// When the journal can't be read.
-    pub fn last(&self, which: Which, rows_max: u32) -> Result<Vec<Record>, IntentError> {
-        self.0.last(which, rows_max)?.into_iter().map(|entry| self.record(entry)).collect()
+    /// When the journal or the books can't be read.
+    pub fn last(&self, which: Which, rows_max: u32) -> Result<Vec<Record>, RecordsError> {
+        let mut records: Vec<Record> = match &self.journal {
+            Some(journal) => {
+                let entries = journal.last(which, rows_max)?;
+                entries.into_iter().map(|entry| self.record(journal, entry)).collect::<Result<_, _>>()?
+            }
+            None => Vec::new(),
+        };
+        if let Some(books) = &self.books {
+            let mut rows = books.open_refunds(rows_max)?;
+            rows.extend(books.missed_refunds(rows_max)?);
+            if which == Which::All {
+                rows.extend(books.last_refunds(rows_max)?);
+            }
+            for row in rows {
+                let id = row.order.id;
+                if !records.iter().any(|record| record.id == id) {
+                    records.extend(self.find(id)?);
+                }
+            }
+        }
+        records.sort_by_key(|record| std::cmp::Reverse(record.asked_at));
+        records.truncate(usize::try_from(rows_max).unwrap_or(usize::MAX));
+        Ok(records)
     }
 
     /// One refund.
     ///
     /// # Errors
     ///
-    /// When the journal can't be read.
-    pub fn find(&self, id: RefundId) -> Result<Option<Record>, IntentError> {
-        self.0.find(id)?.map(|entry| self.record(entry)).transpose()
+    /// When the journal or the books can't be read.
+    pub fn find(&self, id: RefundId) -> Result<Option<Record>, RecordsError> {
+        if let Some(journal) = &self.journal
+            && let Some(entry) = journal.find(id)?
+        {
+            return self.record(journal, entry).map(Some);
+        }
+        self.booked(id)?.map(|row| self.orphan(row)).transpose()
     }
 
     /// What was said of a refund, also of one that stands in the books alone.
@@ -149,35 +220,40 @@ impl Records {
     ///
     /// When the journal can't be read.
     pub fn word(&self, id: RefundId) -> Result<Option<Word>, IntentError> {
-        self.0.word(id)
+        Ok(self.journal.as_ref().map(|journal| journal.word(id)).transpose()?.flatten())
     }
 
-    /// Writes down what a person says of a refund; saying the same again is no error. Of one that the journal doesn't know a
-    /// word may be said as well: the books may.
+    /// Writes down what a person says of a refund; saying the same again is no error.
     ///
     /// # Errors
     ///
-    /// When it is known how it ended, something else was said, or the journal can't be written.
+    /// When nobody knows the refund, it is known how it ended, something else was said, or the journal can't be written.
     pub fn say(&self, id: RefundId, word: &Word) -> Result<(), WordError> {
-        if let Some(Record { state, fee_max, .. }) = self.find(id)? {
-            if state != "open" {
-                return Err(WordError::Ended { id, state });
-            }
-            if let Verdict::Paid { fee } = word.verdict
-                && fee > fee_max
-            {
+        let Record { state, fee_max, .. } = self.find(id)?.ok_or(WordError::Unknown(id))?;
+        if state != "open" {
+            return Err(WordError::Ended { id, state });
+        }
+        match (word.verdict, fee_max) {
+            (Verdict::Paid { fee }, Some(fee_max)) if fee > fee_max => {
                 return Err(WordError::Fee { fee, fee_max });
             }
+            (Verdict::Paid { fee }, None) if fee > Msat::ZERO => return Err(WordError::FeeOfOrphan(id)),
+            _ => {}
         }
-        if self.0.say(id, word)? || self.0.word(id)?.is_some_and(|said| said.verdict == word.verdict) {
+        let journal = self.journal.as_ref().ok_or(WordError::NoJournal)?;
+        if journal.say(id, word)? || journal.word(id)?.is_some_and(|said| said.verdict == word.verdict) {
             return Ok(());
         }
         Err(WordError::Said(id))
     }
 
-    fn record(&self, entry: Entry) -> Result<Record, IntentError> {
+    fn booked(&self, id: RefundId) -> Result<Option<RefundRow>, StoreError> {
+        Ok(self.books.as_ref().map(|books| books.refund(id)).transpose()?.flatten())
+    }
+
+    fn record(&self, journal: &Journal, entry: Entry) -> Result<Record, RecordsError> {
         let wanted = entry.wanted;
-        let sent = sqlite::find(&self.0.connection().lock(), &wanted.payment)?;
+        let sent = sqlite::find(&journal.connection().lock(), &wanted.payment)?;
         let (state, fee, why) = match entry.state {
             State::Open => ("open", None, None),
             State::Paid { fee } => ("paid", Some(fee), None),
@@ -192,15 +268,52 @@ impl Records {
             purchase: wanted.purchase,
             of: wanted.of,
             amount: wanted.amount,
-            fee_max: wanted.fee_max,
-            payment: wanted.payment,
+            fee_max: Some(wanted.fee_max),
+            payment: Some(wanted.payment),
             asked_at: entry.asked_at,
             state,
             fee,
             why: why.or(unknown),
             sending: sent.map(|sent| sent.state.name()),
-            word: self.0.word(wanted.id)?,
+            word: journal.word(wanted.id)?,
+            booked: self.booked(wanted.id)?,
         })
+    }
+
+    /// One that only the books know.
+    fn orphan(&self, row: RefundRow) -> Result<Record, RecordsError> {
+        let (state, why) = match row.ended {
+            None => ("open", Some("its money is set aside, and nobody knows whether it was paid".to_owned())),
+            Some((Refund::Failed, _)) => ("failed", None),
+            Some(_) => ("paid", None),
+        };
+        Ok(Record {
+            id: row.order.id,
+            purchase: row.order.hash,
+            of: row.order.of,
+            amount: row.order.amount.saturating_add(row.missing),
+            fee_max: None,
+            payment: None,
+            asked_at: row.order.at,
+            state,
+            fee: None,
+            why,
+            sending: None,
+            word: self.word(row.order.id)?,
+            booked: Some(row),
+        })
+    }
+}
+
+impl Record {
+    /// Whether only the books know it.
+    pub const fn is_orphan(&self) -> bool {
+        self.payment.is_none()
+    }
+
+    /// What isn't taken from its purchase.
+    pub fn missing(&self) -> Msat {
+        self.booked.map_or(Msat::ZERO, |row| row.missing)
     }
 }
 

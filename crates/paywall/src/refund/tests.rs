@@ -31,6 +31,9 @@ use crate::{
 };
 
 mod cut_off;
+mod older;
+mod orphans;
+mod races;
 mod rules;
 mod words;
 
@@ -54,6 +57,8 @@ struct Wallet {
     fee_control: Mutex<FeeControl>,
     /// Can't prove that it never heard of a payment, and would pay one twice.
     is_plain: Mutex<bool>,
+    /// Answers no look-up.
+    is_silent: Mutex<bool>,
     sent: Notify,
 }
 
@@ -65,6 +70,7 @@ impl Wallet {
             known: Mutex::default(),
             fee_control: Mutex::new(FeeControl::Exact),
             is_plain: Mutex::new(false),
+            is_silent: Mutex::new(false),
             sent: Notify::new(),
         })
     }
@@ -113,7 +119,13 @@ impl Pay for Wallet {
 
     fn lookup(&self, hash: PaymentHash) -> BoxFuture<'_, Result<Outcome, PayError>> {
         let known = self.known.lock().get(&hash).cloned();
-        Box::pin(async move { Ok(known.unwrap_or(Outcome::NotFound)) })
+        let is_silent = *self.is_silent.lock();
+        Box::pin(async move {
+            match is_silent {
+                true => Err(PayError::Wrong("nonsense".to_owned())),
+                false => Ok(known.unwrap_or(Outcome::NotFound)),
+            }
+        })
     }
 
     fn balance(&self) -> BoxFuture<'_, Result<Msat, PayError>> {
@@ -205,6 +217,16 @@ impl Disk {
         })
     }
 
+    /// Another machine with the same journal, wallet and clock.
+    fn copy_of(disk: &Self) -> Arc<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let from = rusqlite::Connection::open(disk.dir.path().join("refunds.sqlite")).unwrap();
+        let to = dir.path().join("refunds.sqlite");
+        from.execute("VACUUM INTO ?1", [to.to_str().unwrap()]).unwrap();
+        let (store, clock, wallet) = (disk.store.clone(), disk.clock.clone(), disk.wallet.clone());
+        Arc::new(Self { dir, store, clock, wallet, settled: Mutex::new(0) })
+    }
+
     /// A process that hasn't got its wallet yet.
     async fn start(self: &Arc<Self>, daily_max: u64) -> Desk {
         self.start_as("02aa", daily_max).await
@@ -272,6 +294,7 @@ impl Token {
             terms: Terms { offer, price: Msat::new(price) },
             valid_until,
             capabilities: None,
+            monthly: Vec::new(),
             bound: None,
             replaces: None,
         };

@@ -16,18 +16,18 @@ use std::{
 };
 
 use farebox_lightning::{
-    PayRequest,
+    Outcome, PayRequest,
     outgoing::{Ended, IntentError, Outgoing, Resolution, ResolveError, State as Sent},
 };
 use farebox_protocol::{Invoice, Msat};
 use tokio::time;
 
-use super::{Entry, PAY_TIMEOUT, RefundHealth, Refunds, State, Verdict, Wanted};
+use super::{Entry, LOOKUP_TIMEOUT, PAY_TIMEOUT, RefundHealth, Refunds, State, Verdict, Wanted};
 use crate::{
     ledger::{RefundError, Refused, Unavailable, law::Refund},
     store::{
         StoreError,
-        accounts::{RefundId, RefundOrder, RefundRow},
+        accounts::{RefundId, RefundRow},
     },
     trouble::Backoff,
 };
@@ -189,7 +189,7 @@ impl Refunds {
         tracing::error!(
             code = "refund_stuck",
             refund = name(id),
-            amount = %row.order.amount,
+            amount = %row.order.amount.saturating_add(row.missing),
             "the books hold money for a refund that the journal doesn't know; `farebox refund resolve` says what became of it"
         );
         loop {
@@ -235,28 +235,10 @@ impl Refunds {
             }
         };
         let ended = match (row, &sent) {
-            (Some(row), _) => row.ended.map(|(end, _)| (end, row.order.amount)),
-            // Books that were brought back from a backup: the money may have left, whatever they say.
+            (Some(row), _) => row.ended.map(|(end, _)| (end, row.order.amount.saturating_add(row.missing))),
+            // The comparison has booked what may have left.
             (None, Some(Sent::Sent | Sent::Unknown { .. } | Sent::Settled { .. })) => {
-                match self.set_aside(&entry).await {
-                    Begun::Yes => {
-                        tracing::warn!(
-                            code = "refund_reconciled",
-                            refund = name(id),
-                            "a refund was sent that the books don't know; its money is set aside again"
-                        );
-                        None
-                    }
-                    Begun::No(error) => {
-                        tracing::error!(
-                            refund = name(id),
-                            error,
-                            "a refund was sent that the books don't know and have no money for"
-                        );
-                        return;
-                    }
-                    Begun::Unknown => return,
-                }
+                return tracing::error!(refund = name(id), "the books have forgotten a refund that was sent");
             }
             (None, _) => {
                 let why = "cut off before anything was set aside".to_owned();
@@ -275,18 +257,13 @@ impl Refunds {
             return;
         }
         let fate = match sent {
-            None => Some(Fate::unsent("cut off before it was sent")),
-            Some(Sent::Recorded) => {
-                // So that nobody finds it later and sends it after all.
-                let note = "the refund it was for was given up".to_owned();
-                match outgoing.resolve(payment, Resolution::NotPaid { note }).await {
-                    Ok(_) => Some(Fate::unsent("cut off before it was sent")),
-                    Err(error) => {
-                        tracing::warn!(refund = name(id), %error, "left for the next start");
-                        None
-                    }
+            None | Some(Sent::Recorded) => match self.never_sent(&entry, outgoing).await {
+                Some(Fate::NotPaid { why }) => {
+                    let note = "the refund it was for was given up".to_owned();
+                    self.will_not_be_sent(&entry, note, outgoing).await.then_some(Fate::NotPaid { why })
                 }
-            }
+                fate => fate,
+            },
             Some(_) => self.follow(&entry, outgoing).await,
         };
         if let Some(fate) = fate {
@@ -294,10 +271,59 @@ impl Refunds {
         }
     }
 
+    /// What became of a payment that was never sent. So says the journal, which may be an older copy, and the wallet knows better.
+    /// `None` when the program stops.
+    async fn never_sent(&self, entry: &Entry, outgoing: &Outgoing) -> Option<Fate> {
+        let Wanted { id, payment, .. } = entry.wanted;
+        let (mut backoff, mut stuck) = (Backoff::up_to(LOOK_EVERY), None);
+        loop {
+            let look = time::timeout(LOOKUP_TIMEOUT, outgoing.wallet().lookup(payment));
+            let known = match self.stop.run_until_cancelled(look).await? {
+                Ok(Ok(Outcome::NotFound)) => return Some(Fate::unsent("cut off before it was sent")),
+                Ok(Ok(Outcome::Settled { fee, .. })) => Some(Fate::Paid { fee }),
+                Ok(Ok(Outcome::Failed(why))) => Some(Fate::NotPaid { why }),
+                Ok(Ok(Outcome::InFlight)) => {
+                    stuck = None;
+                    None
+                }
+                Ok(Err(_)) | Err(_) => {
+                    if let Some(fate) = self.told_by_hand(entry, outgoing).await {
+                        return Some(fate);
+                    }
+                    stuck.get_or_insert_with(|| self.stuck(entry));
+                    None
+                }
+            };
+            if known.is_some() {
+                tracing::error!(
+                    code = "refund_reconciled",
+                    refund = name(id),
+                    "the wallet knows a payment that the journal says was never sent; what the wallet says is booked"
+                );
+                return known;
+            }
+            backoff.wait(&self.stop).await;
+            if self.stop.is_cancelled() {
+                return None;
+            }
+        }
+    }
+
+    /// Counts and tells a refund that is left to a person.
+    fn stuck(&self, entry: &Entry) -> One {
+        tracing::error!(
+            code = "refund_stuck",
+            refund = name(entry.wanted.id),
+            payment = %entry.wanted.payment,
+            amount = %entry.wanted.amount,
+            "the wallet can't tell whether a refund was paid; look there, then say it with `farebox refund resolve`"
+        );
+        One::of(&self.pending.stuck)
+    }
+
     /// Sets the money aside, and asks until it is known whether it is.
     async fn set_aside(&self, entry: &Entry) -> Begun {
-        let Wanted { id, purchase, of, .. } = entry.wanted;
-        let order = RefundOrder { id, hash: purchase, of, amount: entry.held(), at: entry.asked_at };
+        let order = entry.order();
         let (mut backoff, mut in_doubt) = (Backoff::up_to(RETRY_MAX), false);
         loop {
             match self.paywall.ledger().begin_refund(order).await {
@@ -331,16 +357,7 @@ impl Refunds {
             if let Some(fate) = self.send_again(entry, outgoing).await {
                 return Some(fate);
             }
-            stuck.get_or_insert_with(|| {
-                tracing::error!(
-                    code = "refund_stuck",
-                    refund = name(entry.wanted.id),
-                    payment = %entry.wanted.payment,
-                    amount = %entry.wanted.amount,
-                    "the wallet can't tell whether a refund was paid; look there, then say it with `farebox refund resolve`"
-                );
-                One::of(&self.pending.stuck)
-            });
+            stuck.get_or_insert_with(|| self.stuck(entry));
             self.stop.run_until_cancelled(time::sleep(LOOK_EVERY)).await?;
         }
     }
@@ -348,24 +365,35 @@ impl Refunds {
     /// What a person has said, once nobody else finds out. That it wasn't paid is written beside the payment first, so that
     /// nobody sends it after all.
     async fn told_by_hand(&self, entry: &Entry, outgoing: &Outgoing) -> Option<Fate> {
-        let Wanted { id, payment, .. } = entry.wanted;
+        let id = entry.wanted.id;
         let word = self.journal(move |journal| journal.word(id)).await.ok()??;
         let fate = match word.verdict {
             Verdict::Paid { fee } => Fate::Paid { fee },
             Verdict::NotPaid => {
                 let why = format!("said by hand: {}", word.note);
-                match outgoing.resolve(payment, Resolution::NotPaid { note: word.note }).await {
-                    Ok(_) | Err(ResolveError::Journal(IntentError::Missing(_))) => {}
-                    Err(error) => {
-                        tracing::warn!(refund = name(id), %error, "a person's word waits");
-                        return None;
-                    }
+                if !self.will_not_be_sent(entry, word.note, outgoing).await {
+                    return None;
                 }
                 Fate::NotPaid { why }
             }
         };
         tracing::warn!(code = "refund_resolved", refund = name(id), "a refund ends by a person's word");
         Some(fate)
+    }
+
+    /// Writes beside a payment that it wasn't made, so that nobody finds it later and sends it after all. Whether it stands there.
+    async fn will_not_be_sent(&self, entry: &Entry, note: String, outgoing: &Outgoing) -> bool {
+        match outgoing.resolve(entry.wanted.payment, Resolution::NotPaid { note }).await {
+            Ok(_)
+            | Err(
+                ResolveError::Journal(IntentError::Missing(_))
+                | ResolveError::NotOpen { state: "failed" | "unsent", .. },
+            ) => true,
+            Err(error) => {
+                tracing::warn!(refund = name(entry.wanted.id), %error, "a refund that wasn't paid can't be ended yet");
+                false
+            }
+        }
     }
 
     /// Asks a wallet that knows nothing of a payment to make it, where it would refuse to make it twice: for all that is known

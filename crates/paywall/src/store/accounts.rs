@@ -219,6 +219,18 @@ pub struct RefundRow {
     pub order: RefundOrder,
     /// How it ended, where it has.
     pub ended: Option<(Refund, Timestamp)>,
+    /// What belongs to it beside the order's amount and isn't taken from its purchase: these books are older than the refund, and
+    /// the purchase has no more left, or isn't on them yet. Where nothing will come, the seller has lost it. Mostly nothing.
+    pub missing: Msat,
+}
+
+/// A row of the journal of refunds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefundMark {
+    /// Its number there.
+    pub place: u64,
+    /// Which refund stands in it, so that the same place of another journal isn't taken for it.
+    pub id: RefundId,
 }
 
 /// What was sold and used of one service on one day (UTC) by counted purchases.
@@ -311,6 +323,25 @@ pub trait Accounts: Send + Sync {
 
     /// Refunds that have not ended, oldest first.
     fn open_refunds(&self, rows_max: u16) -> BoxFuture<'_, Result<Vec<RefundRow>, StoreError>>;
+
+    /// Those of these refunds of which the books know nothing, or only that they came to nothing.
+    fn unknown_refunds(&self, ids: Vec<RefundId>) -> BoxFuture<'_, Result<Vec<RefundId>, StoreError>>;
+
+    /// Books a refund that was sent without these books, which are older: one that was paid at this moment, or may have been.
+    /// It takes what its purchase has, of an account no more than `limit`; the rest is [`missing`](RefundRow::missing) until there
+    /// is something. Again is no error. `None`, and nothing is done, where there is an account and no limit.
+    fn add_refund(
+        &self,
+        order: RefundOrder,
+        paid_at: Option<Timestamp>,
+        limit: Option<Msat>,
+    ) -> BoxFuture<'_, Result<Option<RefundRow>, StoreError>>;
+
+    /// Up to where the journal of refunds is known to be on these books.
+    fn refund_mark(&self) -> BoxFuture<'_, Result<Option<RefundMark>, StoreError>>;
+
+    /// Says so.
+    fn mark_refunds(&self, mark: RefundMark) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Use by service and day, from one day to another, both included.
     fn days_of_use(&self, from: u64, to: u64) -> BoxFuture<'_, Result<Vec<DayOfUse>, StoreError>>;

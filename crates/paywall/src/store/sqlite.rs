@@ -8,13 +8,13 @@
 use std::{fs::File, path::Path, sync::Arc};
 
 use farebox_lightning::Cursor;
-use farebox_protocol::{Fingerprint, IdentifierHash, PaymentHash, Timestamp};
+use farebox_protocol::{Fingerprint, IdentifierHash, Msat, PaymentHash, Timestamp};
 use futures_util::future::BoxFuture;
 use rusqlite::Connection;
 
 use super::accounts::{
     Account, Accounts, Allotment, AnswerKey, Audit, DayOfUse, Debited, Epoch, EpochId, Group, KeptAnswer,
-    MonthlyUse, Opened, RefundId, RefundOrder, RefundRow,
+    MonthlyUse, Opened, RefundId, RefundMark, RefundOrder, RefundRow,
 };
 use super::entry::Entry;
 use super::{
@@ -32,6 +32,7 @@ mod file;
 mod inspect;
 #[cfg(any(test, feature = "conformance"))]
 mod memory;
+mod missed;
 mod rows;
 mod schema;
 mod threads;
@@ -246,6 +247,27 @@ impl Accounts for SqliteStore {
 
     fn open_refunds(&self, rows_max: u16) -> BoxFuture<'_, Result<Vec<RefundRow>, StoreError>> {
         self.read(move |books| accounts::open_refunds(books, rows_max))
+    }
+
+    fn unknown_refunds(&self, ids: Vec<RefundId>) -> BoxFuture<'_, Result<Vec<RefundId>, StoreError>> {
+        self.read(move |books| missed::unknown(books, &ids))
+    }
+
+    fn add_refund(
+        &self,
+        order: RefundOrder,
+        paid_at: Option<Timestamp>,
+        limit: Option<Msat>,
+    ) -> BoxFuture<'_, Result<Option<RefundRow>, StoreError>> {
+        self.write(move |books| missed::add(books, &order, paid_at, limit))
+    }
+
+    fn refund_mark(&self) -> BoxFuture<'_, Result<Option<RefundMark>, StoreError>> {
+        self.read(missed::mark)
+    }
+
+    fn mark_refunds(&self, mark: RefundMark) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.write(move |books| missed::set_mark(books, &mark))
     }
 
     fn days_of_use(&self, from: u64, to: u64) -> BoxFuture<'_, Result<Vec<DayOfUse>, StoreError>> {

@@ -64,6 +64,9 @@ struct Refunded {
     asked_at: u64,
     state: &'static str,
     ended_at: Option<u64>,
+    /// What belongs to it and isn't taken from the purchase.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing_msat: Option<u64>,
 }
 
 /// What tokens with limits by the month have used in one.
@@ -122,6 +125,7 @@ impl From<RefundRow> for Refunded {
                 Some(_) => "paid",
             },
             ended_at: row.ended.map(|(_, at)| at.secs()),
+            missing_msat: Some(row.missing.get()).filter(|missing| *missing > 0),
         }
     }
 }
@@ -182,6 +186,9 @@ impl fmt::Display for Shown {
             match refund.ended_at {
                 Some(at) => write!(f, ", {} {}", refund.state, utc(Timestamp::from_secs(at)))?,
                 None => write!(f, ", under way")?,
+            }
+            if let Some(missing) = refund.missing_msat {
+                write!(f, "; {} more had nothing to be taken from, beside the law", Msat::new(missing))?;
             }
         }
         if let Some(revoked) = &self.entry.revoked {

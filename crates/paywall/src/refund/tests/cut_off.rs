@@ -9,7 +9,7 @@ fn process() -> Runtime {
 }
 
 /// A refund of 50 sat that a process has begun, and whose wallet answers nothing any more.
-fn cut_off() -> (Arc<Disk>, Token, Value) {
+pub(super) fn cut_off() -> (Arc<Disk>, Token, Value) {
     let disk = Disk::new();
     *disk.wallet.mood.lock() = Mood::Hangs;
     let first = process();
@@ -84,7 +84,7 @@ fn what_is_still_on_its_way_stays_set_aside() {
 }
 
 /// A row that the process wrote before it ended.
-fn row(token: &Token, number: u8) -> Wanted {
+pub(super) fn row(token: &Token, number: u8) -> Wanted {
     let payment = Preimage::from_bytes([number; 32]).payment_hash();
     let purchase = token.hash();
     let id = id_of(&purchase, payment.as_bytes());

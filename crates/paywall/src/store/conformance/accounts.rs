@@ -15,7 +15,8 @@ use crate::{
         Page, Presentation, Revocation, Store, StoreError,
         accounts::{
             Account, Accounts, Allotment, AnswerKey, DayOfUse, Debit, Debited, EpochId, Group, KeptAnswer,
-            MonthlyUse, Place, RefundId, RefundOf, RefundOrder, RequestDigest, StoredAnswer, Unit,
+            MonthlyUse, Place, RefundId, RefundMark, RefundOf, RefundOrder, RefundRow, RequestDigest,
+            StoredAnswer, Unit,
         },
         entry::Entry,
     },
@@ -39,6 +40,8 @@ where
     an_answer_is_kept_for_its_time(&*fresh().await).await;
     credit_goes_back_once_and_no_more_than_is_left(&*fresh().await).await;
     surplus_goes_back_once_and_no_more_than_there_is(&*fresh().await).await;
+    a_refund_that_older_books_missed_is_booked_once_and_as_far_as_there_is_something(&*fresh().await).await;
+    a_mark_of_refunds_is_kept(&*fresh().await).await;
     accounts_come_in_pages_newest_first(&*fresh().await).await;
     an_entry_says_what_the_rows_say(&*fresh().await).await;
 }
@@ -371,6 +374,85 @@ async fn surplus_goes_back_once_and_no_more_than_there_is(store: &dyn Store) {
     assert_eq!(ask(3, 1).await, Err(StoreError::NotThere));
     assert_eq!(store.begin_refund(order(4, RefundOf::Surplus, 9, 1)).await, Err(StoreError::NotThere));
     lawful(store).await;
+}
+
+async fn a_refund_that_older_books_missed_is_booked_once_and_as_far_as_there_is_something(store: &dyn Store) {
+    let epoch = store.begin_epoch(at(1)).await.expect("begins");
+    open(store, 1).await;
+    write(store, group(epoch, 1, vec![charge(1, 4_000)])).await.expect("writes");
+    let (paid, limit) = (Some(at(4_500)), Some(Msat::new(5_000)));
+    let known = |row: RefundRow| (row.order.amount.get(), row.missing.get(), row.ended);
+    let ids = |ids: &[u8]| ids.iter().map(|id| RefundId([*id; 16])).collect::<Vec<_>>();
+    assert_eq!(store.unknown_refunds(ids(&[1, 2])).await, Ok(ids(&[1, 2])));
+    let add = |id, msat, paid, limit| store.add_refund(order(id, RefundOf::Credit, 1, msat), paid, limit);
+    assert_eq!(
+        add(1, 7_000, paid, None).await,
+        Ok(None),
+        "whoever has the account at work says how much it has"
+    );
+    for _ in 0..2 {
+        let row = add(1, 7_000, paid, limit).await.expect("books").expect("a row");
+        assert_eq!(known(row), (5_000, 2_000, Some((Refund::Paid, at(4_500)))));
+    }
+    let after = balance(store, 1).await;
+    assert_eq!((after.spent(), after.refunded(), after.left()), (4_000, 5_000, 1_000));
+    assert_eq!(store.unknown_refunds(ids(&[2, 1])).await, Ok(ids(&[2])));
+    assert_eq!(
+        store.add_refund(order(1, RefundOf::Credit, 2, 7_000), paid, limit).await,
+        Err(StoreError::OtherRefund)
+    );
+    lawful(store).await;
+
+    // One that may have left, and of which there is only a part.
+    let row = add(2, 3_000, None, limit).await.expect("books").expect("a row");
+    assert_eq!(known(row), (1_000, 2_000, None));
+    assert_eq!(store.open_refunds(9).await.expect("reads"), [row]);
+    let end = Refund::Part(Msat::new(1_500));
+    let ended = store.end_refund(row.order.id, end, at(5_000)).await.expect("ends");
+    assert_eq!(known(ended), (1_000, 500, Some((Refund::Paid, at(5_000)))));
+    lawful(store).await;
+
+    // Of an account that isn't there yet.
+    for (id, msat, paid) in [(3, 4_000, paid), (4, 2_000, None), (5, 1_000, None)] {
+        let row = store.add_refund(order(id, RefundOf::Credit, 2, msat), paid, None).await;
+        assert_eq!(
+            row.map(|row| row.map(|row| (row.order.amount.get(), row.missing.get()))),
+            Ok(Some((0, msat)))
+        );
+    }
+    let gone = store.end_refund(RefundId([5; 16]), Refund::Failed, at(5_000)).await.expect("ends");
+    assert_eq!((gone.missing, gone.ended), (Msat::ZERO, Some((Refund::Failed, at(5_000)))));
+    let opened = open(store, 2).await.balance;
+    assert_eq!((opened.refunded(), opened.refunding(), opened.left()), (4_000, 2_000, 4_000));
+    store.end_refund(RefundId([4; 16]), Refund::Failed, at(5_000)).await.expect("ends");
+    assert_eq!(balance(store, 2).await.left(), 6_000);
+    lawful(store).await;
+
+    // Of surplus that isn't told of yet, and of one that somebody said wasn't paid.
+    present(store, 3).await;
+    settle(store, vec![settlement(1, 3, 10_000)]).await;
+    let missed = order(6, RefundOf::Surplus, 3, 2_500);
+    let row = store.add_refund(missed, paid, None).await.expect("books").expect("a row");
+    assert_eq!(known(row), (0, 2_500, Some((Refund::Paid, at(4_500)))));
+    settle(store, vec![settlement(2, 3, 2_000)]).await;
+    settle(store, vec![settlement(3, 3, 2_000)]).await;
+    let row = store.refund(RefundId([6; 16])).await.expect("reads").expect("a row");
+    assert_eq!(known(row), (2_500, 0, Some((Refund::Paid, at(4_500)))));
+    store.begin_refund(order(7, RefundOf::Surplus, 3, 1_500)).await.expect("begins");
+    store.end_refund(RefundId([7; 16]), Refund::Failed, at(5_000)).await.expect("ends");
+    assert_eq!(store.unknown_refunds(ids(&[7])).await, Ok(ids(&[7])));
+    let denied = store.add_refund(order(7, RefundOf::Surplus, 3, 1_500), paid, None).await;
+    assert_eq!(denied.map(|row| row.map(known)), Ok(Some((1_500, 0, Some((Refund::Paid, at(4_500)))))));
+    lawful(store).await;
+}
+
+async fn a_mark_of_refunds_is_kept(store: &dyn Store) {
+    assert_eq!(store.refund_mark().await, Ok(None));
+    for place in [3, 9, 2] {
+        let mark = RefundMark { place, id: RefundId([7; 16]) };
+        store.mark_refunds(mark).await.expect("writes");
+        assert_eq!(store.refund_mark().await, Ok(Some(mark)));
+    }
 }
 
 async fn accounts_come_in_pages_newest_first(store: &dyn Store) {

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use farebox_lightning::Cursor;
-use farebox_protocol::{Fingerprint, PaymentHash, Timestamp};
+use farebox_protocol::{Fingerprint, Msat, PaymentHash, Timestamp};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
@@ -15,7 +15,7 @@ use crate::{
         StoreError,
         accounts::{
             Account, Accounts, Allotment, AnswerKey, Audit, DayOfUse, Debited, Epoch, EpochId, Group,
-            KeptAnswer, MonthlyUse, Opened, RefundId, RefundOrder, RefundRow,
+            KeptAnswer, MonthlyUse, Opened, RefundId, RefundMark, RefundOrder, RefundRow,
         },
         entry::Entry,
     },
@@ -127,6 +127,10 @@ impl Accounts for Faulty {
         end_refund(id: RefundId, end: Refund, at: Timestamp) -> RefundRow;
         refund(id: RefundId) -> Option<RefundRow>;
         open_refunds(rows_max: u16) -> Vec<RefundRow>;
+        unknown_refunds(ids: Vec<RefundId>) -> Vec<RefundId>;
+        add_refund(order: RefundOrder, paid_at: Option<Timestamp>, limit: Option<Msat>) -> Option<RefundRow>;
+        refund_mark() -> Option<RefundMark>;
+        mark_refunds(mark: RefundMark) -> ();
         days_of_use(from: u64, to: u64) -> Vec<DayOfUse>;
         audit() -> Audit;
     }

@@ -7,7 +7,7 @@ use farebox_protocol::{Msat, PaymentHash, ServiceName, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
-    Page, Presentation, StoreError,
+    Page, Presentation, StoreError, missed,
     rows::{self, ROWS_MAX, number, parsed, time, unsigned},
 };
 use crate::{
@@ -115,6 +115,8 @@ pub(super) fn open_account(
         presentation.sold.terms.to_string(),
         presentation.sold.service.as_str(),
     ])?;
+    // Before anybody reads how much there is.
+    missed::take(books, presentation.hash, RefundOf::Credit)?;
     let account = account(books, presentation.hash)?.filter(|account| {
         (account.service == presentation.sold.service)
             && (account.unit, account.balance.sold()) == (allotment.unit, allotment.units)
@@ -331,7 +333,8 @@ pub(super) fn begin_refund(books: &Connection, order: &RefundOrder) -> Result<()
         RefundOf::Surplus => books.query_row(
             "SELECT count(*) FROM purchase WHERE hash = ?1 AND ?2 <= surplus_msat -
                  (SELECT coalesce(sum(amount_msat), 0) FROM refund
-                  WHERE purchase = purchase.seq AND source = 'surplus' AND state <> 'failed')",
+                  WHERE purchase = purchase.seq AND source = 'surplus' AND state <> 'failed') -
+                 (SELECT coalesce(sum(amount_msat), 0) FROM missed_refund WHERE hash = ?1 AND source = 'surplus')",
             params![hash, amount],
             |row| row.get(0),
         )?,
@@ -357,10 +360,26 @@ pub(super) fn end_refund(
     if row.ended.is_some() {
         return Ok(row);
     }
+    if end == Refund::Part(Msat::ZERO) {
+        return Err(StoreError::OutOfRange("part of a refund"));
+    }
     let RefundOrder { hash, of, amount: begun, .. } = row.order;
+    if row.missing > Msat::ZERO {
+        let paid = match end {
+            Refund::Paid => begun.saturating_add(row.missing),
+            Refund::Part(part) => part,
+            Refund::Failed => Msat::ZERO,
+        };
+        let missing = Msat::new(paid.get().saturating_sub(begun.get())).min(row.missing);
+        missed::keep(books, id, missing, Some(at))?;
+        if begun == Msat::ZERO {
+            // Nothing was taken that could be given back.
+            let gone = RefundRow { ended: Some((Refund::Failed, at)), missing: Msat::ZERO, ..row };
+            return Ok(refund(books, id)?.unwrap_or(gone));
+        }
+    }
     let (state, amount, refunded) = match end {
         Refund::Paid => ("paid", begun, begun),
-        Refund::Part(Msat::ZERO) => return Err(StoreError::OutOfRange("part of a refund")),
         Refund::Part(part) => ("paid", part.min(begun), part.min(begun)),
         Refund::Failed => ("failed", begun, Msat::ZERO),
     };
@@ -379,22 +398,60 @@ pub(super) fn end_refund(
     refund(books, id)?.ok_or(StoreError::NotThere)
 }
 
-pub(super) const REFUND: &str = "SELECT id, hash, source, amount_msat, asked_at, state, ended_at
-                      FROM refund JOIN purchase ON purchase.seq = refund.purchase";
+/// Refunds on the books, and those of which the books have nothing but that they were missed. Each half wants its own
+/// condition.
+const REFUNDS: &str = "SELECT refund.id, purchase.hash, refund.source, refund.amount_msat, refund.asked_at, state, ended_at,
+        coalesce(missed.amount_msat, 0), refund.seq
+    FROM refund JOIN purchase ON purchase.seq = refund.purchase LEFT JOIN missed_refund AS missed ON missed.id = refund.id";
+const MISSED: &str = "SELECT missed.id, missed.hash, missed.source, 0, missed.asked_at,
+        iif(paid_at IS NULL, 'open', 'paid'), paid_at, missed.amount_msat, missed.seq
+    FROM missed_refund AS missed WHERE NOT EXISTS (SELECT 1 FROM refund WHERE refund.id = missed.id)";
 
-pub(super) fn refund(books: &Connection, id: RefundId) -> Result<Option<RefundRow>, StoreError> {
-    let mut one = books.prepare_cached(&format!("{REFUND} WHERE id = ?1"))?;
-    Ok(one.query_row([id.0], read_refund).optional()?)
+/// Which refunds.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Refunds {
+    /// The one with this id.
+    One(RefundId),
+    /// Those of one purchase.
+    Of(PaymentHash),
+    /// Those that haven't ended.
+    Open,
+    /// Those of which something is missing.
+    Missing,
+    /// All of them, newest first.
+    Last,
 }
 
-pub(super) fn open_refunds(books: &Connection, rows_max: u16) -> Result<Vec<RefundRow>, StoreError> {
-    let mut some =
-        books.prepare_cached(&format!("{REFUND} WHERE state = 'open' ORDER BY refund.seq LIMIT ?1"))?;
-    let refunds = some.query_map([rows_max.min(ROWS_MAX)], read_refund)?;
+/// Oldest first, where nothing else is said.
+pub(super) fn refunds(
+    books: &Connection,
+    which: Refunds,
+    rows_max: u32,
+) -> Result<Vec<RefundRow>, StoreError> {
+    let (booked, missed, key) = match &which {
+        Refunds::One(id) => ("refund.id = ?2", "missed.id = ?2", Some(&id.0[..])),
+        Refunds::Of(hash) => ("purchase.hash = ?2", "missed.hash = ?2", Some(&hash.as_bytes()[..])),
+        Refunds::Open => ("state = 'open' AND ?2 IS NULL", "paid_at IS NULL", None),
+        Refunds::Missing => ("missed.id IS NOT NULL AND ?2 IS NULL", "TRUE", None),
+        Refunds::Last => ("?2 IS NULL", "TRUE", None),
+    };
+    let order = if matches!(which, Refunds::Last) { "5 DESC, 9 DESC" } else { "5, 9" };
+    let mut some = books.prepare_cached(&format!(
+        "{REFUNDS} WHERE {booked} UNION ALL {MISSED} AND {missed} ORDER BY {order} LIMIT ?1"
+    ))?;
+    let refunds = some.query_map(params![rows_max, key], read_refund)?;
     Ok(refunds.collect::<Result<_, _>>()?)
 }
 
-pub(super) fn read_refund(row: &Row<'_>) -> rusqlite::Result<RefundRow> {
+pub(super) fn refund(books: &Connection, id: RefundId) -> Result<Option<RefundRow>, StoreError> {
+    Ok(refunds(books, Refunds::One(id), 1)?.pop())
+}
+
+pub(super) fn open_refunds(books: &Connection, rows_max: u16) -> Result<Vec<RefundRow>, StoreError> {
+    refunds(books, Refunds::Open, rows_max.min(ROWS_MAX).into())
+}
+
+fn read_refund(row: &Row<'_>) -> rusqlite::Result<RefundRow> {
     let order = RefundOrder {
         id: RefundId(row.get(0)?),
         hash: PaymentHash::from_bytes(row.get(1)?),
@@ -410,10 +467,10 @@ pub(super) fn read_refund(row: &Row<'_>) -> rusqlite::Result<RefundRow> {
         "failed" => Some(Refund::Failed),
         _ => None,
     };
-    Ok(RefundRow { order, ended: end.zip(time(row, 6)?) })
+    Ok(RefundRow { order, ended: end.zip(time(row, 6)?), missing: Msat::new(unsigned(row, 7)?) })
 }
 
-const fn source(of: RefundOf) -> &'static str {
+pub(super) const fn source(of: RefundOf) -> &'static str {
     match of {
         RefundOf::Credit => "credit",
         RefundOf::Surplus => "surplus",

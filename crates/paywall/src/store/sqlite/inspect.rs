@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params, params, types::
 
 use super::{
     StoreError,
-    accounts::{self, read_refund},
+    accounts::{self, Refunds},
     file,
     rows::{self, ROWS_MAX, number, parsed, read_purchase, time, unsigned},
     schema,
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     ledger::law::Balance,
     store::{
-        accounts::{Account, MonthlyUse, Place, RefundRow},
+        accounts::{Account, MonthlyUse, Place, RefundId, RefundRow},
         entry::{Day, Entry, Order, Payment, RevokedAt, Select, State, Verified},
     },
 };
@@ -206,11 +206,27 @@ impl Inspector {
 
     /// What was or is paid back of a purchase, in the order in which it was asked for.
     pub fn refunds(&self, hash: PaymentHash) -> Result<Vec<RefundRow>, StoreError> {
-        let mut some = self
-            .connection
-            .prepare_cached(&format!("{} WHERE purchase.hash = ?1 ORDER BY refund.seq", accounts::REFUND))?;
-        let refunds = some.query_map([hash.as_bytes()], read_refund)?;
-        Ok(refunds.collect::<Result<_, _>>()?)
+        accounts::refunds(&self.connection, Refunds::Of(hash), u32::MAX)
+    }
+
+    /// One refund.
+    pub fn refund(&self, id: RefundId) -> Result<Option<RefundRow>, StoreError> {
+        accounts::refund(&self.connection, id)
+    }
+
+    /// Refunds that haven't ended, oldest first.
+    pub fn open_refunds(&self, rows_max: u32) -> Result<Vec<RefundRow>, StoreError> {
+        accounts::refunds(&self.connection, Refunds::Open, rows_max)
+    }
+
+    /// The last refunds, newest first.
+    pub fn last_refunds(&self, rows_max: u32) -> Result<Vec<RefundRow>, StoreError> {
+        accounts::refunds(&self.connection, Refunds::Last, rows_max)
+    }
+
+    /// Refunds of which something isn't taken from their purchases, oldest first.
+    pub fn missed_refunds(&self, rows_max: u32) -> Result<Vec<RefundRow>, StoreError> {
+        accounts::refunds(&self.connection, Refunds::Missing, rows_max)
     }
 
     /// What came in and what was used, by day and service, from one day to another, both included. All the money that has

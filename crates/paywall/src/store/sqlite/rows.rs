@@ -11,8 +11,12 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
     Arrival, Booked, Page, Presentation, Purchase, Revocation, RevocationCursor, Revoked, Sale, StoreError,
+    missed,
 };
-use crate::{Continuity, store::Sold};
+use crate::{
+    Continuity,
+    store::{Sold, accounts::RefundOf},
+};
 
 /// The most rows of one page.
 pub(super) const ROWS_MAX: u16 = 1_000;
@@ -61,6 +65,7 @@ pub(super) fn settle(
         let settlement = &arrival.settlement;
         if book(books, node, settlement)? {
             booked.sales.extend(add_payment(books, arrival)?);
+            missed::take(books, settlement.hash, RefundOf::Surplus)?;
             booked.new += 1;
             booked.arrived = booked.arrived.saturating_add(settlement.amount);
         } else if is_booked(books, node, settlement)? {
@@ -186,7 +191,10 @@ pub(super) fn present(books: &Connection, presentations: &[Presentation]) -> Res
             Ok((row.get::<_, u32>(0)? > 0).then_some(sale))
         });
         // No row: it had its terms.
-        sales.extend(sale.optional()?.flatten());
+        if let Some(sale) = sale.optional()? {
+            sales.extend(sale);
+            missed::take(books, *hash, RefundOf::Surplus)?;
+        }
     }
     Ok(sales)
 }

@@ -7,11 +7,12 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::StoreError;
 
 /// Oldest first; the format is how many have been applied. Append only.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("../../../migrations/0001_books.sql"),
     include_str!("../../../migrations/0002_claims.sql"),
     include_str!("../../../migrations/0003_ledger.sql"),
     include_str!("../../../migrations/0004_months.sql"),
+    include_str!("../../../migrations/0005_missed_refunds.sql"),
 ];
 
 /// Marks the file as ours, so that another program's database isn't taken for books: "fare" in ASCII.
