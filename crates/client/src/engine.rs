@@ -10,7 +10,7 @@ use bytes::Bytes;
 use farebox_lightning::clock::{Clock, SystemClock};
 use farebox_lightning::outgoing::{Outgoing, OutgoingConfig, sqlite::SqliteIntents};
 use farebox_lightning::{Pay, PayFacts};
-use farebox_protocol::{Msat, Network, PaymentHash, Scheme, Timestamp};
+use farebox_protocol::{Msat, PaymentHash, Scheme, Timestamp};
 use http::StatusCode;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -19,8 +19,8 @@ use crate::approve::Approve;
 use crate::error::{Fault, FetchError, OpenError};
 use crate::http::{Hop, Http};
 use crate::journal::{Journal, JournalError, PurchaseRow, watch::Watch};
-use crate::policy::{Asked, Budget, Judgement, Policy, Verdict};
-use crate::purchase::{Money, Order, Refusal, RequestFacts, Rules, judge};
+use crate::policy::{Asked, Budget, Policy, Verdict};
+use crate::purchase::{Money, RequestFacts, Rules, judge};
 use crate::{HttpConfig, Limits, Origin, RequestError};
 
 mod absence;
@@ -31,12 +31,14 @@ mod lease;
 mod recover;
 mod settle;
 mod shelf;
+mod told;
 
 use absence::Absence;
 pub use consent::ApproveError;
 use courier::ByHttp;
 pub(crate) use courier::{Courier, Head, Target};
 pub use recover::{Recovered, Recovery};
+pub use told::{BudgetUse, Explained, Fetched, Quote, Quoted, Receipt};
 
 /// So many redirects are followed.
 const REDIRECTS_MAX: usize = 10;
@@ -122,108 +124,6 @@ struct Shared {
     tasks: TaskTracker,
     /// Ends what is done in the background.
     closing: CancellationToken,
-}
-
-/// An answer, and what it took to get it.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Fetched {
-    /// The answer; its body has not been read.
-    pub response: reqwest::Response,
-    /// What this request has paid, if it has.
-    pub purchase: Option<Receipt>,
-    /// The payment under whose credential the answer was given, bought now or earlier.
-    pub credential: Option<PaymentHash>,
-    /// The payments whose credentials servers were shown on the way here, redirects included.
-    pub shown: Vec<PaymentHash>,
-}
-
-/// A purchase that this request has made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Receipt {
-    /// The payment.
-    pub payment_hash: PaymentHash,
-    /// Who was paid.
-    pub origin: Origin,
-    /// What for, where the token says so.
-    pub service: String,
-    /// The price.
-    pub price: Msat,
-    /// What the route cost on top.
-    pub fee: Msat,
-    /// When the credential ends, if it says so.
-    pub valid_until: Option<Timestamp>,
-}
-
-/// What a request would cost.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Quote {
-    /// Who answered, behind all redirects.
-    pub origin: Origin,
-    /// The status of the answer. Unless it is 402 the request has been carried out, and costs nothing.
-    pub status: StatusCode,
-    /// What would be bought, if the answer asks for money.
-    pub offer: Option<Quoted>,
-    /// Why it would not be paid, by limits, policy and budgets; the wallet has no say in it.
-    pub refusal: Option<Refusal>,
-    /// A credential is held that would be tried first.
-    pub has_credential: bool,
-    /// The beginning of the body of an answer that asks for money, up to 64 KiB: what else there is to choose from, as the
-    /// server tells it. Nothing is decided by it.
-    pub told: Bytes,
-}
-
-/// What the policy says of a request.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Explained {
-    /// Who would be paid.
-    pub origin: Origin,
-    /// The verdict, the rule that gave it, and all caps that bind.
-    pub judgement: Judgement,
-    /// The verdict is that on sellers who have never been paid.
-    pub is_new: bool,
-    /// The budgets, with what is taken of them.
-    pub budgets: Vec<BudgetUse>,
-}
-
-/// A budget, and how much of it is taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct BudgetUse {
-    /// Which.
-    pub budget: Budget,
-    /// What has been paid within its time, fees included.
-    pub spent: Msat,
-    /// What is kept aside for payments under way or of unknown outcome, worst-case fees included.
-    pub reserved: Msat,
-}
-
-impl BudgetUse {
-    /// What is left.
-    pub fn left(&self) -> Msat {
-        self.budget.most.saturating_sub(self.spent.saturating_add(self.reserved))
-    }
-}
-
-/// What would be bought.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Quoted {
-    /// The amount of the invoice.
-    pub price: Msat,
-    /// The most that the route may cost on top.
-    pub fee_max: Msat,
-    /// The network of the invoice.
-    pub network: Network,
-    /// The node that would be paid.
-    pub payee: String,
-    /// The service, where the token names one.
-    pub service: String,
-    /// The end of the invoice.
-    pub expires_at: Timestamp,
 }
 
 /// What one hop led to.
@@ -519,24 +419,5 @@ impl Shared {
             Ok(done) => Ok(done?),
             Err(_) => Err(Fault::Closing),
         }
-    }
-}
-
-impl Quoted {
-    fn of(order: &Order) -> Self {
-        Self {
-            price: order.price,
-            fee_max: order.fee_max,
-            network: order.invoice.network(),
-            payee: order.invoice.payee(),
-            service: order.scope.service.clone(),
-            expires_at: order.invoice.expires_at(),
-        }
-    }
-}
-
-impl Receipt {
-    fn money(&self) -> Money {
-        Money::Spent { payment_hash: self.payment_hash, price: self.price, fee: self.fee }
     }
 }

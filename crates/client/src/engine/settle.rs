@@ -10,7 +10,8 @@ use farebox_lightning::outgoing::{Ended, Failure, Intent, Intents as _, Paid, St
 use farebox_protocol::PaymentHash;
 use tokio::time;
 
-use super::{Fault, JournalError, Order, Shared};
+use super::{Fault, JournalError, Shared};
+use crate::purchase::Order;
 
 /// How long one lookup may take.
 pub(super) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
