@@ -4,7 +4,9 @@
 
 mod activity;
 mod bell;
+mod chatter;
 pub(crate) mod connection;
+mod frames;
 mod guests;
 mod proxy_protocol;
 mod sniff;

@@ -60,6 +60,7 @@ pub(crate) struct Connections {
     pub(crate) accepted: Counter,
     pub(crate) tls_failed: Counter,
     refused: [Counter; Refused::ALL.len()],
+    flooded: [Counter; Flood::ALL.len()],
 }
 
 /// Why a connection was closed at once.
@@ -71,6 +72,26 @@ pub(crate) enum Refused {
     TooMany,
     /// It did not begin with the PROXY header that it had to, or came from somebody who is not trusted with one.
     ProxyHeader,
+}
+
+/// What an HTTP/2 connection was closed over: the kind of frame that came last of too many that ask for nothing, or [`Abuse`],
+/// what hyper has found to be too much.
+///
+/// [`Abuse`]: Self::Abuse
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flood {
+    Data,
+    Headers,
+    Priority,
+    RstStream,
+    Settings,
+    Ping,
+    WindowUpdate,
+    Continuation,
+    /// Of a kind that nobody knows.
+    Unknown,
+    /// Requests taken back in one breath, heads without end or of no measure, broken rules, pieces of bodies too many and too small.
+    Abuse,
 }
 
 /// What is counted for one service.
@@ -198,12 +219,16 @@ impl Metrics {
     }
 
     fn connections(&self, page: &mut Page) {
-        let Connections { open, accepted, tls_failed, refused } = &self.connections;
+        let Connections { open, accepted, tls_failed, refused, flooded } = &self.connections;
         page.family(&table::CONNECTIONS).value(open.get());
         page.family(&table::CONNECTIONS_ACCEPTED).value(accepted.get());
         let mut refusals = page.family(&table::CONNECTIONS_REFUSED);
         for (reason, count) in Refused::ALL.into_iter().zip(refused) {
             refusals.labelled(&[reason.as_str()], count.get());
+        }
+        let mut floods = page.family(&table::CONNECTIONS_FLOODED);
+        for (flood, count) in Flood::ALL.into_iter().zip(flooded) {
+            floods.labelled(&[flood.as_str()], count.get());
         }
         page.family(&table::TLS_FAILED).value(tls_failed.get());
         page.family(&table::TUNNELS).value(self.tunnels.get());
@@ -286,6 +311,41 @@ fn sales(page: &mut Page, paywall: &Paywall) {
 impl Connections {
     pub(crate) fn refused(&self, why: Refused) {
         self.refused[why as usize].increment(1);
+    }
+
+    pub(crate) fn flooded(&self, flood: Flood) {
+        self.flooded[flood as usize].increment(1);
+    }
+}
+
+impl Flood {
+    /// All of them, in the order in which they are declared.
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Data,
+        Self::Headers,
+        Self::Priority,
+        Self::RstStream,
+        Self::Settings,
+        Self::Ping,
+        Self::WindowUpdate,
+        Self::Continuation,
+        Self::Unknown,
+        Self::Abuse,
+    ];
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Headers => "headers",
+            Self::Priority => "priority",
+            Self::RstStream => "rst_stream",
+            Self::Settings => "settings",
+            Self::Ping => "ping",
+            Self::WindowUpdate => "window_update",
+            Self::Continuation => "continuation",
+            Self::Unknown => "unknown",
+            Self::Abuse => "abuse",
+        }
     }
 }
 

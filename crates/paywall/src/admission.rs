@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use farebox_protocol::{Identifier, PaymentHash, ServiceName, TokenId};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode, header::CONTENT_LENGTH};
 
 use crate::{Bill, Code, Freebie, Service, forward::Names};
 
@@ -25,6 +25,14 @@ pub struct Request<'a> {
     pub headers: &'a HeaderMap,
     /// Whether it is a gRPC call, which is answered in gRPC's way.
     pub grpc: bool,
+}
+
+impl Request<'_> {
+    /// How many bytes its body has, by its own word; 0 where it doesn't say.
+    pub(crate) fn length(&self) -> u64 {
+        let length = self.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+        length.and_then(|length| length.trim().parse().ok()).unwrap_or_default()
+    }
 }
 
 /// What to do with a request.

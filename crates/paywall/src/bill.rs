@@ -54,7 +54,7 @@ impl Bill {
         Self::new(reservation, None)
     }
 
-    /// For a request that is paid from credit. The reservation is the cost's reserve.
+    /// For a request that is paid from credit. The reservation is the cost's reserve, or more.
     pub(crate) fn of_credit(reservation: Reservation, cost: &Arc<Cost>) -> Self {
         Self::new(reservation, Some(Metering::new(Arc::clone(cost))))
     }
@@ -112,8 +112,7 @@ impl Bill {
 
     /// Whether the bytes of the request's own body have a price.
     pub fn counts_request(&self) -> bool {
-        let cost = self.meter.as_ref().map(Metering::cost);
-        matches!(cost, Some(Cost::Metered { meter: Meter::Bytes { request, .. }, .. }) if request.0 > 0)
+        self.meter.as_ref().is_some_and(|meter| meter.cost().counts_request())
     }
 
     fn usage(&self) -> Option<&Shape> {
@@ -176,8 +175,9 @@ impl Bill {
     }
 
     /// Sets aside what has been used beyond the reserve, another reserve each time, after so many bytes of the request's body
-    /// and what has passed of the answer. `false` where there is no more, or a limit by the month leaves none: whatever comes now is paid by nobody, so the answer
-    /// should end here. Always `true` where the cost is only known at the end.
+    /// and what has passed of the answer, if there is one yet. `false` where there is no more, or a limit by the month leaves
+    /// none: whatever comes now is paid by nobody, so it should end here. Ask *before* a piece of the request is sent on, since
+    /// that can be held back, and after a piece of the answer. Always `true` where the cost is only known at the end.
     #[must_use]
     pub fn keeps_up(&mut self, request_bytes: u64) -> bool {
         let (Some(meter), Some(held)) = (&self.meter, &mut self.reservation) else { return true };
@@ -186,6 +186,11 @@ impl Bill {
             return true;
         };
         held.extend(missing.max(meter.cost().reserve().get())) >= missing
+    }
+
+    /// Whether the upstream has said that it failed, so that nothing is charged.
+    pub const fn has_failed(&self) -> bool {
+        self.has_failed
     }
 
     /// Whether its answer is kept.

@@ -77,6 +77,8 @@ pub enum Code {
     CostUnknown,
     /// The bytes of the request have a price, and it doesn't say how many there are.
     LengthRequired,
+    /// The bytes that the request announces cost more than any credit that is sold for it.
+    UploadTooDear,
     /// The same request is being answered under the same idempotency key.
     KeyInUse,
     /// The idempotency key stands for another request.
@@ -115,7 +117,7 @@ pub enum Code {
 
 impl Code {
     /// All of them, for documentation and for registering metrics.
-    pub const ALL: [Self; 51] = [
+    pub const ALL: [Self; 52] = [
         Self::Pass,
         Self::Free,
         Self::Freebie,
@@ -150,6 +152,7 @@ impl Code {
         Self::LedgerUnavailable,
         Self::CostUnknown,
         Self::LengthRequired,
+        Self::UploadTooDear,
         Self::KeyInUse,
         Self::KeyReused,
         Self::AnswerNotKept,
@@ -211,6 +214,7 @@ impl Code {
             Self::LedgerUnavailable => "ledger_unavailable",
             Self::CostUnknown => "cost_unknown",
             Self::LengthRequired => "length_required",
+            Self::UploadTooDear => "upload_too_dear",
             Self::KeyInUse => "key_in_use",
             Self::KeyReused => "key_reused",
             Self::AnswerNotKept => "answer_not_kept",
@@ -305,6 +309,9 @@ impl Code {
             }
             Self::LengthRequired => {
                 "the bytes of this request have a price; nothing was charged: say its `content-length`"
+            }
+            Self::UploadTooDear => {
+                "no credit that is sold here pays for a body of this length; nothing was charged: send less at a time"
             }
             Self::KeyInUse => "the same request is being answered under this idempotency key: retry",
             Self::KeyReused => {

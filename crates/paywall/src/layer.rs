@@ -7,6 +7,11 @@
 //! so a path that isn't in normal form already is refused (400) rather than decided on in one form and served in
 //! another. The credential is taken off before the inner service sees the request.
 //!
+//! Where the bytes of a request have a price it must say how many there are (411 otherwise), and all of them are set aside
+//! before the inner service hears of it: so nothing has to be cut off in the middle of an upload. An answer isn't cut off
+//! either where the buyer's credit ends, since only the inner service could break off its own body: what it costs beyond
+//! what is left is written off. Where answers are long, choose the reserve accordingly, or put the gateway in front.
+//!
 //! Free paths and tokens bound to a path mean the path that the layer sees: inside axum's `nest`, that is the rest.
 
 use std::{
@@ -98,6 +103,10 @@ impl PaywallLayer {
             }
             Admission::Pass(pass, mut bill) => {
                 if let (Some(bill), Some(length)) = (&mut bill, length) {
+                    // Said by the body alone, as in one process, it has not been set aside.
+                    if bill.counts_request() && !bill.keeps_up(length) {
+                        return Err(respond::refused(&request, Code::UnitsShort));
+                    }
                     bill.request(usize::try_from(length).unwrap_or(usize::MAX));
                 }
                 Ok((pass, bill))

@@ -182,7 +182,18 @@ impl Service {
         path: &str,
         choice: Option<&str>,
     ) -> Result<Quote<'a>, UnknownOffer> {
-        let mut offers = self.choices(method, path);
+        self.quote_sized(method, path, 0, choice)
+    }
+
+    /// The same for a request whose body has so many bytes, which credit must pay for as well.
+    pub(crate) fn quote_sized<'a>(
+        &'a self,
+        method: &Method,
+        path: &str,
+        length: u64,
+        choice: Option<&str>,
+    ) -> Result<Quote<'a>, UnknownOffer> {
+        let mut offers = self.choices(method, path, length);
         match choice {
             None => offers.next(),
             Some(name) => offers.find(|quote| quote.name == name),
@@ -190,10 +201,15 @@ impl Service {
         .ok_or_else(|| UnknownOffer(choice.unwrap_or_default().to_owned()))
     }
 
-    /// Everything that the buyer of such a request may choose from, the default first.
-    pub(crate) fn choices(&self, method: &Method, path: &str) -> impl Iterator<Item = Quote<'_>> {
+    /// Everything that the buyer of such a request, with so many bytes, may choose from, the default first.
+    pub(crate) fn choices(
+        &self,
+        method: &Method,
+        path: &str,
+        length: u64,
+    ) -> impl Iterator<Item = Quote<'_>> {
         let tier = self.tier_of(&self.taken(method, path)).ok();
-        let reserve = self.cost(method, path).map(|cost| cost.reserve());
+        let reserve = self.cost(method, path).map(|cost| cost.reserve_for(length));
         let reaches = move |quote: &Quote<'_>| {
             quote.offer != Offer::Credit || reserve.is_some_and(|reserve| reserve <= quote.price)
         };

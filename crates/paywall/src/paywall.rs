@@ -414,9 +414,17 @@ impl Paywall {
         let Ok(chosen) = choice(request.headers, request.query) else {
             return refuse(Code::OfferUnknown, None);
         };
-        let Ok(quote) = request.service.quote(request.method, request.path, chosen) else {
+        let (service, length) = (request.service, request.length());
+        let Ok(quote) = service.quote_sized(request.method, request.path, length, chosen) else {
             // Nothing that is sold today would do for this request.
-            let code = if chosen.is_some() { Code::OfferUnknown } else { Code::PriceInvalid };
+            let code = match chosen {
+                Some(_) => Code::OfferUnknown,
+                // Bought again and again, it would still not reach.
+                None if service.quote(request.method, request.path, None).is_ok() => {
+                    return refused(request, &Refusal { code: Code::UploadTooDear, ..why });
+                }
+                None => Code::PriceInvalid,
+            };
             return refuse(code, None);
         };
         let quote = Quote { replaces, ..quote };

@@ -97,6 +97,7 @@ pub(crate) fn status(code: Code) -> StatusCode {
         Code::PathRefused | Code::OfferUnknown => StatusCode::BAD_REQUEST,
         Code::KeyInUse | Code::AnswerNotKept => StatusCode::CONFLICT,
         Code::LengthRequired => StatusCode::LENGTH_REQUIRED,
+        Code::UploadTooDear => StatusCode::PAYLOAD_TOO_LARGE,
         Code::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         Code::Preflight => StatusCode::NO_CONTENT,
     }
@@ -105,7 +106,7 @@ pub(crate) fn status(code: Code) -> StatusCode {
 /// gRPC's status for an answer. Payment and denial are 13, as deployed L402 clients look for exactly that.
 fn grpc_status(status: StatusCode) -> &'static str {
     match status {
-        StatusCode::TOO_MANY_REQUESTS => "8",
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYLOAD_TOO_LARGE => "8",
         StatusCode::SERVICE_UNAVAILABLE => "14",
         StatusCode::BAD_REQUEST | StatusCode::LENGTH_REQUIRED | StatusCode::UNPROCESSABLE_ENTITY => "3",
         StatusCode::CONFLICT => "10",
@@ -195,7 +196,9 @@ impl Refusal<'_> {
     fn choices(&self) -> impl Iterator<Item = Quote<'_>> {
         let is_asked = self.minted.is_some() || self.code == Code::OfferUnknown;
         let request = self.request.as_ref().filter(|_| is_asked);
-        request.into_iter().flat_map(|request| request.service.choices(request.method, request.path))
+        request
+            .into_iter()
+            .flat_map(|request| request.service.choices(request.method, request.path, request.length()))
     }
 
     /// RFC 9457. `type` stays `about:blank`: the machine-readable part is `code`.

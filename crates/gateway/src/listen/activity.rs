@@ -10,7 +10,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
 };
@@ -23,8 +23,8 @@ use tokio::{
     time::{Duration, Instant},
 };
 
-use super::{Seat, streams::Taking};
-use crate::{config::Timeouts, moment};
+use super::{Seat, chatter::Chatter, streams::Taking};
+use crate::{config::Timeouts, metrics::Flood, moment};
 
 /// See the module. Times are in milliseconds since the connection began, plus one, so that 0 can mean "not".
 pub(super) struct Activity {
@@ -39,6 +39,8 @@ pub(super) struct Activity {
     has_spoken: AtomicBool,
     /// The last request has a body, of which some may be on its way when the connection ends.
     has_body: AtomicBool,
+    /// What the client has said too much of: its place among all floods, counted from one.
+    flooded: AtomicU8,
     /// Kept as long as anything of the connection is left.
     _seat: Seat,
     /// What becomes of the connection once it is no longer one of HTTP.
@@ -73,6 +75,7 @@ impl Activity {
             stalled_since: AtomicU64::new(0),
             has_spoken: AtomicBool::new(false),
             has_body: AtomicBool::new(false),
+            flooded: AtomicU8::new(0),
             _seat: seat,
             after: Mutex::new(None),
         })
@@ -112,6 +115,11 @@ impl Activity {
     /// What [`InFlight::then`] has left, to be run when the connection has said its last in HTTP.
     pub(super) fn take_after(&self) -> Option<BoxFuture<'static, ()>> {
         self.after.lock().take()
+    }
+
+    /// What the client has said too much of, if it has. The connection ends over that, and hyper would only say that it did.
+    pub(super) fn flood(&self) -> Option<Flood> {
+        Flood::ALL.get(usize::from(self.flooded.load(Relaxed)).checked_sub(1)?).copied()
     }
 
     /// The client was told goodbye: from now on it counts whether it says anything.
@@ -202,7 +210,9 @@ const SMALL: usize = 2 * 1024;
 const REST: usize = 8 * 1024;
 const REST_TURN: usize = 16;
 /// How much in all: most of what is sent without having asked for the price, and nothing to fill a line with.
-const REST_MAX: usize = 8 * 1024 * 1024;
+const REST_MAX: u32 = 8 * 1024 * 1024;
+/// A GOAWAY: ENHANCE_YOUR_CALM, and any stream may have been seen (RFC 9113 sections 6.8, 7).
+const CALM: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 11];
 /// Never look more often than this.
 const TICK: Duration = Duration::from_millis(1);
 
@@ -219,20 +229,23 @@ pub(super) struct Watched<S> {
     socket: S,
     said: Bytes,
     activity: Arc<Activity>,
-    /// Over HTTP/2 anything may arrive between requests; only over HTTP/1.1 it is the beginning of one.
-    reads_are_heads: bool,
-    is_shut: bool,
+    /// Over HTTP/2 anything may arrive between requests, though not too much of it. None over HTTP/1.1, where it is the
+    /// beginning of one.
+    chatter: Option<Box<Chatter>>,
     /// How much more is thrown away at the end.
-    rest: usize,
+    rest: u32,
+    is_shut: bool,
 }
 
 impl<S> Watched<S> {
     pub(super) const fn http1(socket: S, said: Bytes, activity: Arc<Activity>) -> Self {
-        Self { socket, said, activity, reads_are_heads: true, is_shut: false, rest: REST_MAX }
+        Self { socket, said, activity, chatter: None, rest: REST_MAX, is_shut: false }
     }
 
-    pub(super) const fn http2(socket: S, said: Bytes, activity: Arc<Activity>) -> Self {
-        Self { socket, said, activity, reads_are_heads: false, is_shut: false, rest: REST_MAX }
+    /// `streams_max` is how many requests it may have under way.
+    pub(super) fn http2(socket: S, said: Bytes, activity: Arc<Activity>, streams_max: u32) -> Self {
+        let chatter = Some(Box::new(Chatter::new(streams_max)));
+        Self { socket, said, activity, chatter, rest: REST_MAX, is_shut: false }
     }
 
     fn note_write<T>(&self, written: Poll<T>) -> Poll<T> {
@@ -241,6 +254,16 @@ impl<S> Watched<S> {
             Poll::Pending => self.activity.cannot_write(),
         }
         written
+    }
+
+    /// Over HTTP/2, what a write has taken of these is what the client was told.
+    fn note_told(&mut self, slices: &[IoSlice<'_>], written: &Poll<io::Result<usize>>) {
+        let (Some(chatter), &Poll::Ready(Ok(mut taken))) = (&mut self.chatter, written) else { return };
+        for slice in slices {
+            let told = &slice[..taken.min(slice.len())];
+            taken -= told.len();
+            chatter.said(told);
+        }
     }
 }
 
@@ -254,7 +277,7 @@ impl<S: AsyncRead + Unpin> Watched<S> {
         for _ in 0..REST_TURN {
             let mut rest = ReadBuf::uninit(&mut space);
             let read = ready!(Pin::new(&mut self.socket).poll_read(context, &mut rest));
-            self.rest = self.rest.saturating_sub(rest.filled().len());
+            self.rest = self.rest.saturating_sub(u32::try_from(rest.filled().len()).unwrap_or(u32::MAX));
             if read.is_err() || rest.filled().is_empty() || self.rest == 0 {
                 return Poll::Ready(());
             }
@@ -264,31 +287,51 @@ impl<S: AsyncRead + Unpin> Watched<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncWrite + Unpin> Watched<S> {
+    /// Tells a client that it is too much, as far as that can be done at once: between two frames, and where there is room. It gets
+    /// that if it has sent nothing since, else the system may tell it first that the connection is gone.
+    fn calm(&mut self, context: &mut Context<'_>) {
+        if self.chatter.as_ref().is_some_and(|chatter| chatter.is_between_frames()) {
+            let _ = Pin::new(&mut self.socket).poll_write(context, &CALM);
+            let _ = Pin::new(&mut self.socket).poll_flush(context);
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
         let before = buffer.filled().len();
-        let read = if self.said.is_empty() {
-            Pin::new(&mut self.socket).poll_read(context, buffer)
+        let read = if this.said.is_empty() {
+            Pin::new(&mut this.socket).poll_read(context, buffer)
         } else {
-            let length = self.said.len().min(buffer.remaining());
-            buffer.put_slice(&self.said[..length]);
-            self.said.advance(length);
+            let length = this.said.len().min(buffer.remaining());
+            buffer.put_slice(&this.said[..length]);
+            this.said.advance(length);
             // What comes after it is usually there, too. Handed over one by one, the second would find its buffer begun, and
             // hyper would double that for as long as the connection lasts. What goes wrong here shows next time, at least as
             // the end.
             if buffer.remaining() > 0 {
-                let _ = Pin::new(&mut self.socket).poll_read(context, buffer);
+                let _ = Pin::new(&mut this.socket).poll_read(context, buffer);
             }
             Poll::Ready(Ok(()))
         };
-        if buffer.filled().len() > before {
-            self.activity.has_spoken.store(true, Relaxed);
-            if self.reads_are_heads {
-                self.activity.has_read();
+        let heard = &buffer.filled()[before..];
+        if !heard.is_empty() {
+            this.activity.has_spoken.store(true, Relaxed);
+            let Some(chatter) = &mut this.chatter else {
+                this.activity.has_read();
+                return read;
+            };
+            if let Err(flood) = chatter.heard(heard, || this.activity.millis()) {
+                this.activity.flooded.store(flood as u8 + 1, Relaxed);
+                buffer.set_filled(before);
+                this.calm(context);
+                return Poll::Ready(Err(io::Error::other("too many frames that ask for nothing")));
             }
         }
         read
@@ -302,6 +345,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write(context, bytes);
+        self.note_told(&[IoSlice::new(bytes)], &written);
         self.note_write(written)
     }
 
@@ -323,6 +367,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         } else {
             socket.poll_write_vectored(context, slices)
         };
+        self.note_told(slices, &written);
         self.note_write(written)
     }
 
@@ -340,7 +385,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
             ready!(Pin::new(&mut self.socket).poll_shutdown(context))?;
             self.is_shut = true;
         }
-        if self.reads_are_heads && self.activity.has_body.load(Relaxed) {
+        if self.chatter.is_none() && self.activity.has_body.load(Relaxed) {
             return self.poll_rest(context).map(Ok);
         }
         Poll::Ready(Ok(()))
@@ -349,6 +394,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
     use super::*;
     use crate::{
         config::{ClientLists, Limits},
@@ -364,6 +411,60 @@ mod tests {
     fn timeouts() -> Timeouts {
         let secs = Duration::from_secs;
         Timeouts { headers: secs(10), keep_alive: secs(70), write_stall: secs(60), ..Timeouts::default() }
+    }
+
+    /// The gateway's end of an HTTP/2 connection, the client's, and what is known of it.
+    fn http2() -> (Watched<DuplexStream>, DuplexStream, Arc<Activity>) {
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let activity = Activity::new(Instant::now(), seat());
+        (Watched::http2(ours, Bytes::from_static(PREFACE), activity.clone(), 0), theirs, activity)
+    }
+
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const PING: [u8; 17] = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_floods_is_told_why() {
+        let (mut ours, mut theirs, activity) = http2();
+        theirs.write_all(&PING.repeat(1001)).await.unwrap();
+        let mut heard = vec![0; 24 + PING.len() * 1000];
+        ours.read_exact(&mut heard).await.unwrap();
+        assert!(heard == [PREFACE, &PING.repeat(1000)].concat());
+        assert_eq!(activity.flood(), None);
+        ours.read_exact(&mut [0; PING.len()]).await.unwrap_err();
+        assert_eq!(activity.flood(), Some(Flood::Ping));
+        drop(ours);
+        let mut told = Vec::new();
+        theirs.read_to_end(&mut told).await.unwrap();
+        assert_eq!(told, CALM);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_said_in_the_middle_of_a_frame() {
+        let (mut ours, mut theirs, _) = http2();
+        // Of a DATA of 16 bytes half has been taken, in two slices.
+        let begun = [&[0, 0, 16, 0, 0, 0, 0, 0, 1][..], &[7; 8]];
+        ours.write_vectored(&begun.map(|bytes| IoSlice::new(bytes))).await.unwrap();
+        theirs.write_all(&PING.repeat(1006)).await.unwrap();
+        let mut heard = Vec::new();
+        ours.read_to_end(&mut heard).await.unwrap_err();
+        drop(ours);
+        let mut told = Vec::new();
+        theirs.read_to_end(&mut told).await.unwrap();
+        assert_eq!(told, begun.concat());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn over_http1_bytes_are_bytes() {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+        let activity = Activity::new(Instant::now(), seat());
+        let mut ours = Watched::http1(ours, Bytes::from_static(PREFACE), activity.clone());
+        theirs.write_all(&PING.repeat(10_000)).await.unwrap();
+        drop(theirs);
+        let mut heard = Vec::new();
+        ours.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard.len(), 24 + 170_000);
+        assert_eq!(activity.flood(), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -33,6 +33,7 @@ use super::{
     streams::Streams,
 };
 use crate::{
+    metrics::Flood,
     moment::in_one_go,
     proxy::{self, Body, Peer},
     worker::{Accepted, Worker},
@@ -124,7 +125,8 @@ where
             Some(serve_http1(socket, peer, activity, worker))
         }
         Spoken::Http2(said) => {
-            let socket = Watched::http2(socket, said, activity.clone());
+            let streams_max = worker.shared.config.limits.http2_streams_max;
+            let socket = Watched::http2(socket, said, activity.clone(), streams_max);
             Some(serve_http2(socket, peer, activity, worker))
         }
         Spoken::Nothing => None,
@@ -218,7 +220,22 @@ where
         .keep_alive_interval(worker.shared.config.timeouts.keep_alive)
         .serve_connection(TokioIo::new(socket), answer(peer, activity.clone(), Some(streams), &worker));
     let mut connection = Box::pin(connection);
-    Box::pin(async move { watch(connection.as_mut(), &activity, &worker).await })
+    Box::pin(async move {
+        let ended = watch(connection.as_mut(), &activity, &worker).await;
+        let abuse = || ended.as_ref().is_err_and(is_abuse).then_some(Flood::Abuse);
+        if let Some(flood) = activity.flood().or_else(abuse) {
+            worker.shared.metrics.connections.flooded(flood);
+            return Err(io::Error::other(format!("flooded with what asks for nothing: {}", flood.as_str())));
+        }
+        ended
+    })
+}
+
+/// Whether hyper has sent its client away for doing too much of something.
+fn is_abuse(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|error| error.source());
+    let of_http2 = inner.and_then(|error| error.downcast_ref::<h2::Error>());
+    of_http2.is_some_and(|error| error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
 }
 
 /// Answers each request of a connection. The future is boxed, so that a connection without a request doesn't take up the

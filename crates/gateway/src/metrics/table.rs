@@ -83,6 +83,8 @@ table! {
         "Connections from clients that were served";
     CONNECTIONS_REFUSED = Counter "farebox_connections_refused_total" ["reason"]
         "Connections from clients that were closed before anything was read or served";
+    CONNECTIONS_FLOODED = Counter "farebox_connections_flooded_total" ["kind"]
+        "HTTP/2 connections closed since their clients sent too much that asks for nothing, or took too much back";
     TLS_FAILED = Counter "farebox_tls_handshakes_failed_total" []
         "TLS handshakes with clients that came to nothing";
     TUNNELS = Gauge "farebox_tunnels" []

@@ -61,6 +61,13 @@ fn the_reference_says_what_the_table_says() {
     text.push_str("anything was decided.\n");
     let refusals = Refused::ALL.map(|why| format!("`{}`", why.as_str())).join(", ");
     writeln!(text, "\n## `reason`\n\nWhy a connection was closed at once: {refusals}.").unwrap();
+    let floods = Flood::ALL.map(|flood| format!("`{}`", flood.as_str())).join(", ");
+    writeln!(
+        text,
+        "\n## `kind`\n\nThe kind of frame that came last where a client had sent too many: {floods}."
+    )
+    .unwrap();
+    text.push_str("`abuse` is what HTTP/2 itself counts: requests taken back in one breath, heads without end, broken rules.\n");
     expect_file!["../../../../docs/reference/metrics.md"].assert_eq(&text);
 }
 
@@ -88,6 +95,16 @@ fn reasons_for_refusing_a_connection_count_apart() {
     }
     let counts = connections.refused.each_ref().map(Counter::get);
     assert_eq!(counts.to_vec(), (0..Refused::ALL.len() as u64).collect::<Vec<_>>());
+}
+
+#[test]
+fn floods_of_each_kind_count_apart() {
+    let connections = Connections::default();
+    for (times, flood) in Flood::ALL.into_iter().enumerate() {
+        (0..times).for_each(|_| connections.flooded(flood));
+    }
+    let counts = connections.flooded.each_ref().map(Counter::get);
+    assert_eq!(counts.to_vec(), (0..Flood::ALL.len() as u64).collect::<Vec<_>>());
 }
 
 #[test]

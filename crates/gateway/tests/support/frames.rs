@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf},
     net::{TcpSocket, TcpStream},
 };
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
+pub const PRIORITY: u8 = 2;
 pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
 pub const PING: u8 = 6;
@@ -16,6 +17,10 @@ pub const GOAWAY: u8 = 7;
 pub const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
 
+/// None that anybody knows.
+pub const UNKNOWN: u8 = 0xfb;
+
+pub const ACK: u8 = 1;
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 
@@ -34,8 +39,8 @@ pub struct Frame {
 }
 
 /// A connection that has said its preface.
-pub struct Wire {
-    socket: TcpStream,
+pub struct Wire<S = TcpStream> {
+    socket: S,
 }
 
 /// One frame, as it is sent.
@@ -92,7 +97,9 @@ impl Frame {
 impl Wire {
     /// Connects and says these settings.
     pub async fn connect(addr: SocketAddr, settings: &[(u16, u32)]) -> Self {
-        Self::begin(TcpStream::connect(addr).await.unwrap(), settings).await
+        let socket = TcpStream::connect(addr).await.unwrap();
+        socket.set_nodelay(true).unwrap();
+        Self::begin(socket, settings).await
     }
 
     /// The same, with so little room for what comes back that it is soon full.
@@ -101,9 +108,11 @@ impl Wire {
         socket.set_recv_buffer_size(4096).unwrap();
         Self::begin(socket.connect(addr).await.unwrap(), &[]).await
     }
+}
 
-    async fn begin(mut socket: TcpStream, settings: &[(u16, u32)]) -> Self {
-        socket.set_nodelay(true).unwrap();
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    /// On what is connected, says these settings.
+    pub async fn begin(mut socket: S, settings: &[(u16, u32)]) -> Self {
         let settings: Vec<u8> = settings
             .iter()
             .flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat())
@@ -163,7 +172,7 @@ impl Wire {
     /// Sends these bytes again and again until the other side has closed: the code of the `GOAWAY`, if it arrived before
     /// the end did. `None` if all of them were taken.
     pub async fn flood(self, bytes: &[u8], times: usize) -> Option<Option<u32>> {
-        let (reading, mut writing) = self.socket.into_split();
+        let (reading, mut writing) = tokio::io::split(self.socket);
         let mut reader = Reader(reading);
         let write = async {
             for _ in 0..times {
@@ -181,9 +190,9 @@ impl Wire {
     }
 }
 
-struct Reader(tokio::net::tcp::OwnedReadHalf);
+struct Reader<S>(ReadHalf<S>);
 
-impl Reader {
+impl<S: AsyncRead> Reader<S> {
     async fn ended(&mut self) -> Option<u32> {
         let mut code = None;
         let mut head = [0; 9];

@@ -260,6 +260,12 @@ async fn what_is_used_beyond_the_reserve_is_set_aside_as_it_is_used_until_nothin
     assert_eq!(bill.end(Ending::Abandoned), Charged { spent: 1_000, written_off: 5 });
     assert!(balance().holds());
 
+    // So it is before an answer has begun.
+    let (_shop, mut bill) = of(Some(by_bytes())).await;
+    assert!(bill.keeps_up(1_000) && !bill.keeps_up(1_001));
+    bill.request(1_000);
+    assert_eq!(bill.end(Ending::Abandoned), Charged { spent: 1_000, written_off: 0 });
+
     // What is only known at the end is never missed before it.
     for cost in [by_usage(), by_header(), Cost::Fixed(Msat::new(100))] {
         let (_shop, mut bill) = of(Some(cost)).await;

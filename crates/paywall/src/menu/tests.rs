@@ -204,3 +204,18 @@ fn credit_that_would_not_pay_for_the_request_is_not_put_to_its_buyer() {
     assert!(quoted("/dear", Some("default")).is_err());
     assert!(quoted("/absurd", None).is_err());
 }
+
+#[test]
+fn credit_that_would_not_pay_for_an_upload_that_is_announced_is_not_put_to_its_buyer() {
+    let mut service = weather();
+    (service.offer, service.price) = (Offer::Credit, Msat::new(10_000));
+    service.menu.more = vec![Plan { offer: Offer::Credit, ..plan("large", 100) }];
+    let meter = price::Meter::Bytes { request: price::PerMillion(1_000_000), response: price::PerMillion(0) };
+    let cost = price::Cost::Metered { reserve: Msat::new(10), base: Msat::ZERO, meter };
+    service.costs.otherwise = Some(Arc::new(cost));
+    let quoted = |length| service.quote_sized(&Method::POST, "/", length, None).map(|quote| quote.name);
+    assert_eq!(quoted(0), Ok("default"));
+    assert_eq!(quoted(10_000), Ok("default"));
+    assert_eq!(quoted(10_001), Ok("large"));
+    assert!(quoted(100_001).is_err());
+}

@@ -164,7 +164,10 @@ fn need(request: &Request<'_>, examined: &Examined, index: usize) -> Result<Need
     let (units, cost) = match is_priced {
         true => {
             let cost = request.service.cost(request.method, request.path).ok_or(Counted::Unpriced)?;
-            (NonZeroU64::new(cost.reserve().get()).ok_or(Counted::Unpriced)?, Some(Arc::clone(cost)))
+            // An upload that is announced is set aside as a whole, or refused before anybody works for it.
+            let length = if cost.counts_request() { request.length() } else { 0 };
+            let units = NonZeroU64::new(cost.reserve_for(length).get()).ok_or(Counted::Unpriced)?;
+            (units, Some(Arc::clone(cost)))
         }
         false => (NonZeroU64::MIN, None),
     };

@@ -124,6 +124,23 @@ impl Cost {
         }
     }
 
+    /// The same for a request that has so many bytes of its own: what they cost, where that is more. An upload that could not be
+    /// paid for is refused before anybody works for it.
+    pub fn reserve_for(&self, request_bytes: u64) -> Msat {
+        match self {
+            Self::Metered { reserve, base, meter: Meter::Bytes { request, .. } } => {
+                let upload = total(&[(request_bytes, *request)]).unwrap_or(Msat::MAX);
+                upload.saturating_add(*base).max(*reserve)
+            }
+            Self::Metered { .. } | Self::Fixed(_) => self.reserve(),
+        }
+    }
+
+    /// Whether the bytes of a request's own body have a price.
+    pub const fn counts_request(&self) -> bool {
+        matches!(self, Self::Metered { meter: Meter::Bytes { request: PerMillion(1..), .. }, .. })
+    }
+
     /// Whether it can be sold at; ask at start-up.
     ///
     /// # Errors
@@ -241,6 +258,29 @@ mod tests {
         check(rates(u64::MAX, 0), u64::MAX, 0, None);
         check(rates(1_000_000, 0), Msat::MAX.get(), 0, Some(Msat::MAX.get()));
         check(rates(1_000_000, 0), Msat::MAX.get() + 1, 0, None);
+    }
+
+    #[test]
+    fn what_is_set_aside_covers_the_bytes_that_are_announced() {
+        let by_bytes = |request| Cost::Metered {
+            reserve: Msat::new(100),
+            base: Msat::new(3),
+            meter: Meter::Bytes { request: PerMillion(request), response: PerMillion(9_000_000) },
+        };
+        let header = Meter::Header(HeaderName::from_static("x-cost"));
+        let other = Cost::Metered { reserve: Msat::new(100), base: Msat::ZERO, meter: header };
+        for (cost, bytes, want) in [
+            (by_bytes(2_000_000), 0, 100),
+            (by_bytes(2_000_000), 48, 100),
+            (by_bytes(2_000_000), 49, 101),
+            (by_bytes(1), 1_000_001, 100),
+            (by_bytes(0), u64::MAX, 100),
+            (by_bytes(u64::MAX), u64::MAX, Msat::MAX.get() + 3),
+            (other, u64::MAX, 100),
+            (Cost::Fixed(Msat::new(7)), u64::MAX, 7),
+        ] {
+            assert_eq!(cost.reserve_for(bytes), Msat::new(want), "{cost:?} {bytes}");
+        }
     }
 
     #[test]

@@ -75,19 +75,15 @@ impl Metering {
         self.serves_nothing = true;
     }
 
-    /// What has been used by now, of what can be told before the end: a price by bytes, after so many of the request's.
-    /// Others are known only when the answer has said so.
+    /// What has been used by now, of what can be told before the end: a price by bytes, after so many of the request's, also
+    /// while there is no answer yet. Others are known only when the answer has said so.
     pub(crate) fn so_far(&self, request_bytes: u64) -> Option<Msat> {
-        match (&*self.cost, &self.answer) {
-            (
-                Cost::Metered { base, meter: Meter::Bytes { request, response }, .. },
-                Answer::Bytes(passed),
-            ) => {
-                let used = total(&[(request_bytes, *request), (*passed, *response)]);
-                Some(used.unwrap_or(Msat::MAX).saturating_add(*base))
-            }
-            _ => None,
-        }
+        let Cost::Metered { base, meter: Meter::Bytes { request, response }, .. } = &*self.cost else {
+            return None;
+        };
+        let passed = if let Answer::Bytes(passed) = self.answer { passed } else { 0 };
+        let used = total(&[(request_bytes, *request), (passed, *response)]);
+        Some(used.unwrap_or(Msat::MAX).saturating_add(*base))
     }
 
     /// The next chunk of its body.

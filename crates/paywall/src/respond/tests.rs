@@ -322,6 +322,7 @@ fn every_code_has_its_status_in_both_worlds() {
         503 14 ledger_unavailable
         503 14 cost_unknown
         411 3 length_required
+        413 8 upload_too_dear
         409 10 key_in_use
         422 3 key_reused
         409 10 answer_not_kept

@@ -154,6 +154,24 @@ async fn the_bytes_of_both_bodies_have_their_price_and_a_body_of_unknown_length_
     assert_eq!(refused.status(), StatusCode::LENGTH_REQUIRED);
     assert_eq!(refused.headers()[crate::CODE_HEADER], "length_required");
     assert_eq!(left(&shop, &macaroon), 10_000 - 2 * 5 - 10);
+
+    // More than is left, whether its head says so or only its body.
+    for is_announced in [true, false] {
+        let inner = tower::service_fn(|_: HttpRequest<axum::body::Body>| async {
+            response(599, "it has heard of it".into())
+        });
+        let paid = PaywallLayer::new(Arc::clone(&shop.paywall), shop.service.clone()).layer(inner);
+        let body = axum::body::Body::from(vec![0; 4_995]);
+        let mut request = HttpRequest::builder().method(Method::POST).uri("/x").body(body).unwrap();
+        *request.headers_mut() = credential(&macaroon, &preimage);
+        if is_announced {
+            request.headers_mut().insert(header::CONTENT_LENGTH, 4_995.into());
+        }
+        let refused = paid.oneshot(request).await.unwrap();
+        assert_eq!(refused.status(), StatusCode::PAYMENT_REQUIRED);
+        assert_eq!(refused.headers()[crate::CODE_HEADER], "units_short");
+        assert_eq!(left(&shop, &macaroon), 10_000 - 2 * 5 - 10);
+    }
 }
 
 #[tokio::test]

@@ -116,6 +116,39 @@ async fn what_is_counted_is_sold_as_such() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_upload_that_is_announced_is_set_aside_as_a_whole_or_refused() {
+    let mut shop = on_credit(1).await;
+    let meter = Meter::Bytes { request: PerMillion(2_000_000), response: PerMillion(0) };
+    let cost = Cost::Metered { reserve: Msat::new(100), base: Msat::ZERO, meter };
+    shop.service.costs.otherwise = Some(Arc::new(cost));
+    let announcing = |headers: &HeaderMap, length: u64| {
+        let mut headers = headers.clone();
+        headers.insert(http::header::CONTENT_LENGTH, length.into());
+        headers
+    };
+    let headers = bought(&shop).await;
+    for (length, left) in [(0, 9_900), (50, 9_900), (51, 9_898), (5_000, 0)] {
+        let bill = bill(shop.get(&announcing(&headers, length)).await);
+        assert_eq!(bill.left(), left, "{length}");
+        bill.end(Ending::Failed);
+    }
+    // More than a purchase is worth: buying again would not help.
+    for headers in [&headers, &HeaderMap::new()] {
+        let (status, problem) = problem(shop.get(&announcing(headers, 5_001)).await);
+        assert_eq!((status, &problem["code"]), (StatusCode::PAYLOAD_TOO_LARGE, &"upload_too_dear".into()));
+        assert!(problem["invoice"].is_null(), "{problem}");
+    }
+    // More than is left, and not more than another purchase is worth.
+    let mut first = bill(shop.get(&headers).await);
+    first.request(10);
+    first.end(Ending::Whole);
+    let (status, problem) = problem(shop.get(&announcing(&headers, 5_000)).await);
+    assert_eq!((status, &problem["code"]), (StatusCode::PAYMENT_REQUIRED, &"units_short".into()));
+    assert_eq!((&problem["left"], &problem["needed"]), (&9_980.into(), &10_000.into()));
+    assert!(problem["invoice"].is_string(), "{problem}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_narrowed_by_its_holder_draws_from_the_same_account() {
     let shop = selling(2).await;
     let (macaroon, preimage) = shop.buy().await;
