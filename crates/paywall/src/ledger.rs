@@ -11,15 +11,13 @@
 
 use std::{
     num::NonZeroU64,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use farebox_lightning::clock::Clock;
 use farebox_protocol::{PaymentHash, ServiceName};
+use parking_lot::Mutex;
 use tokio::time;
 use tokio_util::task::TaskTracker;
 
@@ -73,8 +71,7 @@ pub struct Ledger {
     clock: Arc<dyn Clock>,
     accounts: Cache<PaymentHash, Live>,
     months: Cache<month::Key, month::Live>,
-    /// The latest month that the clock has shown: it never goes back.
-    month: AtomicU64,
+    month: Mutex<month::Present>,
     writing: Writing,
     answers: answers::Answers,
     refunding: refund::Refunding,
@@ -191,7 +188,7 @@ impl Ledger {
             clock,
             accounts: Cache::new(),
             months: Cache::new(),
-            month: AtomicU64::new(0),
+            month: Mutex::default(),
             writing: Writing::new(epoch),
             answers: answers::Answers::new(config.answers_bytes_max),
             refunding: refund::Refunding::default(),

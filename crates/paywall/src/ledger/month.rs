@@ -2,13 +2,18 @@
 //!
 //! A *tally* counts one capability in one unit, for all tokens made from one purchase that are so limited. It is reserved
 //! from and committed to as an account is, in memory, and goes to the disk in the same groups; it is read when it is first
-//! needed. Passes have tallies too, and no account beside them. A month that has begun is never left again while the process
-//! lives, so a clock that is set back opens none that has been used up, or never was.
+//! needed. Passes have tallies too, and no account beside them.
+//!
+//! Each month has tallies of its own that are never begun anew, so whatever a clock does, it gives what a month allows
+//! once. A clock that is set back could still open months that were over before anything was bought. It is therefore believed only
+//! after it has stood by that for an hour; until then the month goes on that had begun. So a clock that is set right by a little
+//! changes nothing, and one that was years ahead doesn't hold a gateway there until its restart.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
-use farebox_protocol::{CapabilityName, Msat, PaymentHash, Timestamp};
+use farebox_protocol::{CapabilityName, Msat, PaymentHash, Timestamp, caveat::Most};
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use super::{
     Ledger, Refused, Reservation, Unavailable,
@@ -16,14 +21,26 @@ use super::{
 };
 use crate::store::accounts::{KeptAnswer, MonthlyUse, Unit};
 
+/// How long a clock must have shown an earlier month before it is believed: longer than it takes to be set right again, and
+/// short beside what a buyer has to wait for who has used up a month that never was.
+const BELIEVED_AFTER: Duration = Duration::from_secs(3_600);
+
 const SECS_PER_DAY: u64 = 86_400;
 /// The Gregorian calendar repeats itself after so many years.
 const CYCLE_YEARS: u64 = 400;
 const CYCLE_DAYS: u64 = 146_097;
 
 /// A calendar month in UTC: how many have passed since January 1970.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Month(pub u64);
+
+/// The month that requests are counted in.
+#[derive(Debug, Default)]
+pub(super) struct Present {
+    month: Month,
+    /// Since when the clock has shown an earlier one.
+    earlier_since: Option<Instant>,
+}
 
 /// A limit of a token, and what one request may take of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,6 +150,29 @@ impl Month {
         let (year, month) = (months / 12 + 1_970, months % 12 + 1);
         let days = days_before(year, month).saturating_sub(days_before(1970, 1));
         Timestamp::from_secs(days.saturating_mul(SECS_PER_DAY))
+    }
+}
+
+impl Present {
+    /// The month to count in while the clock shows this one.
+    fn at(&mut self, shown: Month, now: impl FnOnce() -> Instant) -> Month {
+        if shown >= self.month {
+            *self = Self { month: shown, earlier_since: None };
+            return shown;
+        }
+        let now = now();
+        let since = *self.earlier_since.get_or_insert_with(|| {
+            tracing::warn!(
+                %shown, counting = %self.month,
+                "the clock was set back into an earlier month; limits by the month go on in the later one for an hour"
+            );
+            now
+        });
+        if now.saturating_duration_since(since) >= BELIEVED_AFTER {
+            tracing::warn!(%shown, counted = %self.month, "limits by the month are counted in the earlier month again");
+            *self = Self { month: shown, earlier_since: None };
+        }
+        self.month
     }
 }
 
@@ -345,11 +385,9 @@ impl Ledger {
         Some(found.map_or((0, 0), |tally| (tally.used, tally.reserved)))
     }
 
-    /// The present month, or the latest that the clock has shown.
+    /// The month to count in: the present one, unless the clock has been set back lately.
     pub fn month(&self) -> Month {
-        let Month(now) = Month::of(self.clock.now());
-        let before = self.month.fetch_max(now, std::sync::atomic::Ordering::AcqRel);
-        Month(now.max(before))
+        self.month.lock().at(Month::of(self.clock.now()), Instant::now)
     }
 
     pub(super) fn extend_tab(&self, tab: &mut Tab, units: u64) -> u64 {
@@ -406,6 +444,15 @@ impl Ledger {
         for key in keys {
             self.months.held(key, |live| live.writing = false);
         }
+    }
+}
+
+/// What a limit counts, and how much of it; `None` of one that this version doesn't know.
+pub(crate) const fn in_units(most: Most) -> Option<(Unit, u64)> {
+    match most {
+        Most::Requests(most) => Some((Unit::Request, most)),
+        Most::Spent(most) => Some((Unit::Msat, most.get())),
+        _ => None,
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
     decide::Ledger as Counted,
     ledger::{
         Refused, Reservation,
-        month::{Draw, Taken, share},
+        month::{Draw, Taken, in_units, share},
     },
     price::Cost,
     store::{
@@ -66,11 +66,7 @@ struct Need {
 pub(super) fn limits(macaroon: &Macaroon, taken: &[&str]) -> Option<Vec<Limit>> {
     let mut limits: Vec<Limit> = Vec::new();
     for limit in caveat::limits(macaroon, taken) {
-        let (unit, most) = match limit.most {
-            caveat::Most::Requests(most) => (Unit::Request, most),
-            caveat::Most::Spent(most) => (Unit::Msat, most.get()),
-            _ => return None,
-        };
+        let (unit, most) = in_units(limit.most)?;
         let same = |held: &&mut Limit| held.unit == unit && held.capability.as_str() == limit.capability;
         match limits.iter_mut().find(same) {
             Some(held) => held.most = held.most.min(most),

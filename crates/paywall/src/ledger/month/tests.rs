@@ -45,6 +45,27 @@ fn months_follow_one_another_without_a_gap_for_a_thousand_years() {
     assert_eq!(Month::of(at).to_string(), "2970-01");
 }
 
+#[test]
+fn a_clock_that_shows_an_earlier_month_is_believed_when_it_has_done_so_for_an_hour() {
+    let start = Instant::now();
+    let mut present = Present::default();
+    let mut check = |shown: &str, minutes: u64, want: &str| {
+        let at = present.at(month(shown), || start + Duration::from_secs(minutes * 60));
+        assert_eq!(at, month(want), "{shown} after {minutes} minutes");
+    };
+    check("2099-01", 0, "2099-01");
+    check("2026-11", 1, "2099-01");
+    check("2026-11", 60, "2099-01");
+    // It has gone on meanwhile, as clocks do.
+    check("2026-12", 61, "2026-12");
+    check("2026-11", 62, "2026-12");
+    // Right again: whatever comes next is another story.
+    check("2026-12", 120, "2026-12");
+    check("2026-11", 130, "2026-12");
+    check("1970-01", 189, "2026-12");
+    check("2027-01", 190, "2027-01");
+}
+
 proptest! {
     #[test]
     fn no_moment_is_outside_its_month(secs: u64) {

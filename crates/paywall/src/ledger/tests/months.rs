@@ -190,6 +190,51 @@ async fn a_clock_that_is_set_back_opens_no_month_again() {
     used_up(again.pass(2, 2).await);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_was_far_ahead_heals_within_an_hour_and_gives_no_month_twice() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let far = Timestamp::from_secs(4_070_908_800);
+    let limited = Limited::open().await;
+    limited.serve(1, 2, 2).await;
+    // It jumps to 2099 and is used up there, too.
+    limited.clock.set(far);
+    limited.serve(1, 2, 2).await;
+    used_up(limited.pass(1, 2).await);
+    // Set right, it is believed after an hour, and the month goes on as it was left.
+    limited.clock.set(LATE);
+    assert_eq!(used_up(limited.pass(1, 2).await).ends_at, Month::of(far).ends_at());
+    time::advance(59 * MINUTE).await;
+    drop(limited.pass(2, 2).await.unwrap());
+    assert_eq!(limited.books.ledger.month(), Month::of(far));
+    time::advance(MINUTE).await;
+    assert_eq!(used_up(limited.pass(1, 2).await).ends_at, NEXT);
+    limited.serve(2, 2, 1).await;
+    for (shown, waits) in [(far, 0), (LATE, 61), (far, 0)] {
+        limited.clock.set(shown);
+        drop(limited.pass(3, 1).await.unwrap());
+        time::advance(waits * MINUTE).await;
+        assert_eq!(limited.books.ledger.month(), Month::of(shown));
+        used_up(limited.pass(1, 2).await);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_by_a_little_over_the_end_of_a_month_changes_nothing() {
+    let limited = Limited::open().await;
+    limited.serve(1, 2, 1).await;
+    limited.clock.set(NEXT);
+    limited.serve(1, 2, 2).await;
+    for _ in 0..3 {
+        // What November had left is not to be had, nor is December begun anew.
+        limited.clock.set(LATE);
+        used_up(limited.pass(1, 2).await);
+        time::advance(Duration::from_secs(3_540)).await;
+        used_up(limited.pass(1, 2).await);
+        limited.clock.set(NEXT);
+        used_up(limited.pass(1, 2).await);
+    }
+}
+
 #[tokio::test]
 async fn a_crash_gives_back_what_was_not_written_of_a_limit() {
     let limited = Limited::open().await;
