@@ -27,6 +27,7 @@ pub(crate) fn run(setting: &Setting) -> Result<Vec<Row>> {
         },
         valid_until: Some(Timestamp::from_secs(2_000_000_000)),
         capabilities: None,
+        monthly: Vec::new(),
         bound: None,
         replaces: None,
     };

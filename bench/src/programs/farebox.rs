@@ -88,6 +88,7 @@ fn sold(preimage: [u8; 32], offer: Offer) -> Result<String> {
         terms: Terms { offer, price: Msat::new(10_000) },
         valid_until: None,
         capabilities: None,
+        monthly: Vec::new(),
         bound: None,
         replaces: None,
     };

@@ -9,7 +9,7 @@ use farebox_paywall::{
     Auth, DEFAULT_OFFER, Plan, RouteCost, Service,
     price::{Cost, Meter},
 };
-use farebox_protocol::{CapabilityName, Offer};
+use farebox_protocol::{CapabilityName, Monthly, Offer, caveat::Most};
 use serde::Serialize;
 
 use crate::{
@@ -43,6 +43,9 @@ struct SoldOffer {
     price_msat: u64,
     price: String,
     buys: String,
+    /// How much may be used in a month, as it is written into tokens.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    monthly: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -67,6 +70,7 @@ impl Sold {
             price: service.price,
             offer: service.offer,
             good_for: menu.good_for,
+            monthly: menu.monthly.clone(),
         };
         let has_tiers = !menu.tiers.is_empty();
         let tier =
@@ -94,7 +98,8 @@ impl SoldOffer {
             name: plan.name.clone(),
             price_msat: plan.price.get(),
             price: plan.price.to_string(),
-            buys: buys(&plan.offer, plan.good_for),
+            buys: format!("{}{}", buys(&plan.offer, plan.good_for), limited(&plan.monthly)),
+            monthly: plan.monthly.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -125,6 +130,20 @@ pub(crate) fn buys(offer: &Offer, good_for: Option<Duration>) -> String {
     match good_for {
         Some(span) => format!("{bought}, good for {}", roughly(span)),
         None => bought,
+    }
+}
+
+/// How much of it may be used in a month: `, at most 1000 requests a month of read`.
+fn limited(monthly: &[Monthly]) -> String {
+    let limits = monthly.iter().map(|Monthly { capability, most }| match most {
+        Most::Requests(1) => format!("1 request a month of {capability}"),
+        Most::Requests(most) => format!("{most} requests a month of {capability}"),
+        Most::Spent(most) => format!("{most} a month of {capability}"),
+        _ => format!("so much a month of {capability}"),
+    });
+    match monthly.is_empty() {
+        true => String::new(),
+        false => format!(", at most {}", limits.collect::<Vec<_>>().join(" and ")),
     }
 }
 
@@ -255,6 +274,20 @@ mod tests {
                   api: 10 sat buys a pass for 1 h
                     tier 1 (read, write): 50 sat buys a pass for 1 h
                       `day`: 500 sat buys a pass for 1 d"#]],
+        );
+        check(
+            json!({
+                "price": "10sat", "monthly": { "read": { "requests": 1000 } }, "cost": "2sat",
+                "capabilities": [{ "name": "read", "methods": ["GET"] }, { "name": "write", "methods": ["POST"] }],
+                "offers": [{
+                    "name": "large", "price": "100sat", "offer": "forever",
+                    "monthly": { "read": { "requests": 20000, "volume": "500sat" }, "write": { "requests": 1 } },
+                }],
+            }),
+            expect![[r#"
+                  api: 10 sat buys a pass for ever, at most 1000 requests a month of read
+                    `large`: 100 sat buys a pass for ever, at most 20000 requests a month of read and 500 sat a month of read and 1 request a month of write
+                    a request takes 2 sat"#]],
         );
     }
 }

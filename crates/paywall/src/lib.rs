@@ -37,8 +37,8 @@ pub use config::{Continuity, PaywallConfig, Rate};
 pub use keyring::{KeyState, Keyring};
 pub use limit::{Freebie, FreebieFileError};
 pub use menu::{
-    Capability, DEFAULT_OFFER, Menu, MenuError, OFFER_HEADER, Plan, Quote, Tier, UnknownOffer, choice,
-    without_choice,
+    BadMonthly, Capability, DEFAULT_OFFER, Menu, MenuError, OFFER_HEADER, Plan, Quote, Tier, UnknownOffer,
+    choice, without_choice,
 };
 pub use nodes::{Backend, Backends, NoBackend, NodeHealth};
 pub use path::{PathError, normalise};

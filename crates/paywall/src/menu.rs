@@ -12,11 +12,14 @@
 
 use std::time::Duration;
 
-use farebox_protocol::{CapabilityName, Identifier, Msat, Offer, ServiceName, caveat::LIST_MAX};
+use farebox_protocol::{
+    CapabilityName, Identifier, MONTHLY_MAX, Monthly, Msat, Offer, ServiceName,
+    caveat::{LIST_MAX, Most},
+};
 use http::{HeaderName, Method};
 use smallvec::SmallVec;
 
-use crate::{PathPattern, Service, price};
+use crate::{PathPattern, RouteCost, Service, ledger::month::share, price};
 
 mod choice;
 
@@ -34,6 +37,8 @@ pub const DEFAULT_OFFER: &str = "default";
 pub struct Menu {
     /// How long what is counted is good for: requests and credit end then. Without, they don't end.
     pub good_for: Option<Duration>,
+    /// How much may be used in a month of what the default offer sells.
+    pub monthly: Vec<Monthly>,
     /// More offers of the lowest tier.
     pub more: Vec<Plan>,
     /// The named parts of the service.
@@ -77,6 +82,8 @@ pub struct Plan {
     pub offer: Offer,
     /// How long that is good for, where it is counted.
     pub good_for: Option<Duration>,
+    /// How much of it may be used in a month: signed into the token.
+    pub monthly: Vec<Monthly>,
 }
 
 /// What a buyer is asked to pay for.
@@ -96,6 +103,8 @@ pub struct Quote<'a> {
     pub offer: Offer,
     /// How long that is good for, where it is counted.
     pub good_for: Option<Duration>,
+    /// How much of it may be used in a month.
+    pub monthly: &'a [Monthly],
     /// The token of a lower tier in whose place it is sold, where its holder asked for that.
     pub replaces: Option<Identifier>,
 }
@@ -144,6 +153,45 @@ pub enum MenuError {
     /// A tier without offers.
     #[error("tier {1} of service `{0}` has no offer; say what it costs")]
     NoOffer(ServiceName, u8),
+    /// A limit by the month that can't be sold.
+    #[error("service `{service}` sells `{offer}` with the limit `{limit}`, {why}")]
+    Monthly {
+        /// Which service.
+        service: ServiceName,
+        /// The name of the offer.
+        offer: String,
+        /// The limit, as it would be written into the token.
+        limit: String,
+        /// What is wrong with it, and what to do.
+        why: BadMonthly,
+    },
+    /// More limits by the month than a token has room for.
+    #[error("service `{0}` sells `{1}` with {2} limits by the month; a token has room for {MONTHLY_MAX}")]
+    TooManyMonthly(ServiceName, String, usize),
+}
+
+/// What is wrong with a limit by the month.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadMonthly {
+    /// It allows nothing, or can't be written.
+    #[error("which allows nothing; write whole requests or satoshi, at least one")]
+    Nothing,
+    /// There is another one for the same.
+    #[error("and another one for the same; keep the stricter")]
+    Twice,
+    /// The offer's tier hasn't that capability.
+    #[error("which is for a capability that its tier has not")]
+    NotSold,
+    /// It is in money, and requests under it have no cost.
+    #[error("and nothing says what a request costs; write `cost`, or limit the number of requests")]
+    Uncounted,
+    /// Some request under it costs more.
+    #[error("and has requests that need {0} to be left of it, so that nobody could ever make them; raise it")]
+    OutOfReach(Msat),
+    /// So much isn't sold in all.
+    #[error("which is never reached, since no more than that is sold; lower or remove it")]
+    NeverReached,
 }
 
 impl Capability {
@@ -151,6 +199,14 @@ impl Capability {
     pub fn covers(&self, method: &Method, path: &str) -> bool {
         (self.methods.is_empty() || self.methods.contains(method))
             && (self.paths.is_empty() || self.paths.iter().any(|paths| paths.matches(path)))
+    }
+
+    /// Whether a request may be both under it and of that route.
+    fn meets(&self, route: &RouteCost) -> bool {
+        let shares = |method: &Method| route.methods.contains(method);
+        let touches = |path: &PathPattern| route.paths.iter().any(|other| path.meets(other));
+        (self.methods.is_empty() || route.methods.is_empty() || self.methods.iter().any(shares))
+            && (self.paths.is_empty() || route.paths.is_empty() || self.paths.iter().any(touches))
     }
 }
 
@@ -171,7 +227,8 @@ impl Service {
     }
 
     /// What is put to the buyer of a request: the offer chosen by name, or else the first, of the tier it needs. Credit that
-    /// is less than the request sets aside is not put to anybody: whoever paid for it would be asked to pay again.
+    /// is less than the request sets aside is not put to anybody, nor what is limited to less in a month: whoever paid for
+    /// it would be asked to pay again.
     ///
     /// # Errors
     ///
@@ -208,10 +265,13 @@ impl Service {
         path: &str,
         length: u64,
     ) -> impl Iterator<Item = Quote<'_>> {
-        let tier = self.tier_of(&self.taken(method, path)).ok();
+        let taken = self.taken(method, path);
+        let tier = self.tier_of(&taken).ok();
         let reserve = self.cost(method, path).map(|cost| cost.reserve_for(length));
         let reaches = move |quote: &Quote<'_>| {
-            quote.offer != Offer::Credit || reserve.is_some_and(|reserve| reserve <= quote.price)
+            let mut limits = quote.monthly.iter().filter(|limit| taken.contains(&limit.capability.as_str()));
+            (quote.offer != Offer::Credit || reserve.is_some_and(|reserve| reserve <= quote.price))
+                && limits.all(|limit| is_enough(limit.most, quote.offer, quote.price, reserve))
         };
         tier.into_iter().flat_map(|tier| self.offers(tier)).filter(reaches)
     }
@@ -227,6 +287,14 @@ impl Service {
         self.menu.tiers.iter().find(|tier| has(&tier.capabilities)).map(Some).ok_or(NobodyHas)
     }
 
+    /// The most that a request sets aside which takes this capability; `None` where nobody says what it costs.
+    fn dearest(&self, capability: &str) -> Option<Msat> {
+        let capability = self.menu.capabilities.iter().find(|each| each.name.as_str() == capability)?;
+        let routes =
+            self.costs.routes.iter().filter(|route| capability.meets(route)).map(|route| &route.cost);
+        routes.chain([self.costs.otherwise.as_ref()?]).map(|cost| cost.reserve()).max()
+    }
+
     fn offers<'a>(&'a self, tier: Option<&'a Tier>) -> impl Iterator<Item = Quote<'a>> {
         let own = Quote {
             service: self,
@@ -237,6 +305,7 @@ impl Service {
             price: self.price,
             offer: self.offer,
             good_for: self.menu.good_for,
+            monthly: &self.menu.monthly,
             replaces: None,
         };
         let (first, number, capabilities, plans) = match tier {
@@ -251,9 +320,21 @@ impl Service {
             price: plan.price,
             offer: plan.offer,
             good_for: plan.good_for,
+            monthly: &plan.monthly,
             replaces: None,
         };
         first.into_iter().chain(plans.iter().map(of_plan))
+    }
+}
+
+/// Whether a month's limit leaves enough for one request that sets this much money aside, under an offer at this price.
+fn is_enough(most: Most, offer: Offer, price: Msat, reserve: Option<Msat>) -> bool {
+    match (most, offer) {
+        (Most::Requests(most), _) => most > 0,
+        (Most::Spent(most), Offer::Requests(count)) => share(price, count) <= most.get(),
+        (Most::Spent(most), _) => reserve.is_some_and(|reserve| reserve <= most),
+        // One that this version doesn't know.
+        _ => false,
     }
 }
 
@@ -277,6 +358,9 @@ impl Menu {
         }
         let mut below = (service.tier, &self.lowest);
         self.check_names(service, below.0, below.1, &names)?;
+        for quote in service.offers(None) {
+            check_monthly(&quote, &names)?;
+        }
         for tier in &self.tiers {
             self.check_names(service, tier.tier, &tier.capabilities, &names)?;
             let builds = tier.tier > below.0 && below.1.iter().all(|has| tier.capabilities.contains(has));
@@ -287,6 +371,9 @@ impl Menu {
                 return Err(MenuError::NoOffer(name(), tier.tier));
             }
             check_plans(service, tier.offers.iter(), &[])?;
+            for quote in service.offers(Some(tier)) {
+                check_monthly(&quote, &names)?;
+            }
             below = (tier.tier, &tier.capabilities);
         }
         let unsold = self.capabilities.iter().find(|each| !below.1.contains(&each.name));
@@ -333,6 +420,55 @@ fn check_plans<'a>(
     match repeated(&names) {
         Some(twice) => Err(MenuError::Twice(service.name.clone(), "offers", twice)),
         None => Ok(()),
+    }
+}
+
+/// Whether the limits of one offer can be kept, told and reached.
+fn check_monthly(quote: &Quote<'_>, names: &[&str]) -> Result<(), MenuError> {
+    let Quote { service, name, monthly, .. } = *quote;
+    if monthly.len() > MONTHLY_MAX {
+        return Err(MenuError::TooManyMonthly(service.name.clone(), name.to_owned(), monthly.len()));
+    }
+    for (at, limit) in monthly.iter().enumerate() {
+        let is_twice = monthly[..at].iter().any(|earlier| earlier.is_like(limit));
+        let why = if is_twice { Some(BadMonthly::Twice) } else { quote.fault(limit, names) };
+        if let Some(why) = why {
+            let (service, offer, limit) = (service.name.clone(), name.to_owned(), limit.to_string());
+            return Err(MenuError::Monthly { service, offer, limit, why });
+        }
+    }
+    Ok(())
+}
+
+impl Quote<'_> {
+    /// Why a limit by the month can't be sold with it.
+    fn fault(&self, limit: &Monthly, names: &[&str]) -> Option<BadMonthly> {
+        let capability = limit.capability.as_str();
+        let is_listed =
+            self.capabilities.is_none_or(|listed| listed.iter().any(|name| name.as_str() == capability));
+        if !limit.is_sellable() {
+            return Some(BadMonthly::Nothing);
+        }
+        if !is_listed || !names.contains(&capability) {
+            return Some(BadMonthly::NotSold);
+        }
+        match (limit.most, self.offer) {
+            (Most::Requests(most), Offer::Requests(count)) if most >= count.get() => {
+                Some(BadMonthly::NeverReached)
+            }
+            (Most::Spent(most), Offer::Requests(_) | Offer::Credit) if most >= self.price => {
+                Some(BadMonthly::NeverReached)
+            }
+            (Most::Spent(most), Offer::Requests(count)) => {
+                let needed = share(self.price, count);
+                (needed > most.get()).then_some(BadMonthly::OutOfReach(Msat::new(needed)))
+            }
+            (Most::Spent(most), _) => match self.service.dearest(capability) {
+                None => Some(BadMonthly::Uncounted),
+                Some(needed) => (needed > most).then_some(BadMonthly::OutOfReach(needed)),
+            },
+            _ => None,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use farebox_lightning::{Ask, ReceiveError, ReceiveFacts, clock::Clock};
 use farebox_protocol::{
-    Challenge, Identifier, Invoice, Label, Macaroon, Msat, Offer, Sale, Terms, Timestamp, TokenId,
+    Challenge, Identifier, Invoice, Label, Macaroon, Monthly, Msat, Offer, Sale, Terms, Timestamp, TokenId,
 };
 use smallvec::SmallVec;
 use tokio::time::{Instant, timeout};
@@ -48,6 +48,8 @@ pub(crate) struct Minted {
     pub(crate) name: String,
     pub(crate) tier: u8,
     pub(crate) valid_until: Option<Timestamp>,
+    /// How much may be used in a month.
+    pub(crate) monthly: Vec<Monthly>,
     /// The id of the token in whose place it is, which is also its own.
     pub(crate) replaces: Option<TokenId>,
 }
@@ -142,7 +144,7 @@ impl Mint {
             let price = price::askable(quote.price, facts.granularity)
                 .ok_or_else(|| MintError::Price { service: service.name.to_string(), price: quote.price })?;
             let label = Label { service: service.name.clone(), offer, price };
-            let wanted = Wanted { label, words: describe(offer) };
+            let wanted = Wanted { label, words: describe(quote) };
             if let Some(invoice) = lying_ready(node, &wanted, now, config) {
                 return Ok((invoice, price, facts, false));
             }
@@ -168,6 +170,7 @@ impl Mint {
             terms,
             valid_until,
             capabilities: quote.capabilities.map(<[_]>::to_vec),
+            monthly: quote.monthly.to_vec(),
             bound: None,
             replaces: quote.replaces.map(|older| older.hash()),
         };
@@ -181,7 +184,8 @@ impl Mint {
         let macaroon = Macaroon::mint(&root_key, &identifier, &sale.caveats()?);
         let name = quote.name.to_owned();
         let replaces = quote.replaces.map(|older| older.token_id);
-        Ok(Minted { challenge: Challenge { macaroon, invoice }, terms, name, tier, valid_until, replaces })
+        let (challenge, monthly) = (Challenge { macaroon, invoice }, sale.monthly);
+        Ok(Minted { challenge, terms, name, tier, valid_until, monthly, replaces })
     }
 
     /// Keeps invoices ready at one node, until told to stop.
@@ -300,14 +304,16 @@ impl MintError {
 }
 
 /// What the payer's wallet shows after the name of the service.
-fn describe(offer: Offer) -> String {
-    match offer {
+fn describe(quote: &Quote<'_>) -> String {
+    let what = match quote.offer {
         Offer::Forever => "access without end".to_owned(),
         Offer::Duration(time) => format!("access for {}", spoken(time)),
         Offer::Requests(count) if count.get() == 1 => "1 request".to_owned(),
         Offer::Requests(count) => format!("{count} requests"),
         Offer::Credit => "credit".to_owned(),
-    }
+    };
+    // How much is in the token and in the answer; here it would be cut off.
+    if quote.monthly.is_empty() { what } else { format!("{what}, limited by the month") }
 }
 
 /// A time as people say it, in the largest unit that leaves nothing over.

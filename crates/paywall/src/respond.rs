@@ -10,12 +10,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use farebox_protocol::{Msat, Offer};
+use farebox_protocol::{Monthly, Msat, Offer};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Answer, Code, OFFER_HEADER, Quote, Request, Service, ledger::month::Reached, mint::Minted, paywall::Short,
+    Answer, Code, OFFER_HEADER, Quote, Request, Service,
+    ledger::month::{Reached, in_units},
+    mint::Minted,
+    paywall::Short,
 };
 
 mod audience;
@@ -228,6 +231,7 @@ impl Refusal<'_> {
             if let Some(end) = minted.valid_until {
                 set("valid_until", json!(end.secs()));
             }
+            limited(&minted.monthly, &mut set);
             if self.choices().nth(1).is_some() {
                 set("offer_name", json!(minted.name));
             }
@@ -296,7 +300,22 @@ fn listed(quote: Quote<'_>) -> Value {
     if let Some(time) = quote.good_for {
         set("good_for_secs", json!(time.as_secs()));
     }
+    limited(quote.monthly, &mut set);
     Value::Object(listed)
+}
+
+/// How much of it may be used in a month, in the words of a limit that is reached.
+fn limited(monthly: &[Monthly], set: &mut dyn FnMut(&str, Value)) {
+    let limits: Vec<Value> = monthly
+        .iter()
+        .filter_map(|Monthly { capability, most }| {
+            let (unit, most) = in_units(*most)?;
+            Some(json!({ "capability": capability.as_str(), "unit": unit.as_str(), "most": most }))
+        })
+        .collect();
+    if !limits.is_empty() {
+        set("monthly", Value::Array(limits));
+    }
 }
 
 /// The answer to a preflight: a browser may send a credential along and read the challenge.

@@ -275,6 +275,11 @@ impl PathPattern {
     pub fn matches(&self, path: &str) -> bool {
         if self.below { path.starts_with(&self.path) } else { path == self.path }
     }
+
+    /// Whether there is a path that is one of both.
+    pub(crate) fn meets(&self, other: &Self) -> bool {
+        self.matches(&other.path) || other.matches(&self.path)
+    }
 }
 
 impl FromStr for PathPattern {
@@ -377,6 +382,7 @@ mod tests {
             price: Msat::new(price),
             offer,
             good_for: None,
+            monthly: Vec::new(),
         };
         for larger in [plan(Offer::Credit, 20_000), plan(Offer::Forever, 1)] {
             service.menu.more = vec![larger];

@@ -9,9 +9,9 @@
 
 mod rules;
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
-use crate::{IdentifierHash, Macaroon, Msat, Offer, ServiceName, Terms, Timestamp};
+use crate::{CapabilityName, IdentifierHash, Macaroon, Msat, Offer, ServiceName, Terms, Timestamp};
 
 pub(crate) use rules::{method::is_method, path::reads as is_path};
 
@@ -153,7 +153,7 @@ pub const TABLE: [Row; 14] = [
         holds: rules::preimage::holds,
     },
     Row {
-        condition: Condition::PerService("_valid_until"),
+        condition: Condition::PerService(VALID_UNTIL),
         grammar: "Unix seconds",
         narrowing: "not later",
         added_by: AddedBy::Anyone,
@@ -173,7 +173,7 @@ pub const TABLE: [Row; 14] = [
         holds: rules::capabilities::holds,
     },
     Row {
-        condition: Condition::PerCapability("_valid_until"),
+        condition: Condition::PerCapability(VALID_UNTIL),
         grammar: "Unix seconds",
         narrowing: "not later",
         added_by: AddedBy::Anyone,
@@ -204,10 +204,14 @@ pub const TABLE: [Row; 14] = [
     },
 ];
 
+/// Ends what is said of the end of a service or a capability.
+const VALID_UNTIL: &str = "_valid_until";
 /// Ends the conditions of [`Most::Spent`].
 const MONTHLY_VOLUME: &str = "_monthly_volume_sats";
 /// Ends the conditions of [`Most::Requests`].
 const MONTHLY_REQUESTS: &str = "_monthly_requests";
+
+const MSAT_PER_SAT: u64 = 1_000;
 
 /// One request, as the caveats see it.
 #[derive(Clone, Copy, Debug)]
@@ -248,6 +252,18 @@ pub struct Judged {
     pub replaces: Option<IdentifierHash>,
     /// Whether it has limits that only the ledger can judge: then it allows nothing until [`limits`] have been asked there.
     pub is_limited: bool,
+    /// Whether a holder has said something of a capability that the request doesn't take. It may be one that the service
+    /// hasn't: then it allows nothing until [`check_capabilities`] has been asked.
+    pub names_others: bool,
+}
+
+/// A limit by the calendar month (UTC), as it is sold. Printed, it is the caveat that says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Monthly {
+    /// Of what.
+    pub capability: CapabilityName,
+    /// How much; above zero, and money in whole satoshi.
+    pub most: Most,
 }
 
 /// A limit on what may be used in a calendar month (UTC), counted over all tokens made from one purchase.
@@ -423,6 +439,9 @@ pub fn judge(macaroon: &Macaroon, asked: &Asked<'_>) -> Result<Judged, CaveatRef
                     let Some(taken) = asked.capabilities else { continue };
                     is_known = true;
                     if !taken.contains(&subject) {
+                        // The terms come last of what the mint writes.
+                        judged.names_others |=
+                            judged.terms.is_some() && is_about(row, subject, asked.service);
                         continue;
                     }
                     // Any of several capabilities may have come before: it is looked for, instead of one place kept for each.
@@ -456,19 +475,93 @@ pub fn judge(macaroon: &Macaroon, asked: &Asked<'_>) -> Result<Judged, CaveatRef
     Ok(judged)
 }
 
+/// Whether what holders have said of capabilities is said of some that there are. A limit or an end for one that the
+/// token's service hasn't would bind nothing: it is mistyped, or the seller has renamed what it was for, and whoever lent the token
+/// relied on it. Where the token is for several services it may be meant for another one of them. What the mint
+/// wrote is not asked for: it narrows what is sold, and a seller who gives a capability up gives its limits up.
+///
+/// # Errors
+///
+/// When a condition is for a capability that the service hasn't.
+pub fn check_capabilities(
+    macaroon: &Macaroon,
+    service: &ServiceName,
+    has: impl Fn(&str) -> bool,
+) -> Result<(), CaveatRefusal> {
+    let is_for_one = macaroon
+        .caveats()
+        .filter_map(|caveat| caveat.strip_prefix("services="))
+        .any(|list| !list.contains(','));
+    if !is_for_one {
+        return Ok(());
+    }
+    let of_holders = macaroon.caveats().skip_while(|caveat| !caveat.starts_with("farebox_terms="));
+    for (name, _) in of_holders.filter_map(|caveat| caveat.split_once('=')) {
+        let is_about_none =
+            |(_, row, subject): (usize, &Row, &str)| is_about(row, subject, service) && !has(subject);
+        if find(name).any(is_about_none) {
+            return Err(CaveatRefusal::Unknown { condition: shown(name) });
+        }
+    }
+    Ok(())
+}
+
+/// Whether a row's condition with this subject is about a capability. The end of a service is spelled like that of a capability.
+fn is_about(row: &Row, subject: &str, service: &ServiceName) -> bool {
+    matches!(row.condition, Condition::PerCapability(suffix) if suffix != VALID_UNTIL || subject != service.as_str())
+}
+
 /// The limits that a token sets for a request that takes these capabilities, and only a ledger can judge: all of them must be
 /// kept. Ask for a token that [`judge`] has allowed.
 pub fn limits<'a>(macaroon: &'a Macaroon, taken: &'a [&str]) -> impl Iterator<Item = Limit<'a>> {
     macaroon.caveats().filter_map(move |caveat| {
         let (name, value) = caveat.split_once('=')?;
-        let value = crate::terms::decimal(value)?;
-        let (capability, most) = match name.strip_suffix(MONTHLY_VOLUME) {
-            // More than there is limits nothing.
-            Some(capability) => (capability, Most::Spent(Msat::from_sat(value).unwrap_or(Msat::MAX))),
-            None => (name.strip_suffix(MONTHLY_REQUESTS)?, Most::Requests(value)),
-        };
-        taken.contains(&capability).then_some(Limit { capability, most })
+        limit(name, value).filter(|limit| taken.contains(&limit.capability))
     })
+}
+
+/// The limit that a condition sets, if it sets one.
+pub(crate) fn limit<'a>(name: &'a str, value: &str) -> Option<Limit<'a>> {
+    let value = crate::terms::decimal(value)?;
+    let (capability, most) = match name.strip_suffix(MONTHLY_VOLUME) {
+        // More than there is limits nothing.
+        Some(capability) => (capability, Most::Spent(Msat::from_sat(value).unwrap_or(Msat::MAX))),
+        None => (name.strip_suffix(MONTHLY_REQUESTS)?, Most::Requests(value)),
+    };
+    Some(Limit { capability, most })
+}
+
+impl Monthly {
+    /// `None` where no capability can have that name.
+    pub(crate) fn of(limit: &Limit<'_>) -> Option<Self> {
+        Some(Self { capability: limit.capability.parse().ok()?, most: limit.most })
+    }
+
+    /// Whether both are for one capability in one unit.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.capability == other.capability
+            && std::mem::discriminant(&self.most) == std::mem::discriminant(&other.most)
+    }
+
+    /// Whether it can be written into a token, and allows anything.
+    pub fn is_sellable(&self) -> bool {
+        match self.most {
+            Most::Spent(most) => {
+                most > Msat::ZERO && most <= Msat::MAX && most.get().is_multiple_of(MSAT_PER_SAT)
+            }
+            Most::Requests(most) => most > 0,
+        }
+    }
+}
+
+impl fmt::Display for Monthly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (suffix, most) = match self.most {
+            Most::Spent(most) => (MONTHLY_VOLUME, most.get() / MSAT_PER_SAT),
+            Most::Requests(most) => (MONTHLY_REQUESTS, most),
+        };
+        write!(f, "{}{suffix}={most}", self.capability)
+    }
 }
 
 /// What a ceiling is for. The mint writes the terms behind it, so they are looked for beforehand; those of a token that has

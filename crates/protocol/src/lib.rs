@@ -23,7 +23,7 @@ mod time;
 pub use amount::{AmountError, Msat};
 pub use bolt11::{Invoice, InvoiceError};
 pub use bound::{Bound, UnknownBound};
-pub use caveat::{Asked, CaveatError, CaveatRefusal, Judged};
+pub use caveat::{Asked, CaveatError, CaveatRefusal, Judged, Monthly};
 pub use challenge::{Challenge, OfferedChallenge, Scheme};
 pub use credential::{
     Credential, CredentialError, Presented, TOKENS_MAX, is_one_credential, strip_credentials,
@@ -35,7 +35,7 @@ pub use macaroon::{CAVEATS_MAX, Forged, MACAROON_BYTES_MAX, Macaroon, MacaroonEr
 pub use network::{Network, UnknownNetwork};
 pub use preimage::{NotHex32, PaymentHash, Preimage};
 pub use service::{BadCapabilityName, BadServiceName, CapabilityName, ServiceName};
-pub use terms::{Offer, Sale, SaleError, Terms, UnknownTerms};
+pub use terms::{MONTHLY_MAX, Offer, Sale, SaleError, Terms, UnknownTerms};
 pub use time::Timestamp;
 
 use preimage::hex32;

@@ -7,8 +7,12 @@
 use std::{fmt, num::NonZeroU64, str::FromStr, time::Duration};
 
 use crate::{
-    Bound, CapabilityName, IdentifierHash, Macaroon, Msat, ServiceName, Timestamp, caveat::LIST_MAX,
+    Bound, CapabilityName, IdentifierHash, Macaroon, Msat, ServiceName, Timestamp,
+    caveat::{self, LIST_MAX, Monthly},
 };
+
+/// The most limits by the month that one token is sold with: beside them, its capabilities and what holders add must find room.
+pub const MONTHLY_MAX: usize = 8;
 
 /// What one payment buys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,6 +60,8 @@ pub struct Sale {
     pub valid_until: Option<Timestamp>,
     /// What may be done with it; everything that the tier has, if nothing is said. An empty list allows nothing.
     pub capabilities: Option<Vec<CapabilityName>>,
+    /// How much of them may be used in a month: up to [`MONTHLY_MAX`], one for each capability and unit.
+    pub monthly: Vec<Monthly>,
     /// The one request it is for, where prices vary by request. Needed then, unless [`Offer::Credit`] is sold.
     pub bound: Option<Bound>,
     /// The token in whose place it is sold, of a lower tier: good no longer once this one is used.
@@ -90,31 +96,43 @@ pub enum SaleError {
     /// More capabilities than anybody would read, or one of them twice.
     #[error("{0} capabilities cannot be sold in one token; list up to {LIST_MAX}, none twice")]
     Capabilities(usize),
+    /// A limit by the month of nothing, of a part of a satoshi, of what isn't sold, or one of two for the same.
+    #[error(
+        "the limit `{0}` cannot be sold; it must be whole requests or satoshi, above zero, and the only one of its kind \
+         for a capability that is sold"
+    )]
+    Monthly(String),
+    /// More limits by the month than a token has room for.
+    #[error("{0} limits by the month cannot be sold in one token; set up to {MONTHLY_MAX}")]
+    TooManyMonthly(usize),
 }
 
 impl Sale {
     /// The caveats of the new token: `services`, then where there are such `<service>_capabilities`,
-    /// `<service>_valid_until`, `farebox_bound` and `farebox_replaces`, and last `farebox_terms`.
+    /// `<service>_valid_until`, limits by the month, `farebox_bound` and `farebox_replaces`, and last `farebox_terms`.
     ///
     /// # Errors
     ///
     /// For a sale that no gateway would honour. It is the mint's error, and never a caveat silently left out.
     pub fn caveats(&self) -> Result<Vec<String>, SaleError> {
         self.check()?;
-        let Self { service, tier, terms, valid_until, capabilities, bound, replaces } = self;
+        let Self { service, tier, terms, valid_until, capabilities, monthly, bound, replaces } = self;
         let capabilities = capabilities.as_ref().map(|capabilities| {
             let names: Vec<&str> = capabilities.iter().map(CapabilityName::as_str).collect();
             format!("{service}_capabilities={}", names.join(","))
         });
-        let caveats = [
+        let what = [
             Some(format!("services={service}:{tier}")),
             capabilities,
             valid_until.map(|end| format!("{service}_valid_until={end}")),
+        ];
+        let how = [
             bound.as_ref().map(|bound| format!("farebox_bound={bound}")),
             replaces.map(|older| format!("farebox_replaces={older}")),
             Some(format!("farebox_terms={terms}")),
         ];
-        Ok(caveats.into_iter().flatten().collect())
+        let monthly = monthly.iter().map(Monthly::to_string);
+        Ok(what.into_iter().flatten().chain(monthly).chain(how.into_iter().flatten()).collect())
     }
 
     /// What a token was sold as, if it is as the mint made it: these caveats, in this order, and none after them. `None`
@@ -134,28 +152,29 @@ impl Sale {
         let service: ServiceName = service.parse().ok()?;
         let tier = u8::try_from(decimal(tier)?).ok()?;
         let (mut terms, mut valid_until, mut capabilities) = (None, None, None);
-        let (mut bound, mut replaces) = (None, None);
+        let (mut monthly, mut bound, mut replaces) = (Vec::new(), None, None);
         for caveat in caveats {
             let (name, value) = caveat?;
             match name {
                 "farebox_terms" => terms = Some(value.parse().ok()?),
                 "farebox_bound" => bound = Some(value.parse().ok()?),
                 "farebox_replaces" => replaces = Some(value.parse().ok()?),
-                name => match name.strip_prefix(service.as_str())? {
-                    "_valid_until" => valid_until = Some(Timestamp::from_secs(decimal(value)?)),
-                    "_capabilities" if value.is_empty() => capabilities = Some(Vec::new()),
-                    "_capabilities" => {
+                name => match name.strip_prefix(service.as_str()) {
+                    Some("_valid_until") => valid_until = Some(Timestamp::from_secs(decimal(value)?)),
+                    Some("_capabilities") if value.is_empty() => capabilities = Some(Vec::new()),
+                    Some("_capabilities") => {
                         capabilities = Some(value.split(',').map(str::parse).collect::<Result<_, _>>().ok()?);
                     }
-                    _ => return None,
+                    _ => monthly.push(Monthly::of(&caveat::limit(name, value)?)?),
                 },
             }
         }
-        Some(Self { service, tier, terms: terms?, valid_until, capabilities, bound, replaces })
+        Some(Self { service, tier, terms: terms?, valid_until, capabilities, monthly, bound, replaces })
     }
 
     fn check(&self) -> Result<(), SaleError> {
-        let Self { service, tier: _, terms, valid_until, capabilities, bound: _, replaces: _ } = self;
+        let Self { service, tier: _, terms, valid_until, capabilities, monthly: _, bound: _, replaces: _ } =
+            self;
         let Terms { offer, price } = *terms;
         if price == Msat::ZERO || price > Msat::MAX {
             return Err(SaleError::Price(price));
@@ -178,6 +197,20 @@ impl Sale {
             let repeated = listed.iter().enumerate().any(|(at, name)| listed[..at].contains(name));
             if repeated || listed.len() > LIST_MAX {
                 return Err(SaleError::Capabilities(listed.len()));
+            }
+        }
+        self.check_monthly()
+    }
+
+    fn check_monthly(&self) -> Result<(), SaleError> {
+        if self.monthly.len() > MONTHLY_MAX {
+            return Err(SaleError::TooManyMonthly(self.monthly.len()));
+        }
+        for (at, limit) in self.monthly.iter().enumerate() {
+            let is_sold = self.capabilities.as_ref().is_none_or(|listed| listed.contains(&limit.capability));
+            let is_repeated = self.monthly[..at].iter().any(|earlier| earlier.is_like(limit));
+            if !is_sold || is_repeated || !limit.is_sellable() {
+                return Err(SaleError::Monthly(limit.to_string()));
             }
         }
         Ok(())

@@ -7,8 +7,8 @@ mod support;
 use std::{net::IpAddr, num::NonZeroU64, time::Duration};
 
 use farebox_protocol::{
-    Asked, CaveatError, Identifier, Macaroon, Msat, Offer, RootKey, Sale, Terms, Timestamp,
-    caveat::{AddedBy, Condition, Limit, Most, TABLE, judge, limits},
+    Asked, CaveatError, Identifier, Macaroon, Monthly, Msat, Offer, RootKey, Sale, Terms, Timestamp,
+    caveat::{AddedBy, Condition, Limit, Most, TABLE, check_capabilities, judge, limits},
 };
 use serde::Deserialize;
 use support::vectors;
@@ -64,6 +64,8 @@ struct Sold {
     msat: u64,
     valid_until: Option<u64>,
     capabilities: Option<Vec<String>>,
+    #[serde(default)]
+    monthly: Vec<String>,
     bound: Option<String>,
     replaces: Option<String>,
     caveats: Option<Vec<String>>,
@@ -186,6 +188,7 @@ fn a_sale_is_written_whole_or_not_at_all() {
             terms: Terms { offer, price: Msat::new(row.msat) },
             valid_until: row.valid_until.map(Timestamp::from_secs),
             capabilities,
+            monthly: row.monthly.iter().map(|limit| monthly(limit)).collect(),
             bound: row.bound.map(|bound| bound.parse().unwrap()),
             replaces: row.replaces.map(|older| older.parse().unwrap()),
         };
@@ -201,10 +204,42 @@ fn a_part_of_a_second_is_not_sold() {
         terms: Terms { offer: Offer::Duration(Duration::from_millis(1500)), price: Msat::new(1) },
         valid_until: Some(Timestamp::from_secs(1)),
         capabilities: None,
+        monthly: Vec::new(),
         bound: None,
         replaces: None,
     };
     assert!(sale.caveats().is_err());
+}
+
+#[test]
+fn a_part_of_a_satoshi_is_no_limit_that_could_be_written() {
+    let limit = |msat| Sale {
+        service: "weather".parse().unwrap(),
+        tier: 0,
+        terms: Terms { offer: Offer::Forever, price: Msat::new(1) },
+        valid_until: None,
+        capabilities: None,
+        monthly: vec![Monthly { capability: "read".parse().unwrap(), most: Most::Spent(Msat::new(msat)) }],
+        bound: None,
+        replaces: None,
+    };
+    assert!(limit(1_500).caveats().is_err());
+    assert!(limit(Msat::MAX.get() + 1_000).caveats().is_err());
+    assert_eq!(limit(2_000).caveats().unwrap()[1], "read_monthly_volume_sats=2");
+}
+
+/// Reads `read_monthly_requests=5`.
+fn monthly(text: &str) -> Monthly {
+    let (name, value) = text.split_once('=').unwrap();
+    let value = value.parse().unwrap();
+    let (capability, most) = match name.strip_suffix("_monthly_requests") {
+        Some(capability) => (capability, Most::Requests(value)),
+        None => {
+            let most = Most::Spent(Msat::from_sat(value).unwrap());
+            (name.strip_suffix("_monthly_volume_sats").unwrap(), most)
+        }
+    };
+    Monthly { capability: capability.parse().unwrap(), most }
 }
 
 #[test]
@@ -283,6 +318,43 @@ fn every_limit_of_what_the_request_takes_is_for_the_ledger() {
     assert_eq!(found, want.map(|limit| format!("{limit:?}")));
     for nothing in [&[][..], &["admin"][..]] {
         assert_eq!(limits(&macaroon, nothing).count(), 0, "{nothing:?}");
+    }
+}
+
+#[test]
+fn a_holders_word_on_a_capability_that_is_not_there_is_refused_and_never_passed_over() {
+    const TERMS: &str = "farebox_terms=v1;offer=forever;msat=10000";
+    let check = |caveats: &[&str], taken: &str, want: Result<(), &str>| {
+        let macaroon = token(&caveats.iter().map(|caveat| (*caveat).to_owned()).collect::<Vec<_>>());
+        let request = Request { capabilities: Some(vec![taken.to_owned()]), ..Request::default() };
+        let judged = request.asked(|asked| {
+            let judged = judge(&macaroon, asked)?;
+            // Nothing is overlooked where nobody has to look.
+            let checked =
+                check_capabilities(&macaroon, asked.service, |name| ["read", "write"].contains(&name));
+            assert!(judged.names_others || checked.is_ok(), "{caveats:?}");
+            checked
+        });
+        assert_eq!(judged.map_err(|refusal| refusal.code()), want, "{caveats:?}");
+    };
+    let unknown = Err("caveat_unknown");
+    for said in ["raed_monthly_requests=1", "raed_monthly_volume_sats=1", "raed_valid_until=1800000000"] {
+        check(&["services=weather:0", TERMS, said], "read", unknown);
+        // Nor does it become one by what stands beside it.
+        check(&["services=weather:0", TERMS, "read_monthly_requests=1", said], "read", unknown);
+        check(&["services=weather:0,news:0", TERMS, said, "services=weather:0"], "read", unknown);
+        // It may be of the other service.
+        check(&["services=weather:0,news:0", TERMS, said], "read", Ok(()));
+        // The mint's own: what the seller has given up is limited no more.
+        check(&["services=weather:0", said, TERMS], "read", Ok(()));
+    }
+    check(&["services=weather:0", TERMS, "write_monthly_requests=1"], "read", Ok(()));
+    check(&["services=weather:0", TERMS, "write_valid_until=1"], "read", Ok(()));
+    check(&["services=weather:0", TERMS, "weather_valid_until=1800000000"], "read", Ok(()));
+    check(&["services=weather:0", TERMS, "weather_monthly_requests=1"], "read", unknown);
+    // What nobody here would understand, whatever it stands for.
+    for others in ["somebody=else", "raed_weekly_requests=1", "raed_capabilities=x", "_monthly_requests=1"] {
+        check(&["services=weather:0", TERMS, others], "read", Ok(()));
     }
 }
 

@@ -20,7 +20,7 @@ use serde::{Deserialize, Deserializer};
 pub(crate) use self::{
     cost::{Cost, Meter, RouteCost, UsageCost},
     listen::{Clients, Listen, Tls, TlsVersion},
-    offer::{Capability, NamedOffer, Offer, Tier},
+    offer::{Capability, MonthlyMost, NamedOffer, Offer, Tier},
     refunds::Refunds,
     service::{Auth, Cors, ForwardCredential, HeaderText, LimitBy, Rewrite, Service},
     upstream::{Health, Host, Upstream, UpstreamMap, UpstreamTls},
@@ -130,7 +130,8 @@ pub(crate) struct Minting {
     /// it is asked for.
     pub(crate) ready_invoices: usize,
     /// What becomes of a token with a caveat that farebox doesn't know: `skip` the caveat, as the specification says, or
-    /// `refuse` the token. Unknown caveats in farebox's own namespace are refused either way. Default: `skip`.
+    /// `refuse` the token. Unknown caveats in farebox's own namespace are refused either way, and so is what a holder says of a
+    /// capability that the token's service hasn't. Default: `skip`.
     pub(crate) unknown_caveats: UnknownCaveats,
     /// Serve a token only once its payment is known to have arrived, by the books or by a node, which is asked once for each
     /// token. For a node whose invoices others may read: they know the preimages of invoices that nobody has paid. While it

@@ -3,15 +3,19 @@
 //! In the file a capability says from which tier on it is had, and tiers are listed from low to high: so every tier builds on
 //! the one before it whatever is written, and none can lack a capability that somebody forgot to list.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use farebox_paywall::{Capability, DEFAULT_OFFER, Menu, PathPattern, Plan, Tier, price::PRICE_MAX};
-use farebox_protocol::{CapabilityName, Msat, Offer};
+use farebox_protocol::{CapabilityName, MONTHLY_MAX, Monthly, Msat, Offer, caveat::Most};
 use http::Method;
 
 use super::{
     file,
     judge::{Findings, is_sellable},
+    problem::advice,
     service::{check_methods, outside, touches},
     value::{Span, Written},
 };
@@ -20,7 +24,12 @@ use super::{
 pub(super) fn menu(key: &str, service: &file::Service, findings: &mut Findings<'_>) -> Menu {
     Menu {
         good_for: good_for(key, service.offer, service.good_for, findings),
-        more: more(key, &service.offers, findings),
+        monthly: Limited { service, tier: service.tier, offer: service.offer, price: service.price }.by(
+            key,
+            &service.monthly,
+            findings,
+        ),
+        more: more(key, service, service.tier, &service.offers, findings),
         capabilities: capabilities(key, service, findings),
         lowest: had_by(service, service.tier),
         tiers: tiers(key, service, findings),
@@ -70,7 +79,13 @@ fn good_for(
 }
 
 /// The offers listed below `key`, beside the one that stands there itself.
-fn more(key: &str, offers: &[file::NamedOffer], findings: &mut Findings<'_>) -> Vec<Plan> {
+fn more(
+    key: &str,
+    service: &file::Service,
+    tier: u8,
+    offers: &[file::NamedOffer],
+    findings: &mut Findings<'_>,
+) -> Vec<Plan> {
     let mut seen = BTreeSet::from([DEFAULT_OFFER]);
     let mut plans = Vec::new();
     for (at, written) in offers.iter().enumerate() {
@@ -102,9 +117,116 @@ fn more(key: &str, offers: &[file::NamedOffer], findings: &mut Findings<'_>) -> 
             price: price(&key, written.price, findings),
             offer: offer(&key, written.offer, findings),
             good_for: good_for(&key, written.offer, written.good_for, findings),
+            monthly: Limited { service, tier, offer: written.offer, price: Some(written.price) }.by(
+                &key,
+                &written.monthly,
+                findings,
+            ),
         });
     }
     plans
+}
+
+/// An offer whose use is limited by the month.
+struct Limited<'a> {
+    service: &'a file::Service,
+    tier: u8,
+    offer: file::Offer,
+    price: Option<Written<Msat>>,
+}
+
+impl Limited<'_> {
+    /// The limits that are written below `key`.
+    fn by(
+        &self,
+        key: &str,
+        written: &BTreeMap<String, file::MonthlyMost>,
+        findings: &mut Findings<'_>,
+    ) -> Vec<Monthly> {
+        let key = format!("{key}.monthly");
+        let mut limits = Vec::new();
+        for (name, most) in written {
+            let key = format!("{key}.{name}");
+            let Some(capability) = self.capability(&key, name, findings) else { continue };
+            if most.requests.is_none() && most.volume.is_none() {
+                findings
+                    .problem(&key, "this limits nothing; write `requests: 1000`, `volume: 500sat` or both");
+            }
+            if let Some(requests) = most.requests {
+                if let file::Offer::Requests(count) = self.offer
+                    && requests >= count
+                {
+                    let message =
+                        format!("{count} are sold in all, so that this is never reached; lower or remove it");
+                    findings.problem(format!("{key}.requests"), message);
+                }
+                let most = Most::Requests(requests.get());
+                limits.push(Monthly { capability: capability.clone(), most });
+            }
+            if let Some(volume) = most.volume {
+                let limit = Monthly { capability, most: Most::Spent(volume.0) };
+                if let Some(message) = self.volume_fault(&limit, volume.0) {
+                    findings.problem(format!("{key}.volume"), message);
+                }
+                limits.push(limit);
+            }
+        }
+        if limits.len() > MONTHLY_MAX {
+            findings.problem(
+                key,
+                format!("these are {} limits; a token has room for {MONTHLY_MAX}", limits.len()),
+            );
+        }
+        limits
+    }
+
+    /// The capability that is limited, if this offer sells it.
+    fn capability(&self, key: &str, name: &str, findings: &mut Findings<'_>) -> Option<CapabilityName> {
+        let all = &self.service.capabilities;
+        let Some(found) = all.iter().find(|each| each.name.0.as_str() == name) else {
+            let names: Vec<&str> = all.iter().map(|each| each.name.0.as_str()).collect();
+            let message = match names.is_empty() {
+                true => {
+                    "the service has no capabilities; say under `capabilities` which requests are counted"
+                        .to_owned()
+                }
+                false => {
+                    let advice = advice(name, &names);
+                    format!("there is no capability `{}` here{advice}", name.escape_debug())
+                }
+            };
+            findings.problem(key, message);
+            return None;
+        };
+        if let Some(from) = found.tier.filter(|from| *from > self.tier) {
+            let message = format!(
+                "`{name}` is had from tier {from} on, and this sells tier {}; remove it here, or limit it there",
+                self.tier
+            );
+            findings.problem(key, message);
+        }
+        Some(found.name.0.clone())
+    }
+
+    /// Why so much money a month can't be counted or isn't meant.
+    fn volume_fault(&self, limit: &Monthly, volume: Msat) -> Option<String> {
+        if !limit.is_sellable() {
+            return Some(format!(
+                "{volume} cannot be written into a token; write whole satoshi, at least one"
+            ));
+        }
+        match self.offer {
+            file::Offer::Forever | file::Offer::Duration(_) if self.service.cost.is_none() => Some(
+                "a pass pays for nothing request by request, and nothing says what one would cost; write `cost`, or limit \
+                 `requests`"
+                    .to_owned(),
+            ),
+            file::Offer::Requests(_) | file::Offer::Credit if self.price.is_some_and(|price| volume >= price.0) => {
+                Some("no more than that is sold in all, so that this is never reached; lower or remove it".to_owned())
+            }
+            _ => None,
+        }
+    }
 }
 
 fn price(key: &str, price: Written<Msat>, findings: &mut Findings<'_>) -> Msat {
@@ -181,13 +303,17 @@ fn tiers(key: &str, service: &file::Service, findings: &mut Findings<'_>) -> Vec
             );
         }
         below = below.max(number);
-        let own = Plan {
-            name: DEFAULT_OFFER.to_owned(),
-            price: price(&key, written.price, findings),
-            offer: offer(&key, written.offer, findings),
-            good_for: good_for(&key, written.offer, written.good_for, findings),
-        };
-        let offers = [own].into_iter().chain(more(&key, &written.offers, findings)).collect();
+        let own =
+            Plan {
+                name: DEFAULT_OFFER.to_owned(),
+                price: price(&key, written.price, findings),
+                offer: offer(&key, written.offer, findings),
+                good_for: good_for(&key, written.offer, written.good_for, findings),
+                monthly: Limited { service, tier: number, offer: written.offer, price: Some(written.price) }
+                    .by(&key, &written.monthly, findings),
+            };
+        let offers =
+            [own].into_iter().chain(more(&key, service, number, &written.offers, findings)).collect();
         tiers.push(Tier { tier: number, capabilities: had_by(service, number), offers });
     }
     tiers

@@ -110,6 +110,7 @@ fn sold(key: &str, service: &file::Service, findings: &mut Findings<'_>) -> Serv
 const fn at_fault(error: &ServiceError) -> &'static str {
     match error {
         ServiceError::Menu(MenuError::TooMany(..)) => "capabilities",
+        ServiceError::Menu(MenuError::Monthly { .. } | MenuError::TooManyMonthly(..)) => "monthly",
         ServiceError::Menu(_) => "offers",
         ServiceError::Cost(..) | ServiceError::NoCost(_) => "cost",
         _ => "price",
@@ -121,6 +122,7 @@ fn sold_to_nobody(key: &str, service: &file::Service, findings: &mut Findings<'_
     let written = [
         ("offers", !service.offers.is_empty()),
         ("good-for", service.good_for.is_some()),
+        ("monthly", !service.monthly.is_empty()),
         ("cost", service.cost.is_some()),
         ("costs", !service.costs.is_empty()),
         ("capabilities", !service.capabilities.is_empty()),

@@ -3,6 +3,7 @@
 //! A number without its unit is refused everywhere: what it counts would be a guess.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     marker::PhantomData,
     net::{IpAddr, SocketAddr},
@@ -53,6 +54,17 @@ pub(crate) fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
         return Err(de::Error::custom("the list is empty; write at least one, or remove the key"));
     }
     Ok(list)
+}
+
+/// Reads a mapping that narrows something, by names: an empty one is left out, as an empty list is.
+pub(crate) fn some_keys<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, T>, D::Error> {
+    let map = BTreeMap::deserialize(deserializer)?;
+    if map.is_empty() {
+        return Err(de::Error::custom("the mapping is empty; write at least one entry, or remove the key"));
+    }
+    Ok(map)
 }
 
 /// Reads what is usually written as a text and, to say more, as a mapping.

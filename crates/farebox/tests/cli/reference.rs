@@ -23,7 +23,7 @@ struct Mapping {
 }
 
 /// Which struct reads the mapping at which key, by source file.
-const SECTIONS: [(&str, &str, &str); 36] = [
+const SECTIONS: [(&str, &str, &str); 37] = [
     ("", FILE, "File"),
     ("lightning", LIGHTNING, "LightningConfig"),
     ("lightning.lnd", LIGHTNING, "LndSettings"),
@@ -45,6 +45,7 @@ const SECTIONS: [(&str, &str, &str); 36] = [
     ("limits", FILE, "Limits"),
     ("services[]", SERVICE, "Service"),
     ("services[].offers[]", OFFER, "NamedOffer"),
+    ("services[].monthly.NAME", OFFER, "MonthlyMost"),
     ("services[].cost", COST, "Meter"),
     ("services[].cost.bytes", COST, "ByteCost"),
     ("services[].cost.usage", COST, "UsageCost"),

@@ -152,8 +152,16 @@ fn bought(directory: &Path) -> Credential {
         Identifier { payment_hash: preimage.payment_hash(), token_id: TokenId::from_bytes([9; 32]) };
     let terms = Terms { offer: Offer::Forever, price: Msat::new(10_000) };
     let service = "weather".parse().unwrap();
-    let sale =
-        Sale { service, tier: 0, terms, valid_until: None, capabilities: None, bound: None, replaces: None };
+    let sale = Sale {
+        service,
+        tier: 0,
+        terms,
+        valid_until: None,
+        capabilities: None,
+        monthly: Vec::new(),
+        bound: None,
+        replaces: None,
+    };
     let key = secret.root_key(Network::Regtest, &identifier);
     let token = Macaroon::mint(&key, &identifier, &sale.caveats().unwrap());
     Credential { tokens: vec![token], preimage }

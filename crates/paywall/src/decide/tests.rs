@@ -30,6 +30,7 @@ fn good() -> Candidate {
             tier: Some(0),
             valid_until: None,
             is_limited: false,
+            names_others: false,
         }),
         settled: Settled::Unneeded,
         ledger: Ledger::Unasked,
@@ -86,7 +87,7 @@ fn every_candidate() -> Vec<Candidate> {
         for tier in [None, Some(0), Some(3)] {
             for end in [None, Some(999), Some(1_000), Some(1_001)] {
                 let valid_until = end.map(Timestamp::from_secs);
-                let judged = Judged { terms, tier, valid_until, is_limited, replaces: None };
+                let judged = Judged { terms, tier, valid_until, is_limited, ..Judged::default() };
                 caveats.push((Ok(judged), if counted { &LEDGER } else { &LEDGER[..1] }));
             }
         }

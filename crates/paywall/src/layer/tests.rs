@@ -73,7 +73,13 @@ async fn an_app_behind_the_layer_is_paid_and_never_sees_the_credential() {
 async fn an_offer_is_chosen_in_the_query_and_the_app_never_sees_it() {
     let mut shop = Shop::open().await;
     let price = Msat::new(90_000);
-    let large = crate::Plan { name: "large".into(), price, offer: shop.service.offer, good_for: None };
+    let large = crate::Plan {
+        name: "large".into(),
+        price,
+        offer: shop.service.offer,
+        good_for: None,
+        monthly: Vec::new(),
+    };
     shop.service.menu.more = vec![large];
     let (status, _, body) =
         call(app(&shop), Method::GET, "/paid?x=1&farebox-offer=large", HeaderMap::new()).await;

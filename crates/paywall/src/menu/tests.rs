@@ -18,7 +18,13 @@ fn capability(name: &str, methods: &str, paths: &str) -> Capability {
 }
 
 fn plan(name: &str, sat: u64) -> Plan {
-    Plan { name: name.to_owned(), price: Msat::from_sat(sat).unwrap(), offer: Offer::Forever, good_for: None }
+    Plan {
+        name: name.to_owned(),
+        price: Msat::from_sat(sat).unwrap(),
+        offer: Offer::Forever,
+        good_for: None,
+        monthly: Vec::new(),
+    }
 }
 
 /// Reading is cheap, writing dear, administering dearer.
@@ -218,4 +224,119 @@ fn credit_that_would_not_pay_for_an_upload_that_is_announced_is_not_put_to_its_b
     assert_eq!(quoted(10_000), Ok("default"));
     assert_eq!(quoted(10_001), Ok("large"));
     assert!(quoted(100_001).is_err());
+}
+
+/// As many requests, or so many msat, a month.
+fn monthly(limits: &[(&str, Most)]) -> Vec<Monthly> {
+    limits.iter().map(|(name, most)| Monthly { capability: name.parse().unwrap(), most: *most }).collect()
+}
+
+#[test]
+fn a_limit_by_the_month_that_could_not_be_kept_told_or_reached_is_refused_at_start_up() {
+    let sat = |sat| Most::Spent(Msat::from_sat(sat).unwrap());
+    let check = |offer: Offer, limits: &[(&str, Most)], want: Result<(), &str>| {
+        let mut service = service();
+        let fixed = |msat| Arc::new(price::Cost::Fixed(Msat::new(msat)));
+        let route = |method, paths: &str, msat| crate::RouteCost {
+            methods: vec![method],
+            paths: vec![paths.parse().unwrap()],
+            cost: fixed(msat),
+        };
+        service.costs.routes =
+            vec![route(Method::POST, "/dear/*", 7_000), route(Method::GET, "/admin/x", 9_000)];
+        service.costs.otherwise = (offer != Offer::Forever).then(|| fixed(2_000));
+        // 10 sat of the lowest tier, which has `read`; 1000 sat of the one above, which has `write` beside it.
+        (service.offer, service.menu.monthly) = (offer, monthly(limits));
+        let told = |told: Result<(), MenuError>| told.map_err(|error| error.to_string());
+        let want = want.map_err(str::to_owned);
+        assert_eq!(told(service.menu.validate(&service)), want, "{offer:?} {limits:?}");
+    };
+    let thousand = Offer::Duration(Duration::from_secs(3_600));
+    let five = Offer::Requests(5.try_into().unwrap());
+    check(Offer::Forever, &[("read", Most::Requests(1))], Ok(()));
+    check(thousand, &[("read", Most::Requests(1)), ("read", sat(9))], Ok(()));
+    check(five, &[("read", Most::Requests(4)), ("read", sat(2))], Ok(()));
+    for (offer, limits, why) in [
+        (
+            Offer::Forever,
+            &[("read", Most::Requests(0))][..],
+            "read_monthly_requests=0`, which allows nothing; write whole requests or satoshi, at least one",
+        ),
+        (
+            Offer::Forever,
+            &[("read", Most::Spent(Msat::new(999)))],
+            "read_monthly_volume_sats=0`, which allows nothing; write whole requests or satoshi, at least one",
+        ),
+        (
+            Offer::Forever,
+            &[("read", Most::Requests(2)), ("read", Most::Requests(1))],
+            "read_monthly_requests=1`, and another one for the same; keep the stricter",
+        ),
+        (
+            Offer::Forever,
+            &[("write", Most::Requests(2))],
+            "write_monthly_requests=2`, which is for a capability that its tier has not",
+        ),
+        (
+            Offer::Forever,
+            &[("read", sat(2))],
+            "read_monthly_volume_sats=2`, and nothing says what a request costs; write `cost`, or limit the number of requests",
+        ),
+        (
+            thousand,
+            &[("read", sat(8))],
+            "read_monthly_volume_sats=8`, and has requests that need 9 sat to be left of it, so that nobody could ever \
+             make them; raise it",
+        ),
+        (
+            five,
+            &[("read", sat(1))],
+            "read_monthly_volume_sats=1`, and has requests that need 2 sat to be left of it, so that nobody could ever \
+             make them; raise it",
+        ),
+        (
+            five,
+            &[("read", Most::Requests(5))],
+            "read_monthly_requests=5`, which is never reached, since no more than that is sold; lower or remove it",
+        ),
+        (
+            Offer::Credit,
+            &[("read", sat(10))],
+            "read_monthly_volume_sats=10`, which is never reached, since no more than that is sold; lower or remove it",
+        ),
+    ] {
+        let want = format!("service `weather` sells `default` with the limit `{why}");
+        check(offer, limits, Err(&want));
+    }
+    // Those of other offers, too.
+    let mut service = service();
+    service.menu.tiers[0].offers[1].monthly = monthly(&[("admin", Most::Requests(1))]);
+    let error = service.menu.validate(&service).unwrap_err().to_string();
+    assert!(error.contains("`pro-large`") && error.ends_with("that its tier has not"), "{error}");
+    service.menu.tiers[0].offers[1].monthly =
+        (0..9).map(|at| monthly(&[(&format!("c{at}"), Most::Requests(1))]).remove(0)).collect();
+    let error = service.menu.validate(&service).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "service `weather` sells `pro-large` with 9 limits by the month; a token has room for 8"
+    );
+}
+
+#[test]
+fn what_is_limited_to_less_than_the_request_takes_is_not_put_to_its_buyer() {
+    let mut service = service();
+    let route = crate::RouteCost {
+        methods: Vec::new(),
+        paths: vec!["/dear".parse().unwrap()],
+        cost: Arc::new(price::Cost::Fixed(Msat::new(5_000))),
+    };
+    service.costs =
+        crate::Costs { routes: vec![route], otherwise: Some(Arc::new(price::Cost::Fixed(Msat::new(1_000)))) };
+    service.menu.monthly = monthly(&[("read", Most::Spent(Msat::new(4_000)))]);
+    let quoted = |method, path| service.quote(&method, path, None).map(|quote| quote.name);
+    assert_eq!(quoted(Method::GET, "/"), Ok("default"));
+    assert_eq!(quoted(Method::GET, "/dear"), Ok("large"));
+    // It takes nothing that is limited.
+    assert_eq!(quoted(Method::DELETE, "/dear"), Ok("default"));
+    assert!(service.quote(&Method::GET, "/dear", Some("default")).is_err());
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use farebox_protocol::{
     Identifier, IdentifierHash, Macaroon, Presented as Read, TOKENS_MAX, Timestamp,
-    caveat::{Asked, CaveatRefusal, Judged, judge},
+    caveat::{Asked, CaveatRefusal, Judged, check_capabilities, judge},
     is_one_credential,
 };
 use smallvec::SmallVec;
@@ -101,7 +101,8 @@ impl Paywall {
         if let Some(proven) = alone.and_then(|value| self.known.find(value.as_bytes())) {
             let Proven { identifier, secret, .. } = *proven;
             let explained = Explained { identifier, secret, hash: Some(proven.identifier_hash) };
-            let judge = |asked: &Asked<'_>| proven.judge(asked);
+            let judge =
+                |asked: &Asked<'_>| understood(proven.judge(asked)?, &proven.macaroon, request.service);
             examined.push(Some(self.weigh(judge, explained, true, request, &taken, now)));
             examined.note_limits(&proven.macaroon, &taken);
             examined.proven = Some(proven);
@@ -123,7 +124,7 @@ impl Paywall {
         for (macaroon, preimage) in shown.take(TOKENS_MAX) {
             let explained = self.explain(macaroon);
             let holds = explained.is_some_and(|of| preimage.pays(&of.identifier.payment_hash));
-            let judge = |asked: &Asked<'_>| judge(macaroon, asked);
+            let judge = |asked: &Asked<'_>| understood(judge(macaroon, asked)?, macaroon, request.service);
             examined.push(explained.map(|of| self.weigh(judge, of, holds, request, &taken, now)));
             examined.note_limits(macaroon, &taken);
             last = explained.filter(|_| holds).map(|of| (of, macaroon));
@@ -184,6 +185,16 @@ impl Paywall {
         };
         (candidate, Token { identifier, withdrawn, judged: judged.ok() })
     }
+}
+
+/// What was judged, unless a holder relies on a capability that the service hasn't.
+fn understood(judged: Judged, macaroon: &Macaroon, service: &Service) -> Result<Judged, CaveatRefusal> {
+    if judged.names_others {
+        let capabilities = &service.menu.capabilities;
+        let has = |name: &str| capabilities.iter().any(|each| each.name.as_str() == name);
+        check_capabilities(macaroon, &service.name, has)?;
+    }
+    Ok(judged)
 }
 
 impl Examined {

@@ -26,6 +26,7 @@ mod sales_tests;
 mod secret_tests;
 mod tier_tests;
 mod upgrade_tests;
+mod sold_month_tests;
 
 #[track_caller]
 fn check(admission: &Admission, want: Code) {

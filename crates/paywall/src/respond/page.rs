@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use sha2::{Digest, Sha256};
 
-use farebox_protocol::Offer;
+use farebox_protocol::{Monthly, Offer, caveat::Most};
 
 use super::{Refusal, qr};
 use crate::{
@@ -78,10 +78,11 @@ fn challenge(service: &str, minted: &Minted, good_for: Option<Duration>) -> Stri
     let invoice = escape(minted.challenge.invoice.as_str());
     let token = escape(&minted.challenge.macaroon.to_base64());
     let good_for = good_for.map(|time| format!(", good for {}", spoken(time))).unwrap_or_default();
+    let monthly = limited(&minted.monthly);
     let mut text = String::new();
     write!(
         text,
-        "<p><strong>{}</strong> buys {before} <strong>{}</strong> {after}{good_for}.</p>\n\
+        "<p><strong>{}</strong> buys {before} <strong>{}</strong> {after}{good_for}{monthly}.</p>\n\
          <p><a class=\"pay\" href=\"lightning:{invoice}\">Pay with a Lightning wallet</a></p>\n\
          <p>{picture}</p>\n\
          <p>Or copy the invoice:</p>\n<textarea readonly rows=\"6\">{invoice}</textarea>\n\
@@ -114,16 +115,34 @@ fn choices(refusal: &Refusal<'_>) -> Option<String> {
         let good_for = quote.good_for.map(|time| format!(", good for {}", spoken(time)));
         writeln!(
             text,
-            "<li><a href=\"{}\">{}</a>: {} buys {buys}{}</li>",
+            "<li><a href=\"{}\">{}</a>: {} buys {buys}{}{}</li>",
             escape(&link(query, quote.name)),
             escape(quote.name),
             escape(&quote.price.to_string()),
             good_for.unwrap_or_default(),
+            limited(quote.monthly),
         )
         .expect("writing to a string");
     }
     text.push_str("</ul>");
     Some(text)
+}
+
+/// How much may be used in a month: `, at most 1000 requests a month of "read"`.
+fn limited(monthly: &[Monthly]) -> String {
+    let mut text = String::new();
+    for (at, Monthly { capability, most }) in monthly.iter().enumerate() {
+        let joint = if at == 0 { ", at most" } else { " and" };
+        let most = match most {
+            Most::Requests(1) => "1 request".to_owned(),
+            Most::Requests(most) => format!("{most} requests"),
+            Most::Spent(most) => most.to_string(),
+            _ => continue,
+        };
+        write!(text, "{joint} {most} a month of <code>{}</code>", escape(capability.as_str()))
+            .expect("writing to a string");
+    }
+    text
 }
 
 /// A link to the page that was asked for, with another choice.

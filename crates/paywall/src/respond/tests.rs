@@ -4,6 +4,7 @@ use http::header;
 use super::*;
 use crate::testing::{Shop, answer, read_challenge};
 use crate::{Plan, price::Cost};
+use farebox_protocol::caveat::Most;
 
 /// What varies from run to run, by name.
 fn render(answer: &Answer) -> String {
@@ -99,7 +100,13 @@ async fn put_to_choose(accept: &'static str, query: &str) -> Answer {
     let mut shop = Shop::open().await;
     let thirty_days = Duration::from_secs(30 * 86_400);
     let offer = Offer::Requests(1_200.try_into().unwrap());
-    let large = Plan { name: "large".into(), price: Msat::new(90_000), offer, good_for: Some(thirty_days) };
+    let large = Plan {
+        name: "large".into(),
+        price: Msat::new(90_000),
+        offer,
+        good_for: Some(thirty_days),
+        monthly: Vec::new(),
+    };
     let credit = Plan { name: "credit".into(), offer: Offer::Credit, good_for: None, ..large.clone() };
     // More than it costs to ask once, and so never put to anybody.
     let short = Plan { name: "short".into(), price: Msat::new(1), ..credit.clone() };
@@ -151,6 +158,33 @@ async fn a_page_has_a_link_for_each_other_offer() {
     }
     assert!(!page.contains(">large<") && !page.contains(">short<"), "{page}");
     assert!(page.contains("<svg "), "there is a picture of the invoice");
+}
+
+#[tokio::test]
+async fn a_page_says_how_much_a_month_gives() {
+    let mut shop = Shop::open().await;
+    let capability = |name: &str| crate::Capability {
+        name: name.parse().unwrap(),
+        methods: Vec::new(),
+        paths: Vec::new(),
+    };
+    let limit = |name: &str, most| Monthly { capability: name.parse().unwrap(), most };
+    shop.service.menu.capabilities = vec![capability("read"), capability("all")];
+    shop.service.menu.monthly =
+        vec![limit("read", Most::Requests(1)), limit("all", Most::Spent(Msat::new(21_000)))];
+    shop.service.costs.otherwise = Some(Cost::Fixed(Msat::new(1_000)).into());
+    let (offer, price) = (Offer::Forever, Msat::new(90_000));
+    let monthly = vec![limit("read", Most::Requests(500))];
+    shop.service.menu.more = vec![Plan { name: "large".into(), price, offer, good_for: None, monthly }];
+    let headers = [(header::ACCEPT, HeaderValue::from_static("text/html"))].into_iter().collect();
+    let answer = answer(shop.ask(&Method::GET, "/", &headers).await);
+    let page = std::str::from_utf8(&answer.body).unwrap();
+    for shown in [
+        "without end, at most 1 request a month of <code>read</code> and 21 sat a month of <code>all</code>.</p>",
+        "buys access without end, at most 500 requests a month of <code>read</code></li>",
+    ] {
+        assert!(page.contains(shown), "{shown} is not in {page}");
+    }
 }
 
 #[tokio::test]

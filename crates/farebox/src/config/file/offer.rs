@@ -1,6 +1,6 @@
 //! `services[].offer`, `offers`, `tiers`, `capabilities`: what there is to choose from, and what each payment buys.
 
-use std::{fmt, num::NonZeroU64};
+use std::{collections::BTreeMap, fmt, num::NonZeroU64};
 
 use farebox_paywall::PathPattern;
 use farebox_protocol::{CapabilityName, Msat};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::config::{
     problem::advice,
-    value::{Span, Written, one_key, present, some},
+    value::{Span, Written, one_key, present, some, some_keys},
 };
 
 /// What one payment buys.
@@ -35,6 +35,22 @@ pub(crate) struct NamedOffer {
     /// How long requests or credit are good for. Default: until they are used up.
     #[serde(default, deserialize_with = "present")]
     pub(crate) good_for: Option<Written<Span>>,
+    /// How much may be used in a month, written like `monthly` of the service. Default: all of it.
+    #[serde(default, deserialize_with = "some_keys")]
+    pub(crate) monthly: BTreeMap<String, MonthlyMost>,
+}
+
+/// How much of a capability may be used in a calendar month (UTC): both, if both are written.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct MonthlyMost {
+    /// How many requests. Default: any number.
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) requests: Option<NonZeroU64>,
+    /// How much money, in whole satoshi: what they take from credit, their share of the price of so many requests, or with a pass
+    /// what they `cost`. Default: any amount.
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) volume: Option<Written<Msat>>,
 }
 
 /// A named part of the service, by methods and paths: a request is part of it if both fit.
@@ -67,6 +83,10 @@ pub(crate) struct Tier {
     /// How long requests or credit are good for. Default: until they are used up.
     #[serde(default, deserialize_with = "present")]
     pub(crate) good_for: Option<Written<Span>>,
+    /// How much may be used in a month, written like `monthly` of the service. Default: all of it; a tier doesn't take over the limits of
+    /// the one below.
+    #[serde(default, deserialize_with = "some_keys")]
+    pub(crate) monthly: BTreeMap<String, MonthlyMost>,
     /// More offers of this tier to choose from. Default: none.
     #[serde(default, deserialize_with = "some")]
     pub(crate) offers: Vec<NamedOffer>,

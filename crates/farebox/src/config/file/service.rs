@@ -8,8 +8,8 @@ use farebox_protocol::{Msat, ServiceName};
 use http::Method;
 use serde::{Deserialize, Deserializer};
 
-use super::{Capability, Clients, Cost, NamedOffer, Offer, RouteCost, Tier, Upstream};
-use crate::config::value::{PerTime, Size, Span, Written, count_or_map, present, some, text_or_map};
+use super::{Capability, Clients, Cost, MonthlyMost, NamedOffer, Offer, RouteCost, Tier, Upstream};
+use crate::config::value::{PerTime, Size, Span, Written, count_or_map, present, some, some_keys, text_or_map};
 
 /// One service: what it matches, where it leads, what it costs.
 #[derive(Debug, Deserialize)]
@@ -43,6 +43,10 @@ pub(crate) struct Service {
     /// are used up.
     #[serde(default, deserialize_with = "present")]
     pub(crate) good_for: Option<Written<Span>>,
+    /// How much of its capabilities may be used in a calendar month (UTC) of what `price` and `offer` sell, written into the token: for a
+    /// capability by its name `requests: 1000`, `volume: 500sat` or both. Default: all of it.
+    #[serde(default, deserialize_with = "some_keys")]
+    pub(crate) monthly: BTreeMap<String, MonthlyMost>,
     /// More offers to choose from, beside `price` and `offer`, which make the one called `default`. A buyer names one in the
     /// header `farebox-offer` or in the query, `?farebox-offer=large`. Default: none.
     #[serde(default, deserialize_with = "some")]

@@ -425,6 +425,7 @@ async fn opening_an_account_counts_a_sale_that_was_paid_before_even_where_it_doe
     shop.service.price = Msat::new(20_000);
     let hash = macaroon.identifier().unwrap().payment_hash;
     running(&shop.paywall, async {
+            monthly: Vec::new(),
         shop.node.settle(hash, 10_000);
         until_true(|| shop.paywall.health().payments_booked == 1).await;
         check(&shop.get(&credential(&macaroon, &preimage)).await, Code::UnitsShort);
@@ -452,6 +453,7 @@ async fn a_leaked_secret_gives_no_units_that_nobody_paid_for() {
             tier: 0,
             terms: Terms { offer: requests(count), price: Msat::new(10_000) },
             valid_until: None,
+            monthly: Vec::new(),
             capabilities: None,
             bound: None,
             replaces: None,
@@ -548,6 +550,7 @@ async fn whenever_who_asks_hangs_up_nothing_stays_reserved() {
         let mut asking = Box::pin(again.admit(&request));
         let mut other = Box::pin(again.admit(&request));
         let mut done = None;
+        monthly: Vec::new(),
         for _ in 0..polls {
             if let std::task::Poll::Ready(admission) = futures_util::poll!(&mut asking) {
                 done = Some(admission);

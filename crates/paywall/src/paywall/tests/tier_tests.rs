@@ -14,6 +14,7 @@ pub(super) fn with_tiers(service: &mut crate::Service) {
         price: Msat::from_sat(sat).unwrap(),
         offer: Offer::Forever,
         good_for: None,
+        monthly: Vec::new(),
     };
     service.menu = crate::Menu {
         more: vec![plan("large", 90)],
