@@ -94,6 +94,14 @@ impl Engine {
         self.asked(|journal| journal.overruns()).await
     }
 
+    /// The latest moment that the journal knows, where that is more than an hour after the present: the clock was wrong when it
+    /// was written, or is wrong now. Until that moment, what is paid stays in every budget by time, and consents are over
+    /// as soon as they are given: a clock must not open what a person has closed.
+    pub async fn journal_ahead(&self) -> Result<Option<Timestamp>, FetchError> {
+        let now = self.0.now();
+        self.asked(move |journal| journal.ahead(now)).await
+    }
+
     /// Lets a wallet pay again after an overrun that a person knows of now. `false`: none waits for this.
     pub async fn acknowledge(&self, payment: PaymentHash) -> Result<bool, FetchError> {
         let now = self.0.now();

@@ -190,6 +190,15 @@ pub(super) fn latest(connection: &Connection, now: Timestamp) -> Result<Timestam
     Ok(now.max(Timestamp::from_secs(known.and_then(|secs| u64::try_from(secs).ok()).unwrap_or(0))))
 }
 
+/// How far the journal may be ahead of the clock before anybody is told: clocks are set right by minutes all the time.
+const AHEAD_SECS: u64 = 3_600;
+
+/// The latest moment that the journal knows, where that is well after `now`: the clock was wrong then, or is wrong now.
+pub(super) fn ahead(connection: &Connection, now: Timestamp) -> Result<Option<Timestamp>, JournalError> {
+    let latest = latest(connection, now)?;
+    Ok((latest.secs().saturating_sub(now.secs()) > AHEAD_SECS).then_some(latest))
+}
+
 /// Keeps this moment: from now on nothing is earlier.
 pub(super) fn pass(connection: &Connection, now: Timestamp) -> Result<(), JournalError> {
     connection

@@ -667,6 +667,17 @@ fn a_clock_that_is_set_back_revives_no_consent() {
 }
 
 #[test]
+fn a_journal_that_is_well_ahead_of_the_clock_says_so() {
+    let file = File::new();
+    let journal = file.open();
+    assert_eq!(journal.ahead(Timestamp::from_secs(0)).unwrap(), None, "nothing is written yet");
+    assert_eq!(begin(&journal, &order(1, "a"), later(4_000)), Recorded::New);
+    assert_eq!(journal.ahead(later(4_000)).unwrap(), None);
+    assert_eq!(journal.ahead(later(400)).unwrap(), None);
+    assert_eq!(journal.ahead(NOW).unwrap(), Some(later(4_000)));
+}
+
+#[test]
 fn a_consent_that_ended_before_the_last_receipt_stays_over() {
     let file = File::new();
     let journal = file.open();

@@ -3,12 +3,12 @@
 use std::{fmt, process::ExitCode, sync::Arc};
 
 use farebox_client::{BudgetUse, Engine, EngineConfig, Overrun};
-use farebox_protocol::PaymentHash;
+use farebox_protocol::{PaymentHash, Timestamp};
 use serde::Serialize;
 
 use crate::{
     buyer::{self, Files},
-    output::Reader,
+    output::{Reader, utc},
 };
 
 /// Show every budget of the policy with what is left of it
@@ -32,6 +32,9 @@ pub(crate) struct Args {
 struct Told {
     budgets: Vec<BudgetRow>,
     overruns: Vec<OverrunRow>,
+    /// The latest moment in the journal, where that is well after the present (Unix seconds).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    journal_ahead: Option<u64>,
     #[serde(skip)]
     text: String,
 }
@@ -72,7 +75,8 @@ pub(crate) fn run(args: &Args, reader: Reader) -> anyhow::Result<ExitCode> {
                 "payment {payment} cost no more than its wallet had promised, or you know already"
             );
         }
-        anyhow::Ok(Told::of(&engine.budgets(budgets).await?, engine.overruns().await?))
+        let ahead = engine.journal_ahead().await?;
+        anyhow::Ok(Told::of(&engine.budgets(budgets).await?, engine.overruns().await?, ahead))
     })?;
     reader.print(&told)?;
     Ok(ExitCode::SUCCESS)
@@ -98,7 +102,7 @@ pub(super) fn line(used: &BudgetUse) -> String {
 }
 
 impl Told {
-    fn of(budgets: &[BudgetUse], overruns: Vec<Overrun>) -> Self {
+    fn of(budgets: &[BudgetUse], overruns: Vec<Overrun>, ahead: Option<Timestamp>) -> Self {
         let mut lines: Vec<String> = budgets.iter().map(line).collect();
         if lines.is_empty() {
             lines.push("nothing is capped over time".to_owned());
@@ -110,6 +114,16 @@ impl Told {
                 wallet.escape_debug()
             ));
         }
+        if let Some(latest) = ahead {
+            lines.push(format!(
+                "the journal knows the moment {}, which is still to come: this machine's clock was wrong when that was written, or \
+                 is wrong now. Set it right if it is wrong now. If it was wrong then, nothing leaves the budgets by time before that \
+                 moment, and consents that are given now are over at once. Nothing is opened by itself: once \
+                 `farebox purchases recover` leaves nothing open, keep this journal and begin another one (`farebox tokens export --all -o FILE`, then `--journal NEW` with `farebox tokens import FILE` and from \
+                 then on), whose budgets begin at nothing",
+                utc(latest)
+            ));
+        }
         let rows = overruns.into_iter().map(|overrun| OverrunRow {
             payment_hash: overrun.payment.to_string(),
             wallet: overrun.wallet,
@@ -119,6 +133,7 @@ impl Told {
         Self {
             budgets: budgets.iter().map(BudgetRow::of).collect(),
             overruns: rows.collect(),
+            journal_ahead: ahead.map(Timestamp::secs),
             text: lines.join("\n"),
         }
     }
