@@ -175,6 +175,45 @@ async fn a_lightning_address_is_paid_back_to() {
     lawful(&seller).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn books_from_before_a_refund_neither_pay_it_nor_sell_it_a_second_time() {
+    let seller = seller("");
+    let books = seller.dir.path().join("state/books.sqlite");
+    let (gateway, url) = seller.serve();
+    let authorization = Challenge::ask(&url).await.pay().await;
+    assert_eq!(ask_with(&url, &authorization).await.0, 200);
+    assert_eq!(gateway.interrupt().0, Some(0));
+    let backup = std::fs::read(&books).unwrap();
+
+    let (gateway, url) = seller.serve();
+    let bill = invoice(500).await;
+    let paid = async {
+        loop {
+            let told = refund(&url, &authorization, bill.as_str()).await;
+            if told["code"] != "refund_unsettled" {
+                return told;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let told = tokio::time::timeout(Duration::from_secs(30), paid).await.unwrap();
+    assert_eq!(told["state"], "paid", "{told}");
+    assert_eq!(gateway.interrupt().0, Some(0));
+    std::fs::write(&books, backup).unwrap();
+
+    let (gateway, url) = seller.serve();
+    // Before its wallet is there, and before anything else.
+    for status in [200, 200, 200, 200, 402] {
+        assert_eq!(ask_with(&url, &authorization).await.0, status);
+    }
+    assert_eq!(refund(&url, &authorization, bill.as_str()).await, told, "known, and paid once");
+    let other = refund(&url, &authorization, invoice(500).await.as_str()).await;
+    assert!(other["code"] == "refund_too_much" || other["code"] == "refund_unsettled", "{other}");
+    assert_eq!(arrived(&bill).await, 500);
+    assert_eq!(gateway.interrupt().0, Some(0));
+    lawful(&seller).await;
+}
+
 /// One test, one edge after the other: each restarts the gateway on the same books.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_killed_at_any_edge_pays_back_at_most_once_and_ends_it_after_its_restart() {
