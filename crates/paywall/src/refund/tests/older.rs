@@ -5,7 +5,10 @@ use super::{
     words::{over, process, until},
     *,
 };
-use crate::store::accounts::{RefundMark, RefundOrder};
+use crate::store::{
+    accounts::{RefundMark, RefundOrder},
+    conformance::{Fault, Faulty},
+};
 
 const DAILY: u64 = 1_000_000_000;
 
@@ -207,6 +210,41 @@ fn what_may_have_left_is_set_aside_in_older_books_and_ends_as_the_wallet_says() 
             });
             assert_eq!(disk.wallet.paid(), 1);
         }
+    }
+}
+
+/// The books did as they were asked and said that they didn't, while the account is at work.
+#[tokio::test(start_paused = true)]
+async fn what_was_missed_is_taken_once_though_the_books_fail_after_taking_it() {
+    for (of_account, left) in [(100_000, 39_500), (60_000, 0)] {
+        let disk = Disk::new();
+        let faulty = Arc::new(Faulty::new(disk.store.clone()));
+        let addresses = Arc::new(Addresses(Mutex::new(100)));
+        let desk = disk.start_over("02aa", DAILY, faulty.clone(), addresses).await;
+        let token = Token::sold(1, Offer::Credit, of_account);
+        desk.settle(&token, of_account).await;
+        let reservation = desk.reserve(&token, 10_000).await;
+        let order = RefundOrder {
+            id: RefundId([1; 16]),
+            hash: token.hash(),
+            of: RefundOf::Credit,
+            amount: Msat::new(50_500),
+            at: START,
+        };
+        let busy = crate::store::StoreError::Failed("busy".to_owned());
+        // Asked for, added, added again.
+        faulty.next.lock().extend([Fault::None, Fault::FailsAfterwards(busy), Fault::None]);
+        let ledger = desk.paywall.ledger();
+        let row = ledger.add_refund(order, Some(START)).await.unwrap();
+        let taken = 50_500.min(of_account - 10_000);
+        assert_eq!((row.order.amount.get(), row.missing.get()), (taken, 50_500 - taken));
+        assert_eq!(ledger.add_refund(order, Some(START)).await.unwrap(), row);
+        assert_eq!(reservation.commit(10_000).spent, 10_000, "what a request has reserved is its own");
+        ledger.flush().await.unwrap();
+        let balance = disk.balance(&token).await;
+        assert_eq!((balance.refunded(), balance.left()), (taken, left));
+        assert_eq!(ledger.balance(&token.hash()), Some(balance), "in memory as on the disk");
+        desk.lawful().await;
     }
 }
 
