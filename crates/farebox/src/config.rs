@@ -12,7 +12,7 @@ use std::{
 
 use farebox_gateway::GatewayConfig;
 use farebox_lightning::config::LightningConfig;
-use farebox_paywall::PaywallConfig;
+use farebox_paywall::{PaywallConfig, receipt::SellerName};
 use farebox_protocol::Network;
 
 mod cost;
@@ -57,6 +57,8 @@ pub(crate) struct Config {
     pub(crate) gateway: GatewayConfig,
     /// What is needed to pay money back, where that is offered.
     pub(crate) refunds: Option<RefundSettings>,
+    /// Who signs receipts for buyers who ask, where that is offered.
+    pub(crate) signs_receipts_as: Option<SellerName>,
     /// What is worth knowing although it stops nothing.
     pub(crate) notes: Vec<Problem>,
 }
@@ -74,6 +76,8 @@ pub(crate) struct Checked {
     pub(crate) state_dir: Option<PathBuf>,
     /// The network that is sold on, if it came to that and the file says which.
     pub(crate) network: Option<Network>,
+    /// Whom receipts name, if it came to that and the file says so.
+    pub(crate) seller: Option<SellerName>,
 }
 
 /// Values that stand in for unset variables while checking: the first that fits where the variable is mentioned.
@@ -127,8 +131,14 @@ pub(crate) fn from_flags(document: &serde_json::Value) -> Result<Config, Vec<Pro
 
 /// Judges the file without what belongs to the machine it will run on.
 pub(crate) fn check(path: &Path) -> Checked {
-    let stopped =
-        |problems, notes| Checked { problems, notes, sold: Vec::new(), state_dir: None, network: None };
+    let stopped = |problems, notes| Checked {
+        problems,
+        notes,
+        sold: Vec::new(),
+        state_dir: None,
+        network: None,
+        seller: None,
+    };
     let (text, source) = match open(path) {
         Ok(opened) => opened,
         Err(problem) => return stopped(vec![problem], Vec::new()),
@@ -157,6 +167,7 @@ pub(crate) fn check(path: &Path) -> Checked {
         sold: config.gateway.services.iter().map(|route| Sold::of(&route.service)).collect(),
         state_dir: is_known("state-dir").then_some(config.state_dir),
         network: is_known("network").then_some(config.paywall.network),
+        seller: config.signs_receipts_as.filter(|_| is_known("receipts.seller")),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use farebox_paywall::receipt::SellerName;
 use farebox_protocol::Network;
 
 use crate::{config, state};
@@ -61,6 +62,11 @@ impl Place {
     /// The network that the configuration names, where it is asked at all.
     pub(crate) fn network(&self) -> Option<Network> {
         if self.state_dir.is_some() { None } else { config::check(&self.config).network }
+    }
+
+    /// Whom receipts name by the configuration, where it is asked at all.
+    pub(crate) fn seller(&self) -> Option<SellerName> {
+        if self.state_dir.is_some() { None } else { config::check(&self.config).seller }
     }
 }
 

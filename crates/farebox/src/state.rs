@@ -16,7 +16,7 @@ pub(crate) fn books(directory: &Path) -> PathBuf {
     directory.join("books.sqlite")
 }
 
-/// The key that signs receipts, made when the first one is.
+/// The key that signs receipts, made when the first one is, or at the start of a gateway that makes them for buyers.
 pub(crate) fn receipt_key(directory: &Path) -> PathBuf {
     directory.join("receipt-key")
 }

@@ -55,7 +55,7 @@ pub(crate) struct Make {
     /// Into this file, which must not be there yet [default: standard output]
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     output: Option<PathBuf>,
-    /// Who sold it, in words for the buyer
+    /// Who sold it, in words for the buyer [default: `receipts.seller` of the configuration]
     #[arg(long, value_name = "NAME", env = "FAREBOX_SELLER")]
     seller: Option<SellerName>,
     /// The network that was paid on [default: the one in the configuration]
@@ -156,7 +156,8 @@ fn make(args: &Make) -> anyhow::Result<()> {
     let books = state::books(&place.directory()?);
     let inspector = SqliteStore::open_to_inspect(&books)?;
     let entry = inspector.find(&args.hash)?;
-    let receipt = Receipt::of(&entry, network, args.seller.clone(), SystemClock.now())?;
+    let seller = args.seller.clone().or_else(|| place.seller());
+    let receipt = Receipt::of(&entry, network, seller, SystemClock.now())?;
     let signed = receipt.sign(&args.signing.key()?).to_string();
     match &args.output {
         None => Ok(line(&signed.trim_end())?),
@@ -184,7 +185,7 @@ impl Signing {
 }
 
 /// The longest receipt that is read: some twenty short lines, with room to spare.
-const RECEIPT_BYTES_MAX: u64 = 64 * 1024;
+pub(super) const RECEIPT_BYTES_MAX: u64 = 64 * 1024;
 
 impl Verify {
     fn checked(&self) -> anyhow::Result<Checked> {

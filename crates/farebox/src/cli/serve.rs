@@ -11,6 +11,7 @@ use farebox_gateway::{Gateway, GatewayError};
 use farebox_lightning::clock::SystemClock;
 use farebox_paywall::{
     Continuity, OpenError, Paywall,
+    receipt::{ReceiptKey, Receipts},
     store::{StoreError, sqlite::SqliteStore},
 };
 use serde::Serialize;
@@ -274,6 +275,11 @@ async fn serve(mut config: Config, reader: Reader) -> anyhow::Result<ExitCode> {
     };
     if let Some(refunds) = &refunds {
         gateway.pay_back(Arc::clone(refunds));
+    }
+    if let Some(seller) = config.signs_receipts_as {
+        let key = ReceiptKey::load_or_create(&state::receipt_key(&config.state_dir))?;
+        tracing::info!(key = %key.public(), "receipts are signed for buyers who ask");
+        gateway.sign_receipts(Receipts::new(Arc::clone(&paywall), key, Some(seller)));
     }
     reader.print(&Listening {
         event: "listening",

@@ -7,6 +7,7 @@
 mod cost;
 mod listen;
 mod offer;
+mod receipts;
 mod refunds;
 mod service;
 mod upstream;
@@ -21,6 +22,7 @@ pub(crate) use self::{
     cost::{Cost, Meter, RouteCost, UsageCost},
     listen::{Clients, Listen, Tls, TlsVersion},
     offer::{Capability, MonthlyMost, NamedOffer, Offer, Tier},
+    receipts::Receipts,
     refunds::Refunds,
     service::{Auth, Cors, ForwardCredential, HeaderText, LimitBy, Rewrite, Service},
     upstream::{Health, Host, Upstream, UpstreamMap, UpstreamTls},
@@ -59,6 +61,9 @@ pub(crate) struct File {
     /// Money back to buyers who ask for it. Default: nothing is paid back.
     #[serde(default, deserialize_with = "present")]
     pub(crate) refunds: Option<Refunds>,
+    /// Signed receipts for buyers who ask for them. Default: only the seller makes receipts.
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) receipts: Option<Receipts>,
     /// The proxies in front of farebox, as addresses or networks (`192.0.2.1`, `10.0.0.0/8`). From these alone are
     /// `Forwarded`, `X-Forwarded-*` and the PROXY protocol believed. Default: none.
     #[serde(default)]

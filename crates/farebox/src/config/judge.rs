@@ -86,6 +86,7 @@ pub(crate) fn judge(mut file: File, base: &Path, rigour: Rigour) -> Judged {
         paywall,
         gateway,
         refunds,
+        signs_receipts_as: file.receipts.map(|receipts| receipts.seller.0),
         notes: Vec::new(),
     };
     Judged { config, problems, notes }

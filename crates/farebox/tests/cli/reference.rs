@@ -23,7 +23,7 @@ struct Mapping {
 }
 
 /// Which struct reads the mapping at which key, by source file.
-const SECTIONS: [(&str, &str, &str); 37] = [
+const SECTIONS: [(&str, &str, &str); 38] = [
     ("", FILE, "File"),
     ("lightning", LIGHTNING, "LightningConfig"),
     ("lightning.lnd", LIGHTNING, "LndSettings"),
@@ -42,10 +42,11 @@ const SECTIONS: [(&str, &str, &str); 37] = [
     ("mint-secrets[]", FILE, "MintSecretEntry"),
     ("minting", FILE, "Minting"),
     ("refunds", REFUNDS, "Refunds"),
+    ("receipts", RECEIPTS, "Receipts"),
     ("limits", FILE, "Limits"),
     ("services[]", SERVICE, "Service"),
-    ("services[].offers[]", OFFER, "NamedOffer"),
     ("services[].monthly.NAME", OFFER, "MonthlyMost"),
+    ("services[].offers[]", OFFER, "NamedOffer"),
     ("services[].cost", COST, "Meter"),
     ("services[].cost.bytes", COST, "ByteCost"),
     ("services[].cost.usage", COST, "UsageCost"),
@@ -69,6 +70,7 @@ const SERVICE: &str = "crates/farebox/src/config/file/service.rs";
 const OFFER: &str = "crates/farebox/src/config/file/offer.rs";
 const COST: &str = "crates/farebox/src/config/file/cost.rs";
 const UPSTREAM: &str = "crates/farebox/src/config/file/upstream.rs";
+const RECEIPTS: &str = "crates/farebox/src/config/file/receipts.rs";
 const REFUNDS: &str = "crates/farebox/src/config/file/refunds.rs";
 const LIGHTNING: &str = "crates/lightning/src/config.rs";
 

@@ -217,6 +217,32 @@ fn a_hang_up_ends_nothing_and_the_log_says_what_to_do() {
 }
 
 #[test]
+fn receipts_are_signed_where_that_is_configured_and_with_the_key_of_the_command_line() {
+    const KEY: &str = "/.well-known/farebox/receipt-key";
+    let directory = configured();
+    let running = Running::start(directory.path(), &["serve"]);
+    let none = get(running.addr(), KEY, &[]);
+    assert_eq!(none.status, 404, "{}", none.body);
+    assert!(none.head.contains("farebox-code: receipts_not_offered"), "{}", none.head);
+    assert_eq!(running.stop("TERM"), 0);
+    let kept = directory.path().join("farebox-state/receipt-key");
+    assert!(!kept.exists(), "nobody has asked for a key");
+
+    let file = directory.path().join("farebox.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{text}receipts:\n  seller: Weather Inc.\n")).unwrap();
+    let running = Running::start(directory.path(), &["serve"]);
+    let published = get(running.addr(), KEY, &[]);
+    assert_eq!(published.status, 200, "{}", published.body);
+    let own = run(directory.path(), &["--human", "receipt", "key"], &[]);
+    assert_eq!(own.stdout, published.body);
+    assert_eq!(running.stop("TERM"), 0);
+    let secret = fs::read_to_string(&kept).unwrap();
+    let log = fs::read_to_string(directory.path().join("log")).unwrap();
+    assert!(log.contains(own.stdout.trim()) && !log.contains(secret.trim()), "{log}");
+}
+
+#[test]
 fn freebies_that_are_kept_are_still_used_up_after_a_restart() {
     let directory = configured();
     let file = directory.path().join("farebox.yaml");
