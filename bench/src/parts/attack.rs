@@ -7,7 +7,9 @@
 
 mod addresses;
 mod budget;
+mod frames;
 mod header_flood;
+mod ping_flood;
 mod rapid_reset;
 mod slow_loris;
 
@@ -49,7 +51,7 @@ struct Attack {
     goal: u64,
 }
 
-const ATTACKS: [Attack; 4] = [
+const ATTACKS: [Attack; 5] = [
     Attack {
         name: "slow loris",
         run: slow_loris::run,
@@ -72,6 +74,15 @@ const ATTACKS: [Attack; 4] = [
         name: "rapid reset",
         run: rapid_reset::run,
         counts: "streams",
+        is_http2: true,
+        clients: Clients::Any,
+        patience: 1,
+        goal: 0,
+    },
+    Attack {
+        name: "ping flood",
+        run: ping_flood::run,
+        counts: "frames",
         is_http2: true,
         clients: Clients::Any,
         patience: 1,
