@@ -29,6 +29,7 @@ mod consent;
 mod courier;
 mod lease;
 mod recover;
+mod seller;
 mod settle;
 mod shelf;
 mod told;
@@ -38,6 +39,7 @@ pub use consent::ApproveError;
 use courier::ByHttp;
 pub(crate) use courier::{Courier, Head, Target};
 pub use recover::{Recovered, Recovery};
+pub use seller::SellerAnswer;
 pub use told::{BudgetUse, Explained, Fetched, Quote, Quoted, Receipt};
 
 /// So many redirects are followed.

@@ -29,7 +29,7 @@ pub mod tower;
 pub use approve::{Approve, Question};
 pub use engine::{
     ApproveError, BudgetUse, Engine, EngineConfig, Explained, Fetched, Quote, Quoted, Receipt, Recovered,
-    Recovery,
+    Recovery, SellerAnswer,
 };
 pub use error::{Fault, FetchError, OpenError};
 pub use failpoint::FAILPOINTS;

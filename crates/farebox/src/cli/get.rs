@@ -379,7 +379,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("`{text}` is no time; write seconds, like `10` or `0.5`"))
 }
 
-fn certificates(path: &std::path::Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+pub(super) fn certificates(path: &std::path::Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let unreadable = || format!("cannot read certificates from `{}`", path.display());
     let pem = std::fs::read(path).with_context(unreadable)?;
     let found =

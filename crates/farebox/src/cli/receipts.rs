@@ -1,6 +1,8 @@
 //! `farebox receipts`: the buyer's own record of what was agreed to, paid and served, as a chain that shows where it was touched.
 //!
-//! Not to be taken for `farebox receipt`, by which a seller signs for what was sold.
+//! Not to be taken for `farebox receipt`, by which a seller signs for what was sold; `fetch` asks for one of those.
+
+mod fetch;
 
 use std::{
     fmt,
@@ -26,7 +28,7 @@ use crate::{
     output::{OutputFlags, harmless, utc},
 };
 
-/// Your record of what was agreed to, paid and served: list it, take it elsewhere, check it
+/// Your record of what was agreed to, paid and served: list it, take it elsewhere, check it; and fetch a seller's receipt
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
 Each row is chained to the one before; none is ever changed. Rows tell when a payment was recorded,
@@ -41,6 +43,7 @@ pub(crate) enum Command {
     List(List),
     Export(Export),
     Verify(Verify),
+    Fetch(fetch::Fetch),
 }
 
 /// List receipts, newest first
@@ -137,6 +140,7 @@ pub(crate) fn run(command: &Command, flags: OutputFlags) -> anyhow::Result<ExitC
                 reader.print(&Rows::of(&rows))?;
             }
             Command::Export(args) => args.run().await?,
+            Command::Fetch(args) => return args.run(reader).await,
             Command::Verify(args) => {
                 let checked = args.checked().await?;
                 let fits = checked.broken.is_empty();

@@ -7,4 +7,5 @@ mod bought;
 mod commands;
 mod common;
 mod reference;
+mod seller_receipts;
 mod serve;

@@ -121,8 +121,8 @@ impl Account {
     }
 
     /// Makes a request that is counted ready to be sent on: asks for what has to be read of its answer.
-    pub(super) async fn prepare(&self, body: &mut Arriving, parts: &mut Parts) -> Result<(), Failure> {
-        match (&self.tab, &self.route) {
+    pub(super) async fn prepare(&mut self, body: &mut Arriving, parts: &mut Parts) -> Result<(), Failure> {
+        match (&mut self.tab, &self.route) {
             (Some(tab), Some(route)) => tab.prepare(body, parts, route).await,
             _ => Ok(()),
         }
@@ -140,9 +140,16 @@ impl Account {
 
     /// The answer has been read to its end, and its client is gone.
     pub(super) fn read_out(&mut self) {
-        if let (Some(tab), Some(route)) = (&mut self.tab, &self.route) {
-            tab.end(Ending::Whole, &route.metrics);
+        let (Some(tab), Some(route)) = (&mut self.tab, &self.route) else { return };
+        if !tab.end(Ending::Whole, &route.metrics) {
+            return;
         }
+        let Some(idle) = route.upstream.config().idle_timeout else { return };
+        let (departure, route, draining) = (tab.departure(), route.clone(), self.worker.draining.clone());
+        self.worker.tasks.spawn(async move {
+            let outlived = departure.outlive(idle, &route.metrics);
+            draining.run_until_cancelled(outlived).await;
+        });
     }
 
     /// Whether things come to an end here.
@@ -174,10 +181,12 @@ impl Account {
         self.tab.as_ref().is_some_and(|tab| tab.is_exhausted())
     }
 
-    /// It is ended for that.
+    /// It is ended for that, or because nobody pays for the rest of its request. Counts once.
     pub(super) fn cut_off(&mut self) {
         let code = Failure::CreditExhausted.code();
-        self.reason = Reason::Failed(code);
+        if std::mem::replace(&mut self.reason, Reason::Failed(code)) == Reason::Failed(code) {
+            return;
+        }
         let service = self.route.as_ref().map(|route| &route.config.service.name);
         tracing::info!(
             service = service.map(tracing::field::display),
@@ -198,7 +207,7 @@ impl Account {
         } else if let Poll::Ready(Some(Ok(frame))) = frame {
             tab.note(frame);
             if frame.is_trailers() {
-                tab.end(Ending::Whole, &route.metrics);
+                self.read_out();
             }
         }
     }

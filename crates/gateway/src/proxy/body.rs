@@ -71,6 +71,8 @@ struct Reading {
     left: u64,
     upload: Arc<Upload>,
     route: Arc<Route>,
+    /// Whom to tell that it ends, where its bytes have a price.
+    priced: Option<Arc<Departure>>,
     /// Made when nobody else limits its silence.
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -139,7 +141,12 @@ impl Body {
         let Some((account, in_flight)) = &mut self.account else { return };
         if account.is_counted() {
             let lost = match &self.content {
-                Content::Streamed(streamed) => streamed.lost,
+                Content::Streamed(streamed) => {
+                    if streamed.lost.is_some() && streamed.patience.is_unpaid() {
+                        account.cut_off();
+                    }
+                    streamed.lost
+                }
                 Content::Empty | Content::Full(_) | Content::Switched(_) => None,
             };
             account.count(frame, lost);
@@ -296,7 +303,10 @@ impl Streamed {
         let is_silence = matches!(error, BodyError::Silent);
         let is_clients = self.patience.is_clients_doing(is_silence);
         self.lost = Some(if is_clients { Ending::Abandoned } else { Ending::Broken });
-        self.break_off(context, error, grpc_trailers_for_a_lost_upstream)
+        let is_unpaid = self.patience.is_unpaid();
+        let grpc =
+            if is_unpaid { grpc_trailers_for_exhausted_credit } else { grpc_trailers_for_a_lost_upstream };
+        self.break_off(context, error, grpc)
     }
 
     fn break_off(
@@ -333,6 +343,14 @@ impl Streamed {
 }
 
 impl Reading {
+    /// It is held back from here on, since nobody pays for it.
+    fn cut_off(&self) -> BodyError {
+        self.upload.note(UploadState::Unpaid);
+        let service = &self.route.config.service.name;
+        tracing::info!(%service, "an upload was cut off: its buyer has nothing left");
+        BodyError::CreditExhausted
+    }
+
     /// Waits until the rest of a request has been silent for too long whose answer has ended.
     fn poll_silence(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let idle = self.route.upstream.config().idle_timeout;
@@ -349,6 +367,9 @@ impl Reading {
 impl Drop for Reading {
     fn drop(&mut self) {
         self.upload.let_go();
+        if let Some(priced) = &self.priced {
+            priced.let_go(&self.route.metrics);
+        }
     }
 }
 
@@ -370,7 +391,9 @@ impl RequestBody {
         let taken = ahead.as_ref().map_or(0, |ahead| ahead.taken());
         let left = route.config.request_bytes_max.unwrap_or(u64::MAX) - taken;
         let reading = |upload| {
-            Box::new(Reading { body, ahead, is_http2, left, upload, route: route.clone(), timer: None })
+            let priced = departure.as_ref().filter(|departure| departure.take_up()).cloned();
+            let route = route.clone();
+            Box::new(Reading { body, ahead, is_http2, left, upload, route, priced, timer: None })
         };
         Self { reading: upload.map(reading), departure }
     }
@@ -403,8 +426,10 @@ impl HttpBody for RequestBody {
                 if let Some(trailers) = frame.as_mut().and_then(Frame::trailers_mut) {
                     clean_trailers(trailers, &reading.route.config.headers);
                 }
-                if let (Some(departure), Some(data)) = (departure, frame.as_ref().and_then(Frame::data_ref)) {
-                    departure.add(data.len() as u64);
+                if let (Some(departure), Some(data)) = (departure, frame.as_ref().and_then(Frame::data_ref))
+                    && !departure.passes(data.len() as u64)
+                {
+                    return Poll::Ready(Some(Err(reading.cut_off())));
                 }
                 reading.upload.note(if ahead.is_end(&reading.body) {
                     UploadState::Done
@@ -436,11 +461,11 @@ impl HttpBody for RequestBody {
                 let length = frame.data_ref().map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX));
                 match reading.left.checked_sub(length) {
                     None => (UploadState::TooLarge, Poll::Ready(Some(Err(BodyError::TooLarge)))),
+                    Some(_) if departure.as_ref().is_some_and(|departure| !departure.passes(length)) => {
+                        return Poll::Ready(Some(Err(reading.cut_off())));
+                    }
                     Some(left) => {
                         reading.left = left;
-                        if let Some(departure) = departure {
-                            departure.add(length);
-                        }
                         let is_done = reading.body.is_end_stream();
                         let state = if is_done { UploadState::Done } else { UploadState::Flowing };
                         (state, Poll::Ready(Some(Ok(frame))))

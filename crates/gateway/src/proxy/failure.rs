@@ -50,7 +50,7 @@ pub(crate) enum Failure {
     UpstreamTimeout,
     #[error("the call's own deadline has passed")]
     Deadline,
-    /// In the middle of an answer, which breaks off there.
+    /// In the middle of an upload, or of an answer, which breaks off there.
     #[error("the buyer's credit has been used up")]
     CreditExhausted,
     #[error("the gateway has a defect")]
@@ -213,7 +213,7 @@ impl Failure {
                 StatusCode::PAYMENT_REQUIRED,
                 "8",
                 "credit_exhausted",
-                "nothing is left to pay for the rest of the answer: buy more credit",
+                "nothing is left to pay for the rest of the request or its answer: buy more credit",
             ),
             Self::Defect => (
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -237,7 +237,14 @@ impl Failure {
 
     /// Whether the client brought it about after its request was let through: it may have had work done for it.
     pub(super) const fn is_clients(&self) -> bool {
-        matches!(self, Self::BodyTooLarge { .. } | Self::BodyStalled | Self::BodyLost | Self::Deadline)
+        matches!(
+            self,
+            Self::BodyTooLarge { .. }
+                | Self::BodyStalled
+                | Self::BodyLost
+                | Self::Deadline
+                | Self::CreditExhausted
+        )
     }
 
     pub(super) fn response(&self, is_grpc: bool) -> Response<Body> {

@@ -6,9 +6,9 @@
 //! left for the upstream; the same goes for a body of which the rest never came and for a call's own deadline, which are the
 //! buyer's doing as well, before an answer and in the middle of one. What the gateway refuses itself is never charged.
 //!
-//! What is priced by bytes is paid as it passes. The piece with which the reserve and all that was left are used up is the last
-//! that passes: what comes after it ends the answer, and the tunnel. The same piece may be the end of it all, and then the
-//! answer is whole.
+//! What is priced by bytes is paid as it passes. Of an answer and of a tunnel, the piece with which the reserve and all that was
+//! left are used up is the last that passes: what comes after it ends them. The same piece may be the end of it all, and then
+//! the answer is whole. Of an upload, that piece is not sent on any more (`departure`).
 //!
 //! A tunnel has no end of its own. It is whole as soon as the upstream has agreed to it: it costs one request, or the bytes
 //! of both directions, whoever ends it.
@@ -16,11 +16,12 @@
 //! Passes have no tab, and pay for none of this but the question whether there is one.
 
 mod ahead;
+mod departure;
 mod keyed;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -31,20 +32,23 @@ use http::{
     request::Parts,
 };
 use http_body::Frame;
+use parking_lot::MappedMutexGuard;
 
-use self::keyed::Kept;
 pub(super) use self::{
     ahead::{Ahead, Arriving},
+    departure::Departure,
     keyed::{Once, replay},
+};
+use self::{
+    departure::{Ended, settle},
+    keyed::Kept,
 };
 use super::{failure::Failure, upgrade::Passed};
 use crate::{metrics::ServiceMetrics, services::Route};
 
 /// See the module.
 pub(super) struct Tab {
-    /// There until it has been settled.
-    bill: Option<Box<Bill>>,
-    departure: Arc<Departure>,
+    held: Held,
     /// What the buyer gets again who repeats the request.
     kept: Option<Kept>,
     /// How many bytes of the answer are still to come, where that was said: who has got them all doesn't ask for more.
@@ -54,31 +58,63 @@ pub(super) struct Tab {
     is_exhausted: bool,
 }
 
-/// Whether a request has left for its upstream, and how much of its body: told by the body and the connection that takes
-/// it, asked when the bill is settled.
-#[derive(Debug, Default)]
-pub(crate) struct Departure {
-    has_left: AtomicBool,
-    bytes: AtomicU64,
+/// Where the bill is, until it has been settled: here, or with the departure.
+struct Held {
+    own: Option<Box<Bill>>,
+    departure: Arc<Departure>,
 }
 
-impl Departure {
-    /// It leaves, or it has turned out that it didn't.
-    pub(super) fn leaves(&self, has_left: bool) {
-        self.has_left.store(has_left, Relaxed);
+/// A bill that is still open.
+enum Lent<'a> {
+    Own(&'a mut Bill),
+    Shared(MappedMutexGuard<'a, Bill>),
+}
+
+impl Held {
+    fn bill(&mut self) -> Option<Lent<'_>> {
+        match &mut self.own {
+            Some(bill) => Some(Lent::Own(bill)),
+            None => self.departure.bill().map(Lent::Shared),
+        }
     }
 
-    /// So much more of its body was sent on.
-    pub(super) fn add(&self, bytes: u64) {
-        self.bytes.fetch_add(bytes, Relaxed);
+    fn is_open(&self) -> bool {
+        self.own.is_some() || self.departure.bill().is_some()
+    }
+
+    fn is_kept(&self) -> bool {
+        match &self.own {
+            Some(bill) => bill.is_kept(),
+            None => self.departure.bill().is_some_and(|bill| bill.is_kept()),
+        }
+    }
+}
+
+impl Deref for Lent<'_> {
+    type Target = Bill;
+
+    fn deref(&self) -> &Bill {
+        match self {
+            Self::Own(bill) => bill,
+            Self::Shared(bill) => bill,
+        }
+    }
+}
+
+impl DerefMut for Lent<'_> {
+    fn deref_mut(&mut self) -> &mut Bill {
+        match self {
+            Self::Own(bill) => bill,
+            Self::Shared(bill) => bill,
+        }
     }
 }
 
 impl Tab {
     pub(super) fn open(bill: Box<Bill>) -> Self {
+        let (departure, own) = Departure::with(bill);
         Self {
-            bill: Some(bill),
-            departure: Arc::default(),
+            held: Held { own, departure: Arc::new(departure) },
             kept: None,
             remaining: None,
             is_tunnel: false,
@@ -88,21 +124,27 @@ impl Tab {
 
     /// Where to tell how the request is getting on.
     pub(super) fn departure(&self) -> Arc<Departure> {
-        self.departure.clone()
+        self.held.departure.clone()
     }
 
-    /// Makes the request ask for what has to be read of its answer.
+    /// Makes the request ask for what has to be read of its answer. Refuses it where what is known of its body can't be paid.
     pub(super) async fn prepare(
-        &self,
+        &mut self,
         body: &mut Arriving,
         parts: &mut Parts,
         route: &Route,
     ) -> Result<(), Failure> {
-        let Some(bill) = &self.bill else { return Ok(()) };
-        if bill.is_metered_by_usage() {
-            parts.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        }
-        if bill.asks_for_usage() {
+        let asks_for_usage = {
+            let Some(mut bill) = self.held.bill() else { return Ok(()) };
+            if bill.counts_request() && !bill.keeps_up(body.bytes_min()) {
+                return Err(Failure::CreditExhausted);
+            }
+            if bill.is_metered_by_usage() {
+                parts.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            }
+            bill.asks_for_usage()
+        };
+        if asks_for_usage {
             ahead::ask_for_usage(body, parts, route).await?;
         }
         Ok(())
@@ -110,7 +152,7 @@ impl Tab {
 
     /// The upstream's answer begins.
     pub(super) fn answer(&mut self, status: StatusCode, headers: &mut HeaderMap) {
-        if let Some(bill) = &mut self.bill {
+        if let Some(mut bill) = self.held.bill() {
             bill.answer(status, headers);
         }
         let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
@@ -119,14 +161,12 @@ impl Tab {
 
     /// Whether the answer is to be kept, as far as is known.
     pub(super) fn is_kept(&self) -> bool {
-        let is_asked = self.bill.as_ref().is_some_and(|bill| bill.is_kept());
-        is_asked && self.kept.as_ref().is_none_or(Kept::is_kept)
+        self.held.is_kept() && self.kept.as_ref().is_none_or(Kept::is_kept)
     }
 
     /// Begins to keep the answer, where its buyer may ask for it again.
     pub(super) fn keeps(&mut self, status: StatusCode, headers: &HeaderMap) {
-        let is_kept = self.bill.as_ref().is_some_and(|bill| bill.is_kept());
-        self.kept = is_kept.then(|| Kept::new(status, headers));
+        self.kept = self.held.is_kept().then(|| Kept::new(status, headers));
     }
 
     /// The upstream has agreed to a tunnel.
@@ -136,19 +176,21 @@ impl Tab {
 
     /// So much has passed through the tunnel.
     pub(super) fn passed(&mut self, passed: Passed) {
-        self.departure.add(passed.up as u64);
-        if let Some(bill) = &mut self.bill {
+        self.held.departure.add(passed.up as u64);
+        let sent = self.held.departure.bytes();
+        if let Some(mut bill) = self.held.bill() {
             bill.unread(passed.down);
-            self.is_exhausted = !bill.keeps_up(self.departure.bytes.load(Relaxed));
+            self.is_exhausted = !bill.keeps_up(sent);
         }
     }
 
     /// A piece of the answer.
     pub(super) fn note(&mut self, frame: &Frame<Bytes>) {
-        let Some(bill) = &mut self.bill else { return };
+        let sent = self.held.departure.bytes();
+        let Some(mut bill) = self.held.bill() else { return };
         if let Some(data) = frame.data_ref() {
             bill.chunk(data);
-            self.is_exhausted = !bill.keeps_up(self.departure.bytes.load(Relaxed));
+            self.is_exhausted = !bill.keeps_up(sent);
             self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(data.len() as u64));
             if let Some(kept) = &mut self.kept {
                 kept.add(data);
@@ -168,23 +210,30 @@ impl Tab {
 
     /// The gateway has answered in the upstream's place.
     pub(super) fn failed(&mut self, failure: &Failure, metrics: &ServiceMetrics) {
-        let is_buyers = matches!(failure, Failure::BodyLost | Failure::Deadline);
+        let is_buyers = matches!(failure, Failure::BodyLost | Failure::Deadline | Failure::CreditExhausted);
         self.end(if is_buyers { Ending::Abandoned } else { Ending::Failed }, metrics);
     }
 
-    /// Settles the bill; what is said afterwards doesn't count.
-    pub(super) fn end(&mut self, ending: Ending, metrics: &ServiceMetrics) {
-        let Some(mut bill) = self.bill.take() else { return };
-        let has_left = self.departure.has_left.load(Relaxed);
-        bill.request(usize::try_from(self.departure.bytes.load(Relaxed)).unwrap_or(usize::MAX));
+    /// Settles the bill, or leaves that to the end of an upload that goes on, and says so; what is said afterwards doesn't count.
+    pub(super) fn end(&mut self, ending: Ending, metrics: &ServiceMetrics) -> bool {
+        if !self.held.is_open() {
+            return false;
+        }
+        let departure = &self.held.departure;
         let ending = match ending {
             _ if self.is_tunnel => Ending::Whole,
-            Ending::Abandoned if !has_left => Ending::Failed,
+            Ending::Abandoned if !departure.has_left() => Ending::Failed,
             Ending::Abandoned if self.remaining == Some(0) => Ending::Whole,
             ending => ending,
         };
-        let unit = bill.unit();
         let answer = self.kept.take().filter(|_| ending == Ending::Whole).and_then(Kept::finish);
-        metrics.charged(unit, bill.end_answered(ending, answer));
+        let ended = Ended { ending, answer };
+        match self.held.own.take() {
+            Some(bill) => {
+                settle(bill, departure.bytes(), ended, metrics);
+                false
+            }
+            None => departure.end(ended, metrics),
+        }
     }
 }

@@ -62,6 +62,8 @@ pub(super) enum UploadState {
     Lost,
     /// Nobody wants more of it, whether there is more or not.
     LetGo,
+    /// Nobody pays for the rest.
+    Unpaid,
 }
 
 impl UploadState {
@@ -111,6 +113,7 @@ impl Upload {
             2 => UploadState::Done,
             3 => UploadState::TooLarge,
             5 => UploadState::LetGo,
+            6 => UploadState::Unpaid,
             _ => UploadState::Lost,
         }
     }
@@ -189,11 +192,16 @@ impl Patience {
         self.upload.as_ref().is_none_or(|upload| upload.state() == UploadState::Done)
     }
 
-    /// Whether it is the client's doing that an answer breaks off in its middle: the rest of the request can't be read or is
-    /// too large, or the upstream was silent while it waited for that.
+    /// Whether the rest of the request is held back, since nobody pays for it.
+    pub(super) fn is_unpaid(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| upload.state() == UploadState::Unpaid)
+    }
+
+    /// Whether it is the client's doing that an answer breaks off in its middle: the rest of the request can't be read or paid,
+    /// or is too large, or the upstream was silent while it waited for that.
     pub(super) fn is_clients_doing(&self, is_silence: bool) -> bool {
         match self.upload.as_ref().map(|upload| upload.state()) {
-            Some(UploadState::Lost | UploadState::TooLarge) => true,
+            Some(UploadState::Lost | UploadState::TooLarge | UploadState::Unpaid) => true,
             Some(UploadState::Awaited) => is_silence,
             _ => false,
         }
@@ -255,6 +263,7 @@ impl Patience {
         match self.upload.as_ref().map(|upload| upload.state()) {
             Some(UploadState::TooLarge) => Failure::BodyTooLarge { max: self.body_max.unwrap_or_default() },
             Some(UploadState::Lost) => Failure::BodyLost,
+            Some(UploadState::Unpaid) => Failure::CreditExhausted,
             _ => Failure::Upstream(error),
         }
     }

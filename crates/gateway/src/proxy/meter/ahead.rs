@@ -51,6 +51,12 @@ impl Arriving {
         self.ahead.as_ref().map_or_else(|| self.body.is_end_stream(), |ahead| ahead.is_end(&self.body))
     }
 
+    /// How many bytes are sent on at least, as far as is known.
+    pub(super) fn bytes_min(&self) -> u64 {
+        let hint = self.ahead.as_ref().map(|ahead| ahead.size_hint(&self.body));
+        hint.unwrap_or_else(|| self.body.size_hint()).lower()
+    }
+
     /// Reads until there is more than `bytes_max` or nothing more; whether it has got everything. Each silence of the
     /// client's may last as long as the service allows.
     pub(in crate::proxy) async fn read_ahead(
