@@ -10,6 +10,11 @@
 //!
 //! So the bound is one on talk beside work, and no length of a life and no number of bytes comes near it by itself.
 //!
+//! h2 has bounds of its own, beside this one, which end a connection in the same way: requests taken back before they were
+//! looked at (`http2_pending_resets_max`), streams that it had to reset or refuse itself (`LOCAL_RESETS_MAX` in `connection.rs`),
+//! pieces of a head without end (five, or what a larger head takes and a quarter more), heads that unpack to four times their
+//! limit, a hundred empty DATA that end nothing, and small DATA that nobody has read (by half of our window).
+//!
 //! Turned down:
 //! - a rate alone: low enough to help, it cuts a fast download in small windows;
 //! - all bytes against those of bodies, as nginx has it: it notices PINGs after half a million of them, and a stream of rare
