@@ -3,12 +3,14 @@ use std::{net::IpAddr, num::NonZeroU32};
 use farebox_lightning::Cursor;
 use farebox_protocol::{Macaroon, MintSecret, Msat, Network, Offer, PaymentHash, Preimage, Terms};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::{
-    Auth, Continuity, KeyState, Rate,
+    Auth, Bill, Continuity, KeyState, Rate,
     keyring::Entry,
+    price::Ending,
     store::{Purchase, sqlite::SqliteStore},
     testing::{Fault, Mood, START, Shop, answer, config, credential, read_challenge, secret, weather},
 };
@@ -24,9 +26,9 @@ mod rate_tests;
 mod ready_tests;
 mod sales_tests;
 mod secret_tests;
+mod sold_month_tests;
 mod tier_tests;
 mod upgrade_tests;
-mod sold_month_tests;
 
 #[track_caller]
 fn check(admission: &Admission, want: Code) {
@@ -35,6 +37,38 @@ fn check(admission: &Admission, want: Code) {
         matches!(admission, Admission::Pass(..)),
         matches!(want, Code::Pass | Code::Free | Code::Freebie)
     );
+}
+
+#[track_caller]
+fn bill(admission: Admission) -> Box<Bill> {
+    match admission {
+        Admission::Pass(pass, Some(bill)) => {
+            assert_eq!((pass.code, pass.payment_hash), (Code::Pass, Some(bill.hash())));
+            bill
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Has 64 ask at once where ten may be served. Ten are, for a unit each, and the others are told to come again.
+async fn race_for_ten(shop: &Arc<Shop>, headers: &HeaderMap) {
+    let mut racing = JoinSet::new();
+    for _ in 0..64 {
+        let (shop, headers) = (Arc::clone(shop), headers.clone());
+        racing.spawn(async move { shop.get(&headers).await });
+    }
+    let (won, lost): (Vec<_>, Vec<_>) =
+        racing.join_all().await.into_iter().partition(|admission| admission.code() == Code::Pass);
+    assert_eq!((won.len(), lost.len()), (10, 54));
+    for lost in lost {
+        let answer = answer(lost);
+        assert_eq!((answer.status, answer.code), (StatusCode::TOO_MANY_REQUESTS, Code::UnitsInFlight));
+        assert_eq!(answer.headers[header::RETRY_AFTER], "1");
+    }
+    for mut won in won.into_iter().map(bill) {
+        won.sent();
+        assert_eq!(won.end(Ending::Whole).spent, 1);
+    }
 }
 
 fn later(secs: u64) -> Timestamp {

@@ -1,13 +1,12 @@
 //! What is sold in units: counted, given back, and never served twice.
 
 use farebox_protocol::ServiceName;
-use tokio::task::JoinSet;
 
 use super::*;
 use crate::{
-    Bill, Costs, LimitBy, RateLimit, RouteCost,
+    Costs, LimitBy, RateLimit, RouteCost,
     ledger::law::Charged,
-    price::{Cost, Ending, Meter, PerMillion},
+    price::{Cost, Meter, PerMillion},
 };
 
 fn requests(count: u64) -> Offer {
@@ -36,17 +35,6 @@ async fn on_credit(msat: u64) -> Shop {
 async fn bought(shop: &Shop) -> HeaderMap {
     let (macaroon, preimage) = shop.buy().await;
     credential(&macaroon, &preimage)
-}
-
-#[track_caller]
-fn bill(admission: Admission) -> Box<Bill> {
-    match admission {
-        Admission::Pass(pass, Some(bill)) => {
-            assert_eq!((pass.code, pass.payment_hash), (Code::Pass, Some(bill.hash())));
-            bill
-        }
-        other => panic!("{other:?}"),
-    }
 }
 
 /// Asks, is served to the end, and says how many units are left.
@@ -162,23 +150,7 @@ async fn a_token_narrowed_by_its_holder_draws_from_the_same_account() {
 async fn of_many_who_race_for_the_last_units_as_many_win_as_there_are() {
     let shop = Arc::new(selling(10).await);
     let headers = bought(&shop).await;
-    let mut racing = JoinSet::new();
-    for _ in 0..64 {
-        let (shop, headers) = (Arc::clone(&shop), headers.clone());
-        racing.spawn(async move { shop.get(&headers).await });
-    }
-    let (won, lost): (Vec<_>, Vec<_>) =
-        racing.join_all().await.into_iter().partition(|admission| admission.code() == Code::Pass);
-    assert_eq!((won.len(), lost.len()), (10, 54));
-    for lost in lost {
-        let answer = answer(lost);
-        assert_eq!((answer.status, answer.code), (StatusCode::TOO_MANY_REQUESTS, Code::UnitsInFlight));
-        assert_eq!(answer.headers[header::RETRY_AFTER], "1");
-    }
-    for mut won in won.into_iter().map(bill) {
-        won.sent();
-        assert_eq!(won.end(Ending::Whole).spent, 1);
-    }
+    race_for_ten(&shop, &headers).await;
     check(&shop.get(&headers).await, Code::UnitsSpent);
 }
 
@@ -425,7 +397,6 @@ async fn opening_an_account_counts_a_sale_that_was_paid_before_even_where_it_doe
     shop.service.price = Msat::new(20_000);
     let hash = macaroon.identifier().unwrap().payment_hash;
     running(&shop.paywall, async {
-            monthly: Vec::new(),
         shop.node.settle(hash, 10_000);
         until_true(|| shop.paywall.health().payments_booked == 1).await;
         check(&shop.get(&credential(&macaroon, &preimage)).await, Code::UnitsShort);
@@ -453,8 +424,8 @@ async fn a_leaked_secret_gives_no_units_that_nobody_paid_for() {
             tier: 0,
             terms: Terms { offer: requests(count), price: Msat::new(10_000) },
             valid_until: None,
-            monthly: Vec::new(),
             capabilities: None,
+            monthly: Vec::new(),
             bound: None,
             replaces: None,
         };
@@ -482,6 +453,7 @@ async fn an_account_at_work_is_spent_as_what_it_was_sold_as_and_nothing_else() {
             terms: Terms { offer, price: Msat::new(10_000) },
             valid_until: None,
             capabilities: None,
+            monthly: Vec::new(),
             bound: None,
             replaces: None,
         };
@@ -550,7 +522,6 @@ async fn whenever_who_asks_hangs_up_nothing_stays_reserved() {
         let mut asking = Box::pin(again.admit(&request));
         let mut other = Box::pin(again.admit(&request));
         let mut done = None;
-        monthly: Vec::new(),
         for _ in 0..polls {
             if let std::task::Poll::Ready(admission) = futures_util::poll!(&mut asking) {
                 done = Some(admission);
@@ -579,6 +550,7 @@ async fn who_paid_for_any_offer_before_a_secret_leaked_is_served_after_it() {
         price: Msat::new(50_000),
         offer: requests(100),
         good_for: None,
+        monthly: Vec::new(),
     };
     shop.service.menu.more = vec![large];
     let mut choosing = HeaderMap::new();

@@ -2,14 +2,8 @@
 
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
-
 use super::*;
-use crate::{
-    Bill, Costs,
-    price::{Cost, Ending},
-    store::accounts::Accounts,
-};
+use crate::{Costs, price::Cost, store::accounts::Accounts};
 
 /// A shop whose requests all take the capability `read`, those that write `write` as well.
 async fn shop(offer: Offer) -> Shop {
@@ -32,14 +26,6 @@ fn cost(msat: u64) -> Costs {
 fn narrowed((macaroon, preimage): &(Macaroon, Preimage), caveats: &[&str]) -> HeaderMap {
     let narrow = |token: Macaroon, caveat: &&str| token.attenuate(caveat).unwrap();
     credential(&caveats.iter().fold(macaroon.clone(), narrow), preimage)
-}
-
-#[track_caller]
-fn bill(admission: Admission) -> Box<Bill> {
-    match admission {
-        Admission::Pass(_, Some(bill)) => bill,
-        other => panic!("{other:?}"),
-    }
 }
 
 /// Asks and is served to the end.
@@ -141,22 +127,7 @@ async fn of_several_limits_for_the_same_the_strictest_binds() {
 async fn of_many_who_race_for_the_last_of_a_month_as_many_win_as_there_are() {
     let shop = Arc::new(shop(Offer::Requests(100.try_into().unwrap())).await);
     let headers = narrowed(&shop.buy().await, &["read_monthly_requests=10"]);
-    let mut racing = JoinSet::new();
-    for _ in 0..64 {
-        let (shop, headers) = (Arc::clone(&shop), headers.clone());
-        racing.spawn(async move { shop.get(&headers).await });
-    }
-    let (won, lost): (Vec<_>, Vec<_>) =
-        racing.join_all().await.into_iter().partition(|admission| admission.code() == Code::Pass);
-    assert_eq!((won.len(), lost.len()), (10, 54));
-    for lost in lost {
-        let answer = answer(lost);
-        assert_eq!((answer.status, answer.code), (StatusCode::TOO_MANY_REQUESTS, Code::UnitsInFlight));
-    }
-    for mut won in won.into_iter().map(bill) {
-        won.sent();
-        assert_eq!(won.end(Ending::Whole).spent, 1);
-    }
+    race_for_ten(&shop, &headers).await;
     limit(shop.get(&headers).await);
 }
 
