@@ -1,7 +1,7 @@
 //! A gateway at work whose disk fails for a while: what is counted is answered with 503 and a time to come again, passes and
 //! sales go on, nobody is charged for more or less than was served, and it needs no restart.
 //!
-//! Each story is a process of its own, because what it does to itself would happen to the tests beside it too.
+//! Each story is a process of its own.
 
 #![expect(clippy::unwrap_used, reason = "an error is how a test fails")]
 
@@ -10,13 +10,12 @@ mod broken;
 mod support;
 
 use std::{
-    process::Command,
     sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     time::Duration,
 };
 
 use axum::Router;
-use broken::Broken;
+use broken::{Broken, run};
 use futures_util::future::join_all;
 use support::{
     Rig, config,
@@ -26,48 +25,26 @@ use support::{
     within,
 };
 
-/// Tells the child what becomes of its disk.
-const FAULT: &str = "FAREBOX_TEST_FAULT";
-
 #[test]
 fn a_gateway_whose_kernel_refuses_to_write_serves_passes_and_loses_no_unit() {
-    // Who writes beyond the limit is killed, unless it was ignored before the program began.
-    let mut shell = Command::new("sh");
-    shell.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]);
-    run("too large", shell);
+    run("too large");
 }
 
 #[test]
 fn a_gateway_whose_books_are_held_by_another_process_serves_passes_and_loses_no_unit() {
-    run("held", Command::new("env"));
+    run("held");
 }
 
 #[test]
 #[ignore = "proof: run by `cargo xtask prove disk`; mounts a small file system"]
 fn a_gateway_whose_file_system_is_full_serves_passes_and_loses_no_unit() {
-    let mut mounted = Command::new("unshare");
-    let mount = "mount -t tmpfs -o size=3m none \"$TMPDIR\" && exec \"$@\"";
-    mounted.args(["--map-root-user", "--mount", "sh", "-c", mount, "sh"]);
-    run("full", mounted);
+    run("full");
 }
 
 #[test]
 #[ignore = "proof: run by `cargo xtask prove disk`; the superuser alone can make a file unchangeable"]
 fn a_gateway_whose_books_can_not_be_changed_any_more_serves_passes_and_loses_no_unit() {
-    run("unchangeable", Command::new("env"));
-}
-
-/// Runs the child by a program that starts what is behind its arguments.
-fn run(fault: &str, mut with: Command) {
-    let dir = tempfile::tempdir().unwrap();
-    with.arg(std::env::current_exe().unwrap())
-        .args(["--exact", "the_child", "--ignored", "--nocapture"])
-        .env("TMPDIR", dir.path())
-        .env(FAULT, fault);
-    let done = with.output().unwrap();
-    let told = String::from_utf8_lossy(&done.stdout);
-    assert!(done.status.success(), "{told}{}", String::from_utf8_lossy(&done.stderr));
-    println!("{}", told.lines().find(|line| line.starts_with(fault)).expect("the child has run"));
+    run("unchangeable");
 }
 
 /// What buyers have had.
@@ -106,7 +83,7 @@ impl Served {
 #[tokio::test]
 #[ignore = "the process whose disk fails, started by the tests above"]
 async fn the_child() {
-    let fault = std::env::var(FAULT).expect("started by its test");
+    let (fault, _) = broken::told();
     let upstream = Upstream::serve(Router::new().fallback(async || "well")).await;
     let mut passes = service("passes", &upstream.url());
     passes.matcher.path_prefixes.push("/pass".parse().unwrap());
@@ -118,7 +95,7 @@ async fn the_child() {
     let unwritten = || rig.paywall.ledger().health();
     let story = async {
         until(|| served.counted.load(SeqCst) >= 100 && served.passes.load(SeqCst) >= 20).await;
-        let broken = Broken::begin(&fault, &rig.books(), "broken::the_holder");
+        let broken = Broken::begin(&fault, &rig.books());
         until(|| unwritten().writing.is_some() && served.refused.load(SeqCst) >= 20).await;
         let (counted, passes) = (served.counted.load(SeqCst), served.passes.load(SeqCst));
         until(|| served.refused.load(SeqCst) >= 60 && served.passes.load(SeqCst) >= passes + 20).await;

@@ -1,68 +1,39 @@
 //! A disk that really fails under a ledger at work: the kernel refuses to write, another process holds the file, no room is
 //! left. What was served meanwhile is charged when it is over, once, and nothing is served that could not be charged.
 //!
-//! Each story is a process of its own, because what it does to itself would happen to the tests beside it too.
+//! Each story is a process of its own.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    sync::atomic::{AtomicBool, AtomicU64},
-};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::*;
 
 mod broken;
 
-use broken::{BOOKS, Broken};
+use broken::{Broken, run};
 
-/// Tells the child what becomes of its disk.
-const FAULT: &str = "FAREBOX_TEST_FAULT";
 const TOKENS: u8 = 5;
 const SOLD: u64 = 1 << 40;
 
 #[test]
 fn a_kernel_that_refuses_to_write_costs_nobody_a_unit() {
-    // Who writes beyond the limit is killed, unless it was ignored before the program began.
-    let mut shell = Command::new("sh");
-    shell.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]);
-    run("too large", shell);
+    run("too large");
 }
 
 #[test]
 fn another_process_that_holds_the_books_costs_nobody_a_unit() {
-    run("held", Command::new("env"));
+    run("held");
 }
 
 #[test]
 #[ignore = "proof: run by `cargo xtask prove disk`; mounts a small file system"]
 fn a_file_system_that_is_full_costs_nobody_a_unit() {
-    let mut mounted = Command::new("unshare");
-    let mount = "mount -t tmpfs -o size=3m none \"$0\" && exec \"$@\"";
-    let dir = tempfile::tempdir().unwrap();
-    mounted.args(["--map-root-user", "--mount", "sh", "-c", mount]).arg(dir.path());
-    run_in(dir.path(), "full", mounted);
+    run("full");
 }
 
 #[test]
 #[ignore = "proof: run by `cargo xtask prove disk`; the superuser alone can make a file unchangeable"]
 fn a_file_that_can_not_be_changed_any_more_costs_nobody_a_unit() {
-    run("unchangeable", Command::new("env"));
-}
-
-fn run(fault: &str, with: Command) {
-    run_in(tempfile::tempdir().unwrap().path(), fault, with);
-}
-
-/// Runs the child by a program that starts what is behind its arguments.
-fn run_in(dir: &Path, fault: &str, mut with: Command) {
-    with.arg(std::env::current_exe().unwrap())
-        .args(["--exact", "ledger::tests::faults::the_child", "--ignored", "--nocapture"])
-        .env(BOOKS, dir.join("books.sqlite"))
-        .env(FAULT, fault);
-    let done = with.output().unwrap();
-    let told = String::from_utf8_lossy(&done.stdout);
-    assert!(done.status.success(), "{told}{}", String::from_utf8_lossy(&done.stderr));
-    println!("{}", told.lines().find(|line| line.starts_with(fault)).expect("the child has run"));
+    run("unchangeable");
 }
 
 /// What buyers have had, and what they were refused.
@@ -103,8 +74,7 @@ impl Served {
 #[tokio::test]
 #[ignore = "the process whose disk fails, started by the tests above"]
 async fn the_child() {
-    let path = PathBuf::from(std::env::var_os(BOOKS).expect("started by its test"));
-    let fault = std::env::var(FAULT).unwrap();
+    let (fault, path) = broken::told();
     let store: Arc<dyn Accounts> = Arc::new(SqliteStore::open(&path).unwrap());
     let config = LedgerConfig { store_timeout: Duration::from_millis(500), ..LedgerConfig::new() };
     let ledger = Ledger::open(config, store, Arc::new(ManualClock::new(START))).await.unwrap();
@@ -113,7 +83,7 @@ async fn the_child() {
         for _ in 0..2 {
             let before = served.all();
             until(|| served.all() >= before + 300).await;
-            let broken = Broken::begin(&fault, &path, "ledger::tests::faults::broken::the_holder");
+            let broken = Broken::begin(&fault, &path);
             until(|| ledger.health().writing.is_some()).await;
             let trouble = ledger.health().writing.unwrap();
             // What was under way is served and charged; nothing new is.

@@ -1,4 +1,7 @@
-//! Ways to break the disk of a running process, and to mend it. The gateway's tests use it too.
+//! Ways to break the disk of a running process, and to mend it; and the process in which that is done, since what it does to
+//! itself would happen to the tests beside it too. The gateway's tests use it as well.
+//!
+//! The process is the test `the_child` of the module that this one lies in.
 
 use std::{
     fs::{self, File},
@@ -11,7 +14,52 @@ use std::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Names the books to another process.
-pub(crate) const BOOKS: &str = "FAREBOX_TEST_BOOKS";
+const BOOKS: &str = "FAREBOX_TEST_BOOKS";
+/// Tells the child what becomes of its disk.
+const FAULT: &str = "FAREBOX_TEST_FAULT";
+
+/// Runs the child, whose disk will fail in this way, and passes on what it tells. Its temporary files lie where its books do.
+pub(crate) fn run(fault: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = match fault {
+        // Who writes beyond the limit is killed, unless it was ignored before the program began.
+        "too large" => begin("sh", &["-c", "trap '' XFSZ; exec \"$@\"", "sh"]),
+        "full" => {
+            let mount = "mount -t tmpfs -o size=3m none \"$TMPDIR\" && exec \"$@\"";
+            begin("unshare", &["--map-root-user", "--mount", "sh", "-c", mount, "sh"])
+        }
+        _ => begin("env", &[]),
+    };
+    child
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", &beside("the_child"), "--ignored", "--nocapture"])
+        .env("TMPDIR", dir.path())
+        .env(BOOKS, dir.path().join("books.sqlite"))
+        .env(FAULT, fault);
+    let done = child.output().unwrap();
+    let told = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{told}{}", String::from_utf8_lossy(&done.stderr));
+    println!("{}", told.lines().find(|line| line.starts_with(fault)).expect("the child has run"));
+}
+
+/// A program that starts what is behind its arguments.
+fn begin(program: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    command
+}
+
+/// What the child is to do, and where its books may lie.
+pub(crate) fn told() -> (String, PathBuf) {
+    let told = |name| std::env::var(name).expect("started by its test");
+    (told(FAULT), told(BOOKS).into())
+}
+
+/// The whole name of a test in the module around this one.
+fn beside(test: &str) -> String {
+    let (_, here) = module_path!().split_once("::").expect("it is a module of a program");
+    format!("{}{test}", here.strip_suffix("broken").expect("it is called so"))
+}
 
 /// What becomes of the disk, until it is dropped.
 pub(crate) enum Broken {
@@ -22,8 +70,8 @@ pub(crate) enum Broken {
 }
 
 impl Broken {
-    /// Breaks it, in the way that is called so. The holder is the name of a test: see below.
-    pub(crate) fn begin(fault: &str, books: &Path, holder: &str) -> Self {
+    /// Breaks it, in the way that is called so.
+    pub(crate) fn begin(fault: &str, books: &Path) -> Self {
         match fault {
             "too large" => {
                 let before = getrlimit(Resource::Fsize);
@@ -33,7 +81,7 @@ impl Broken {
             }
             "held" => {
                 let mut child = Command::new(std::env::current_exe().unwrap())
-                    .args(["--exact", holder, "--ignored", "--nocapture"])
+                    .args(["--exact", &beside("broken::the_holder"), "--ignored", "--nocapture"])
                     .env(BOOKS, books)
                     .stdin(Stdio::piped())
                     .stdout(Stdio::piped())
