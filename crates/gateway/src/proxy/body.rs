@@ -73,6 +73,8 @@ struct Reading {
     route: Arc<Route>,
     /// Whom to tell that it ends, where its bytes have a price.
     priced: Option<Arc<Departure>>,
+    /// Nobody pays for the rest, which is told next.
+    is_cut_off: bool,
     /// Made when nobody else limits its silence.
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -343,12 +345,15 @@ impl Streamed {
 }
 
 impl Reading {
-    /// It is held back from here on, since nobody pays for it.
-    fn cut_off(&self) -> BodyError {
+    /// It is held back from here on, since nobody pays for it. That is told one turn later, as with answers: what was paid is
+    /// to arrive.
+    fn cut_off(&mut self, context: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.is_cut_off = true;
         self.upload.note(UploadState::Unpaid);
         let service = &self.route.config.service.name;
         tracing::info!(%service, "an upload was cut off: its buyer has nothing left");
-        BodyError::CreditExhausted
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Waits until the rest of a request has been silent for too long whose answer has ended.
@@ -393,7 +398,8 @@ impl RequestBody {
         let reading = |upload| {
             let priced = departure.as_ref().filter(|departure| departure.take_up()).cloned();
             let route = route.clone();
-            Box::new(Reading { body, ahead, is_http2, left, upload, route, priced, timer: None })
+            let (is_cut_off, timer) = (false, None);
+            Box::new(Reading { body, ahead, is_http2, left, upload, route, priced, is_cut_off, timer })
         };
         Self { reading: upload.map(reading), departure }
     }
@@ -420,6 +426,9 @@ impl HttpBody for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Self { reading: Some(reading), departure } = &mut *self else { return Poll::Ready(None) };
         let reading = &mut **reading;
+        if reading.is_cut_off {
+            return Poll::Ready(Some(Err(BodyError::CreditExhausted)));
+        }
         if let Some(ahead) = &mut reading.ahead {
             let mut frame = ahead.next();
             if frame.is_some() || ahead.is_whole() {
@@ -429,7 +438,7 @@ impl HttpBody for RequestBody {
                 if let (Some(departure), Some(data)) = (departure, frame.as_ref().and_then(Frame::data_ref))
                     && !departure.passes(data.len() as u64)
                 {
-                    return Poll::Ready(Some(Err(reading.cut_off())));
+                    return reading.cut_off(context);
                 }
                 reading.upload.note(if ahead.is_end(&reading.body) {
                     UploadState::Done
@@ -462,7 +471,7 @@ impl HttpBody for RequestBody {
                 match reading.left.checked_sub(length) {
                     None => (UploadState::TooLarge, Poll::Ready(Some(Err(BodyError::TooLarge)))),
                     Some(_) if departure.as_ref().is_some_and(|departure| !departure.passes(length)) => {
-                        return Poll::Ready(Some(Err(reading.cut_off())));
+                        return reading.cut_off(context);
                     }
                     Some(left) => {
                         reading.left = left;
