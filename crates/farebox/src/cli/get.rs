@@ -19,14 +19,17 @@ use crate::{
 };
 
 mod body;
+mod failure;
 mod late;
+mod listing;
 mod part;
 mod person;
 mod report;
 mod request;
 
+use failure::{Exit, Failure};
 use part::{Answer, Download};
-use report::{Exit, Failure, Report};
+use report::Report;
 pub(super) use request::uri;
 
 /// How long to wait at the end for payments under way; what has not ended is in the journal.
@@ -214,7 +217,7 @@ async fn work(args: &Args, output: OutputFlags) -> Result<Exit, Failure> {
 
 async fn told(args: &Args, output: OutputFlags, engine: &Engine) -> Result<Exit, Failure> {
     if args.resume {
-        return report::open_payments(&engine.resume().await?, output);
+        return listing::open_payments(&engine.resume().await?, output);
     }
     if let Some(hash) = &args.write_off {
         let hash: PaymentHash =
@@ -229,7 +232,7 @@ async fn told(args: &Args, output: OutputFlags, engine: &Engine) -> Result<Exit,
     let url = args.url.as_deref().unwrap_or_default();
     let request = request::build(url, &args.request, args.money.offer.as_deref()).map_err(Failure::usage)?;
     if args.money.dry_run {
-        return report::quote(&engine.quote(request).await?, output);
+        return listing::quote(&engine.quote(request).await?, output);
     }
     fetch(args, output, engine, request).await
 }

@@ -4,7 +4,7 @@
 
 use farebox_client::{Engine, PurchaseRow};
 
-use super::{CLOSE, report::Failure};
+use super::{CLOSE, failure::Failure};
 
 /// What the journal holds before the fetch.
 pub(super) async fn payments(engine: &Engine) -> Result<Vec<PurchaseRow>, Failure> {
