@@ -68,6 +68,27 @@ async fn credit_is_drawn_down_by_what_each_request_costs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pass_is_sold_with_a_limit_for_the_month_and_kept_to_it() {
+    let services = "  - name: api
+    upstream: http://UPSTREAM
+    price: 10sat
+    cost: 2sat
+    capabilities: [{ name: all }]
+    monthly: { all: { requests: 5, volume: 6sat } }
+";
+    let seller = Seller::with_services(FAREBOX, LISTEN, services);
+    let (_gateway, url) = seller.serve();
+    let (challenge, body) = challenged(&url, None).await;
+    assert_eq!(body["offer"], "forever");
+    let limit =
+        |unit: &str, most: u64| serde_json::json!({ "capability": "all", "unit": unit, "most": most });
+    assert_eq!(body["monthly"], serde_json::json!([limit("request", 5), limit("msat", 6_000)]));
+    let authorization = challenge.pay().await;
+    assert_eq!(served(&url, &authorization).await, (3, "limit_reached".to_owned()));
+    assert_eq!(seller.upstream.served(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_buyer_chooses_by_header_or_by_query() {
     let services = "  - name: api
     upstream: http://UPSTREAM
