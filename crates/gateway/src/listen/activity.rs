@@ -444,7 +444,8 @@ mod tests {
         let (mut ours, mut theirs, _) = http2();
         // Of a DATA of 16 bytes half has been taken, in two slices.
         let begun = [&[0, 0, 16, 0, 0, 0, 0, 0, 1][..], &[7; 8]];
-        ours.write_vectored(&begun.map(|bytes| IoSlice::new(bytes))).await.unwrap();
+        let taken = ours.write_vectored(&begun.map(IoSlice::new)).await.unwrap();
+        assert_eq!(taken, 17);
         theirs.write_all(&PING.repeat(1006)).await.unwrap();
         let mut heard = Vec::new();
         ours.read_to_end(&mut heard).await.unwrap_err();
