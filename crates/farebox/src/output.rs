@@ -75,6 +75,19 @@ pub(crate) fn harmless(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
+/// The texts of an error and its sources in one line, each once.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    for source in std::iter::successors(error.source(), |error| error.source()) {
+        let source = source.to_string();
+        if !text.contains(&source) {
+            text.push_str(": ");
+            text.push_str(&source);
+        }
+    }
+    text
+}
+
 /// A moment as people write it: `2025-11-22 08:43:00 UTC`.
 pub(crate) fn utc(moment: Timestamp) -> String {
     let (days, secs) = (moment.secs() / 86_400, moment.secs() % 86_400);

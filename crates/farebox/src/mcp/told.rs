@@ -7,6 +7,7 @@ use rmcp::model::{CallToolResult, ContentBlock, MetaObject, TextContent};
 use serde_json::{Value, json};
 
 use super::answer::Body;
+use crate::output::chain;
 
 /// No message is longer: some repeat what was given.
 const MESSAGE_CHARS_MAX: usize = 600;
@@ -173,16 +174,4 @@ fn untrusted_meta(encoding: &'static str) -> MetaObject {
     meta.0.insert("untrusted".to_owned(), true.into());
     meta.0.insert("encoding".to_owned(), encoding.into());
     meta
-}
-
-/// The texts of an error and its sources in one line, each once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    for source in std::iter::successors(error.source(), |error| error.source()) {
-        let source = source.to_string();
-        if !text.contains(&source) {
-            _ = write!(text, ": {source}");
-        }
-    }
-    text
 }

@@ -9,7 +9,7 @@ use super::{
     body::{Broken, TimeUp},
     report::Report,
 };
-use crate::output::OutputFlags;
+use crate::output::{OutputFlags, chain};
 
 /// How the program ends; the help text says the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -268,16 +268,4 @@ impl Failure {
             eprintln!("error: {}", self.message);
         }
     }
-}
-
-/// The texts of an error and its sources in one line, each once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let sources = std::iter::successors(error.source(), |error| error.source());
-    for source in sources.map(ToString::to_string) {
-        if !text.contains(&source) {
-            _ = write!(text, ": {source}");
-        }
-    }
-    text
 }
