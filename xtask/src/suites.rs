@@ -49,7 +49,7 @@ const PROOFS: &[Suite] = &[
     },
     Suite {
         name: "download",
-        shows: "`farebox get` of a gibibyte takes no more memory than of a mebibyte",
+        shows: "`farebox get` of a gibibyte, down or up, takes no more memory than of a mebibyte",
         steps: &[ignored("--release -p farebox --test get a_gibibyte")],
     },
     Suite {

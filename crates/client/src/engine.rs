@@ -21,7 +21,7 @@ use crate::http::{Hop, Http};
 use crate::journal::{Journal, JournalError, PurchaseRow, watch::Watch};
 use crate::policy::{Asked, Budget, Policy, Verdict};
 use crate::purchase::{Money, RequestFacts, Rules, judge};
-use crate::{HttpConfig, Limits, Origin, RequestError};
+use crate::{HttpConfig, Limits, Origin, RequestBody, RequestError};
 
 mod absence;
 mod buy;
@@ -182,7 +182,10 @@ impl Engine {
     /// Sends `request` and returns the answer, having paid for it where that was asked and allowed.
     ///
     /// Redirects are followed. Each server on the way is judged by its own origin, and at most one of them is paid.
-    pub async fn fetch(&self, request: http::Request<Bytes>) -> Result<Fetched, FetchError> {
+    pub async fn fetch(
+        &self,
+        request: http::Request<impl Into<RequestBody>>,
+    ) -> Result<Fetched, FetchError> {
         let mut hop = Hop::of(request).map_err(|error| FetchError::new(error, Money::None))?;
         let mut purchase: Option<Receipt> = None;
         let mut shown = Vec::new();
@@ -212,7 +215,7 @@ impl Engine {
     /// Sends `request` without a credential and tells what it would cost. The wallet isn't even looked at.
     ///
     /// A resource that turns out to be free has been fetched: a `POST` has then been carried out.
-    pub async fn quote(&self, request: http::Request<Bytes>) -> Result<Quote, FetchError> {
+    pub async fn quote(&self, request: http::Request<impl Into<RequestBody>>) -> Result<Quote, FetchError> {
         let free = |error: RequestError| FetchError::new(error, Money::None);
         let mut hop = Hop::of(request).map_err(free)?;
         for _ in 0..=REDIRECTS_MAX {

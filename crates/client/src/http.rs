@@ -1,8 +1,8 @@
 //! Requests and redirects. What is sent where is decided here; money is not.
 //!
 //! Redirects and cookies of the HTTP library are off: each hop is a request of its own, judged by its own origin, so
-//! that a credential never reaches a server that didn't sell it. Bodies of requests are whole (`Bytes`), because a
-//! purchase sends the request twice; bodies of responses are streamed and never read here.
+//! that a credential never reaches a server that didn't sell it. Bodies of requests are there as often as they are needed
+//! ([`RequestBody`]), because a purchase sends the request twice; bodies of responses are streamed and never read here.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,8 +12,10 @@ use http::{HeaderMap, Method, StatusCode, header};
 use reqwest::Url;
 use rustls::pki_types::CertificateDer;
 
+use crate::body::ReadError;
 use crate::engine::Target;
-use crate::{Origin, Pass};
+use crate::error::BoxError;
+use crate::{Origin, Pass, RequestBody};
 
 mod reach;
 
@@ -25,7 +27,8 @@ pub use reach::Reach;
 pub struct HttpConfig {
     /// How long a connection may take to stand.
     pub connect_timeout: Duration,
-    /// How long a server may be silent, before its answer or within it. There is no limit on the whole: streams last.
+    /// How long a server may be silent, before its answer, which comes behind all of the request, or within it. There is no
+    /// limit on the whole: streams last.
     pub idle_timeout: Duration,
     /// The way out.
     pub proxy: Proxy,
@@ -111,6 +114,15 @@ pub enum RequestError {
         "`{0}` is not called: it has no public address, or may have none, and only public servers are called, unless the policy says `private-targets: allow`"
     )]
     PrivateTarget(Origin),
+    /// The file that was to be sent.
+    #[error("`{path}` can't be sent as the body of the request; leave it as it is until the request is answered")]
+    Body {
+        /// Which file.
+        path: String,
+        /// What is wrong with it.
+        #[source]
+        source: BoxError,
+    },
     /// A request that a client of the caller's own can't build.
     #[error("the request can't be built; look at its address, headers and body")]
     Unfinished(#[source] reqwest::Error),
@@ -152,6 +164,7 @@ impl RequestError {
             Self::Address | Self::OtherServer { .. } | Self::Unfinished(_) => "address",
             Self::Network { .. } | Self::NotTls { .. } => "network",
             Self::PrivateTarget(_) => "private_target",
+            Self::Body { .. } => "body",
             Self::Followed { .. }
             | Self::RedirectUnreadable(_)
             | Self::Downgrade(_)
@@ -177,7 +190,7 @@ pub(crate) struct Hop {
     pub(crate) url: Url,
     pub(crate) origin: Origin,
     headers: HeaderMap,
-    body: Bytes,
+    pub(crate) body: RequestBody,
 }
 
 impl Http {
@@ -235,7 +248,7 @@ impl Http {
         let mut request = reqwest::Request::new(hop.method.clone(), hop.url.clone());
         *request.headers_mut() = hop.headers.clone();
         if !hop.body.is_empty() {
-            *request.body_mut() = Some(hop.body.clone().into());
+            *request.body_mut() = Some(hop.body.begin().await.map_err(|error| hop.unsent(error.into()))?);
         }
         if let Some(value) = pass.and_then(Pass::header_value) {
             request.headers_mut().insert(header::AUTHORIZATION, value);
@@ -245,6 +258,7 @@ impl Http {
         }
         let network = |source: reqwest::Error| match reach::is_not_public(&source) {
             true => RequestError::PrivateTarget(hop.origin.clone()),
+            false if ReadError::is_behind(&source) => hop.unsent(source.without_url().into()),
             false if is_not_tls(&source) => {
                 RequestError::NotTls { origin: hop.origin.clone(), source: source.without_url() }
             }
@@ -309,11 +323,11 @@ impl Proxy {
 
 impl Hop {
     /// The first hop: what the caller asked for.
-    pub(crate) fn of(request: http::Request<Bytes>) -> Result<Self, RequestError> {
+    pub(crate) fn of(request: http::Request<impl Into<RequestBody>>) -> Result<Self, RequestError> {
         let (parts, body) = request.into_parts();
         let url = Url::parse(&parts.uri.to_string()).map_err(|_| RequestError::Address)?;
         let origin = Origin::of(&url).ok_or(RequestError::Address)?;
-        Ok(Self { method: parts.method, url, origin, headers: parts.headers, body })
+        Ok(Self { method: parts.method, url, origin, headers: parts.headers, body: body.into() })
     }
 
     /// Whether the caller brings an `Authorization` of their own, in a header or in the address.
@@ -321,6 +335,12 @@ impl Hop {
         self.headers.contains_key(header::AUTHORIZATION)
             || !self.url.username().is_empty()
             || self.url.password().is_some()
+    }
+
+    /// Its body could not be read.
+    fn unsent(&self, source: BoxError) -> RequestError {
+        let path = self.body.path().map(|path| path.display().to_string()).unwrap_or_default();
+        RequestError::Body { path, source }
     }
 
     /// What it asks for, as far as buying looks at it.
@@ -359,7 +379,7 @@ impl Hop {
         };
         if to_get {
             next.method = Method::GET;
-            next.body = Bytes::new();
+            next.body = RequestBody::default();
             let of_the_body = [
                 header::CONTENT_TYPE,
                 header::CONTENT_LENGTH,

@@ -8,6 +8,7 @@
 //! Errors say what became of the money: [`FetchError::money`].
 
 mod approve;
+mod body;
 mod engine;
 mod error;
 mod failpoint;
@@ -27,6 +28,7 @@ pub mod purchase;
 pub mod tower;
 
 pub use approve::{Approve, Question};
+pub use body::RequestBody;
 pub use engine::{
     ApproveError, BudgetUse, Engine, EngineConfig, Explained, Fetched, Quote, Quoted, Receipt, Recovered,
     Recovery, SellerAnswer,

@@ -87,6 +87,10 @@ impl Courier for ByHttp<'_> {
         Ok(self.http.send(self.hop, pass).await?)
     }
 
+    async fn can_send_again(&mut self) -> bool {
+        self.hop.body.is_there().await
+    }
+
     fn head<'a>(&self, response: &'a reqwest::Response) -> Head<'a> {
         Head::of(response, &self.hop.origin)
     }

@@ -154,8 +154,8 @@ pub enum Refusal {
     AuthorizationTaken(Origin),
     /// What is bought is the answer to the whole request, and that can't be sent.
     #[error(
-        "`{0}` asks for money, but the body of the request can't be sent once more; buy there by a small request first, or \
-         keep more of the body"
+        "`{0}` asks for money, but the body of the request can't be sent once more; buy there by a small request first, keep \
+         more of the body, or leave the file that it comes from as it is"
     )]
     BodyGone(Origin),
     /// One request buys at most once.

@@ -5,14 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use axum::{body::Bytes, extract::Request, response::Response, serve::Listener};
+use bytes::BytesMut;
 use farebox_lightning::clock::{Clock as _, SystemClock};
 use farebox_protocol::{PaymentHash, Presented, RootKey};
+use futures_util::StreamExt as _;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::Net;
 use super::mint::Draft;
+
+/// So much of a request's body is kept.
+const BODY_BYTES_KEPT: usize = 1 << 20;
 
 /// Payment numbers are never used twice in one test program.
 static NUMBER: AtomicU64 = AtomicU64::new(1);
@@ -31,7 +36,10 @@ pub(crate) struct Asked {
     pub(crate) method: http::Method,
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
+    /// The beginning of a long one.
     pub(crate) body: Bytes,
+    /// The length of all of it.
+    pub(crate) bytes: u64,
 }
 
 /// A running shop; it closes when it is dropped.
@@ -145,10 +153,16 @@ impl Shop {
             let (till, handler) = (own.clone(), handler.clone());
             async move {
                 let (parts, body) = request.into_parts();
-                let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+                let (mut pieces, mut body, mut bytes) = (body.into_data_stream(), BytesMut::new(), 0);
+                while let Some(piece) = pieces.next().await {
+                    let piece = piece.unwrap();
+                    bytes += piece.len() as u64;
+                    body.extend_from_slice(&piece[..piece.len().min(BODY_BYTES_KEPT - body.len())]);
+                }
+                let body = body.freeze();
                 till.requests.fetch_add(1, Ordering::SeqCst);
                 let path = parts.uri.path().to_owned();
-                handler(&till, &Asked { method: parts.method, path, headers: parts.headers, body })
+                handler(&till, &Asked { method: parts.method, path, headers: parts.headers, body, bytes })
             }
         });
         let stop = CancellationToken::new();

@@ -7,7 +7,7 @@
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use farebox_client::{Approve, Engine, EngineConfig, FetchError, Fetched, HttpConfig, Proxy};
+use farebox_client::{Approve, Engine, EngineConfig, FetchError, Fetched, HttpConfig, Proxy, RequestBody};
 use farebox_lightning::Pay;
 use farebox_protocol::{Msat, PaymentHash};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
@@ -163,7 +163,7 @@ struct Network {
     /// How long a connection may take to stand, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     connect_timeout: Duration,
-    /// How long a server may be silent, in seconds
+    /// How long a server may be silent, in seconds. Before an answer that is the time for all of the request, too
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
     idle_timeout: Duration,
     /// How long the whole may take, in seconds. A payment that has been sent by then is waited for a few seconds more and never
@@ -241,7 +241,7 @@ async fn fetch(
     args: &Args,
     output: OutputFlags,
     engine: &Engine,
-    request: http::Request<bytes::Bytes>,
+    request: http::Request<RequestBody>,
 ) -> Result<Exit, Failure> {
     if let Some(path) = &args.output {
         body::check_writable(path).map_err(|error| Failure::other("output", &format!("{error:#}")))?;
@@ -302,7 +302,7 @@ async fn fetch(
 async fn ask(
     args: &Args,
     engine: &Engine,
-    request: http::Request<bytes::Bytes>,
+    request: http::Request<RequestBody>,
     download: Option<&mut Download<'_>>,
 ) -> Result<(Fetched, Answer), Failure> {
     let explained = if args.money.no_pay { Failure::unpaid } else { Failure::of };

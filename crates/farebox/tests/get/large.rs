@@ -1,4 +1,6 @@
-//! A download of a gibibyte takes no more memory than one of a mebibyte. `cargo xtask prove download` runs it.
+//! A gibibyte, down or up, takes no more memory than a mebibyte. `cargo xtask prove download` runs what takes long.
+
+#![cfg(target_os = "linux")]
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,26 +14,11 @@ use super::{Buyer, Shop};
 
 const MIB: u64 = 1 << 20;
 
-/// The most memory that `farebox get` had while it wrote a file of so many bytes, in KiB.
-#[cfg(target_os = "linux")]
-async fn peak(bytes: u64) -> u64 {
-    let buyer = Buyer::new().await;
-    let shop = Shop::with(&buyer.world.net, move |till, asked| {
-        if till.paid(&asked.headers).is_none() {
-            return till.challenge("svc", 100);
-        }
-        let piece = Bytes::from_static(&[7; 64 * 1024]);
-        let pieces = usize::try_from(bytes).unwrap() / piece.len();
-        let body = stream::repeat(piece).take(pieces).map(Ok::<_, std::io::Error>);
-        let mut response = Response::new(Body::from_stream(body));
-        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(bytes));
-        response.headers_mut().insert(header::ETAG, HeaderValue::from_static("\"one\""));
-        response
-    })
-    .await;
-    let file = buyer.path("film");
+/// The most memory that `farebox get` had with these arguments, in KiB. It pays once.
+async fn peak(buyer: &Buyer, arguments: &[&str]) -> u64 {
     let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_farebox"))
-        .args(["get", "-o", file.to_str().unwrap(), &shop.url("/film")])
+        .arg("get")
+        .args(arguments)
         .env_clear()
         .env("HOME", buyer.world.directory.path())
         .env("FAREBOX_WALLET_URL", &buyer.wallet_url)
@@ -55,15 +42,70 @@ async fn peak(bytes: u64) -> u64 {
         }
     };
     assert!(ended.success(), "{ended}");
-    assert_eq!((std::fs::metadata(&file).unwrap().len(), buyer.payments()), (bytes, 1));
+    assert_eq!(buyer.payments(), 1);
     peak
 }
 
-#[cfg(target_os = "linux")]
+/// The most memory while it wrote a file of so many bytes.
+async fn down(bytes: u64) -> u64 {
+    let buyer = Buyer::new().await;
+    let shop = Shop::with(&buyer.world.net, move |till, asked| {
+        if till.paid(&asked.headers).is_none() {
+            return till.challenge("svc", 100);
+        }
+        let piece = Bytes::from_static(&[7; 64 * 1024]);
+        let pieces = usize::try_from(bytes).unwrap() / piece.len();
+        let body = stream::repeat(piece).take(pieces).map(Ok::<_, std::io::Error>);
+        let mut response = Response::new(Body::from_stream(body));
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(bytes));
+        response.headers_mut().insert(header::ETAG, HeaderValue::from_static("\"one\""));
+        response
+    })
+    .await;
+    let file = buyer.path("film");
+    let peak = peak(&buyer, &["-o", file.to_str().unwrap(), &shop.url("/film")]).await;
+    assert_eq!(std::fs::metadata(&file).unwrap().len(), bytes);
+    peak
+}
+
+/// The most memory while it sent a file of so many bytes, for the price and once more.
+async fn up(bytes: u64) -> u64 {
+    let buyer = Buyer::new().await;
+    let shop = Shop::with(&buyer.world.net, move |till, asked| {
+        assert_eq!(asked.bytes, bytes);
+        match till.paid(&asked.headers) {
+            Some(_) => till.serve("taken"),
+            None => till.challenge("svc", 100),
+        }
+    })
+    .await;
+    let file = buyer.path("film");
+    // All of it is a hole, which takes no room.
+    std::fs::File::create(&file).unwrap().set_len(bytes).unwrap();
+    let peak = peak(&buyer, &["-T", file.to_str().unwrap(), &shop.url("/film")]).await;
+    assert_eq!(shop.requests(), 2);
+    peak
+}
+
+#[track_caller]
+fn check(small: u64, large: u64) {
+    println!("the most memory, of 1 MiB: {small} KiB; of the large one: {large} KiB");
+    assert!(small > 0 && large < small + 16 * 1024, "of 1 MiB: {small} KiB, of the large one: {large} KiB");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "prove: writes a gibibyte; `cargo xtask prove download`"]
 async fn a_gibibyte_takes_no_more_memory_than_a_mebibyte() {
-    let (small, large) = (peak(MIB).await, peak(1024 * MIB).await);
-    println!("the most memory, of 1 MiB: {small} KiB; of 1 GiB: {large} KiB");
-    assert!(small > 0 && large < small + 16 * 1024, "of 1 MiB: {small} KiB, of 1 GiB: {large} KiB");
+    check(down(MIB).await, down(1024 * MIB).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_of_64_mebibytes_takes_no_more_memory_than_one_of_a_mebibyte() {
+    check(up(MIB).await, up(64 * MIB).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "prove: sends a gibibyte; `cargo xtask prove download`"]
+async fn a_gibibyte_that_is_sent_takes_no_more_memory_than_a_mebibyte() {
+    check(up(MIB).await, up(1024 * MIB).await);
 }

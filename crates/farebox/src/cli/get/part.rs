@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use bytes::Bytes;
+use farebox_client::RequestBody;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
@@ -96,7 +96,7 @@ pub(super) struct Part {
 
 impl<'a> Download<'a> {
     /// Begins with nothing, or, with `go_on`, with what an earlier download has left.
-    pub(super) fn new(path: &'a Path, request: &http::Request<Bytes>, go_on: bool) -> anyhow::Result<Self> {
+    pub(super) fn new(path: &'a Path, request: &http::Request<RequestBody>, go_on: bool) -> anyhow::Result<Self> {
         let is_a_file = fs::metadata(path).map_or(true, |old| old.is_file());
         let is_ranged = request.headers().contains_key(header::RANGE);
         let can_resume =
@@ -133,7 +133,7 @@ impl<'a> Download<'a> {
     }
 
     /// Asks for the rest only, if there is a beginning and it still is one of the same thing.
-    pub(super) fn ask(&self, request: &mut http::Request<Bytes>) -> anyhow::Result<()> {
+    pub(super) fn ask(&self, request: &mut http::Request<RequestBody>) -> anyhow::Result<()> {
         let Some(Begun { notes, start, .. }) = &self.begun else { return Ok(()) };
         let (Validator::Etag(version) | Validator::LastModified(version)) = &notes.validator;
         let headers = request.headers_mut();
@@ -295,7 +295,7 @@ fn one<'h>(headers: &'h HeaderMap, name: &header::HeaderName) -> Option<&'h str>
 }
 
 /// What tells requests apart.
-fn address(request: &http::Request<Bytes>) -> String {
+fn address(request: &http::Request<RequestBody>) -> String {
     let mut hash = Sha256::new();
     hash.update(request.uri().to_string());
     for (name, value) in request.headers() {

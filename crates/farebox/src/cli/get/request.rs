@@ -1,13 +1,14 @@
 //! From curl's words to a request. What curl has and farebox hasn't is refused with the reason, never passed over: a flag
 //! that is ignored is worse than none.
 
-use std::io::Read as _;
+use std::{fs, io::Read as _};
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use farebox_client::RequestBody;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
-/// Bodies are whole in memory, since a purchase sends the request twice.
+/// Bodies that are no files are whole in memory, since a purchase sends the request twice.
 const BODY_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// The offer to buy, as farebox gateways read it.
@@ -22,11 +23,12 @@ pub(super) struct RequestArgs {
     /// A header, like 'Accept: text/plain' (may be repeated)
     #[arg(short = 'H', long, value_name = "HEADER")]
     header: Vec<String>,
-    /// The body, sent as it is: a text, @FILE, or - for standard input. It is kept whole, up to 256 MiB: a request that turns
-    /// out to cost something is sent twice, and never again once the server has taken it
+    /// The body, sent as it is: a text, @FILE, or - for standard input. A request that turns out to cost something is sent
+    /// twice, and never again once the server has taken it: a file is read each time and must stay as it is until then;
+    /// standard input is kept whole, up to 256 MiB
     #[arg(short, long, visible_alias = "data-binary", value_name = "DATA", allow_hyphen_values = true)]
     data: Option<String>,
-    /// Send this file (- for standard input) as the body of a PUT
+    /// Send this file (- for standard input) as the body of a PUT; of both holds what --data says of them
     #[arg(short = 'T', long, value_name = "FILE", conflicts_with = "data", allow_hyphen_values = true)]
     upload_file: Option<String>,
     /// What kind of body it is [default: as a form, like curl; with --upload-file, nothing]
@@ -111,7 +113,7 @@ pub(super) fn build(
     url: &str,
     args: &RequestArgs,
     offer: Option<&str>,
-) -> anyhow::Result<http::Request<Bytes>> {
+) -> anyhow::Result<http::Request<RequestBody>> {
     args.refused.check()?;
     let body = match (&args.data, &args.upload_file) {
         (Some(data), _) => Some(body(data)?),
@@ -185,20 +187,26 @@ pub(in crate::cli) fn uri(url: &str) -> anyhow::Result<http::Uri> {
     url.as_str().parse().context("the address can't be sent")
 }
 
-fn body(data: &str) -> anyhow::Result<Bytes> {
+fn body(data: &str) -> anyhow::Result<RequestBody> {
     match data {
         "-" | "@-" => whole(std::io::stdin().lock(), "standard input"),
         _ => match data.strip_prefix('@') {
-            Some(path) => {
-                let unreadable = || format!("cannot read the body from `{path}`");
-                whole(std::fs::File::open(path).with_context(unreadable)?, &format!("`{path}`"))
-            }
-            None => Ok(Bytes::from(data.to_owned())),
+            Some(path) => file(path).with_context(|| format!("cannot read the body from `{path}`")),
+            None => Ok(Bytes::from(data.to_owned()).into()),
         },
     }
 }
 
-fn whole(from: impl std::io::Read, name: &str) -> anyhow::Result<Bytes> {
+/// A file is read when it is sent. What can be read only once, or doesn't say how long it is, is kept.
+fn file(path: &str) -> anyhow::Result<RequestBody> {
+    let facts = fs::metadata(path)?;
+    if facts.is_file() && facts.len() > 0 {
+        return Ok(RequestBody::file(path)?);
+    }
+    whole(fs::File::open(path)?, &format!("`{path}`"))
+}
+
+fn whole(from: impl std::io::Read, name: &str) -> anyhow::Result<RequestBody> {
     let mut body = Vec::new();
     let read = from.take(BODY_BYTES_MAX + 1).read_to_end(&mut body);
     read.with_context(|| format!("cannot read the body from {name}"))?;
@@ -207,7 +215,7 @@ fn whole(from: impl std::io::Read, name: &str) -> anyhow::Result<Bytes> {
         "the body from {name} is longer than {} MiB, the most that is kept for a request that may have to be sent twice",
         BODY_BYTES_MAX >> 20
     );
-    Ok(body.into())
+    Ok(Bytes::from(body).into())
 }
 
 #[cfg(test)]
@@ -226,7 +234,10 @@ mod tests {
     #[track_caller]
     fn check(url: &str, args: &RequestArgs, want: &str) {
         let got = match build(url, args, None) {
-            Ok(request) => format!("{} {} {:?}", request.method(), request.uri(), request.body()),
+            Ok(request) => {
+                let body = request.body().kept().map_or("a file".to_owned(), |kept| format!("{kept:?}"));
+                format!("{} {} {body}", request.method(), request.uri())
+            }
             Err(error) => error.to_string(),
         };
         assert_eq!(got, want);
@@ -259,12 +270,15 @@ mod tests {
     }
 
     #[test]
-    fn a_body_comes_from_a_file_byte_for_byte() {
+    fn a_file_stays_where_it_is_until_it_is_sent() {
         let file = tempfile::NamedTempFile::new().expect("there is room");
-        std::fs::write(file.path(), b"a\r\nb\0\xff").expect("it can be written");
         let data = format!("@{}", file.path().display());
-        let request = build("a", &args(None, &[], Some(&data)), None).expect("it is right");
-        assert_eq!(&request.body()[..], b"a\r\nb\0\xff");
+        check("http://a/", &args(None, &[], Some(&data)), "POST http://a/ b\"\"");
+        std::fs::write(file.path(), "a").expect("it can be written");
+        check("http://a/", &args(None, &[], Some(&data)), "POST http://a/ a file");
+        // It has no length and can't be read twice, so it is kept.
+        check("http://a/", &args(None, &[], Some("@/dev/null")), "POST http://a/ b\"\"");
+        check("http://a/", &args(None, &[], Some("@/no/such")), "cannot read the body from `/no/such`");
     }
 
     #[test]
@@ -318,7 +332,7 @@ mod tests {
         std::fs::write(file.path(), b"whole").unwrap();
         let upload =
             RequestArgs { upload_file: Some(file.path().display().to_string()), ..RequestArgs::default() };
-        check("http://a/b", &upload, "PUT http://a/b b\"whole\"");
+        check("http://a/b", &upload, "PUT http://a/b a file");
         assert!(!build("a", &upload, None).unwrap().headers().contains_key("content-type"));
         check("http://a/b", &RequestArgs { head: true, ..RequestArgs::default() }, "HEAD http://a/b b\"\"");
     }
