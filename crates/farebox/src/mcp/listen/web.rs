@@ -1,5 +1,7 @@
 //! HTTP, for agents on this machine: who knows the secret is let in, if they come by the right `Host`, which keeps web pages out
 //! that have a browser call this machine.
+//!
+//! Whoever connects may keep a place for as long as a call takes, and for no more than [`HEADERS`] without one.
 
 use std::{
     fs,
@@ -7,7 +9,9 @@ use std::{
     net::SocketAddr,
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
+    pin::pin,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -18,16 +22,28 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use http::{HeaderValue, StatusCode, header};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use rmcp::transport::{
     StreamableHttpServerConfig, StreamableHttpService,
     streamable_http_server::session::never::NeverSessionManager,
 };
 use subtle::ConstantTimeEq as _;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use zeroize::Zeroizing;
 
+use super::ACCEPT_AGAIN;
 use crate::mcp::{Caller, Desk, MESSAGE_BYTES_MAX, Server};
+
+/// How long the head of a request may take to arrive, and how long a connection is kept that asks for nothing.
+const HEADERS: Duration = Duration::from_secs(10);
 
 /// HTTP, at `/mcp`.
 pub(crate) struct Web {
@@ -67,8 +83,48 @@ impl Web {
         let app = Router::new()
             .route_service("/mcp", service)
             .layer(middleware::from_fn_with_state(self.secret, authorized));
-        axum::serve(self.listener, app).with_graceful_shutdown(stop.cancelled_owned()).await?;
+        let connections = TaskTracker::new();
+        loop {
+            let stream = tokio::select! {
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        tokio::time::sleep(ACCEPT_AGAIN).await;
+                        continue;
+                    }
+                },
+                () = stop.cancelled() => break,
+            };
+            connections.spawn(converse(stream, app.clone(), HEADERS, stop.clone()));
+        }
+        connections.close();
+        connections.wait().await;
         Ok(())
+    }
+}
+
+/// One connection to its end or, when `stop` comes, to the end of the call that is under way.
+/// `headers`: how long it is kept without a call.
+async fn converse<S>(stream: S, app: Router, headers: Duration, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(headers)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app))
+    );
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection has ended early");
     }
 }
 
@@ -114,5 +170,96 @@ fn bearer(path: &Path) -> anyhow::Result<Zeroizing<String>> {
             Ok(secret)
         }
         Err(error) => Err(error).with_context(|| format!("cannot write the secret to `{}`", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::post;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
+        sync::Notify,
+        time::timeout,
+    };
+
+    use super::*;
+
+    const ASK: &[u8] = b"POST /mcp HTTP/1.1\r\nhost: here\r\ncontent-length: 0\r\n\r\n";
+    const SHORT: Duration = Duration::from_millis(50);
+    /// Longer than any test takes.
+    const LONG: Duration = Duration::from_secs(3_600);
+
+    /// A place where calls are answered when the test says so.
+    struct Place {
+        app: Router,
+        begun: Arc<Notify>,
+        go_on: Arc<Notify>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+            let (tell, wait) = (Arc::clone(&begun), Arc::clone(&go_on));
+            let call = async move || {
+                tell.notify_one();
+                wait.notified().await;
+                "done"
+            };
+            let app = Router::new().route("/mcp", post(call));
+            Self { app, begun, go_on, tasks: TaskTracker::new(), stop: CancellationToken::new() }
+        }
+
+        /// A connection on which this has been said.
+        async fn connect(&self, said: &[u8], headers: Duration) -> DuplexStream {
+            let (mut ours, theirs) = duplex(4_096);
+            self.tasks.spawn(converse(theirs, self.app.clone(), headers, self.stop.clone()));
+            ours.write_all(said).await.unwrap();
+            ours
+        }
+    }
+
+    /// All that is said until the connection is closed.
+    async fn rest(mut stream: DuplexStream) -> String {
+        let mut text = String::new();
+        let read = timeout(Duration::from_secs(20), stream.read_to_string(&mut text)).await;
+        _ = read.expect("it is closed");
+        text
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_come_to_its_end_in_time_is_not_waited_for() {
+        let place = Place::new();
+        for said in [&b""[..], b"P", &ASK[..ASK.len() - 1]] {
+            let told = rest(place.connect(said, SHORT).await).await;
+            assert!(!told.contains("200"), "{told}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_takes_as_long_as_it_takes_and_an_idle_connection_is_closed_behind_it() {
+        let place = Place::new();
+        let asking = place.connect(ASK, SHORT).await;
+        place.begun.notified().await;
+        // The time of one that came later is up.
+        rest(place.connect(b"", SHORT).await).await;
+        place.go_on.notify_one();
+        let told = rest(asking).await;
+        assert!(told.starts_with("HTTP/1.1 200") && told.ends_with("done"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn at_the_end_a_call_that_is_under_way_is_answered_and_nothing_else_is_waited_for() {
+        let place = Place::new();
+        let (idle, asking) = (place.connect(b"", LONG).await, place.connect(ASK, LONG).await);
+        place.begun.notified().await;
+        place.stop.cancel();
+        assert_eq!(rest(idle).await, "");
+        place.go_on.notify_one();
+        let told = rest(asking).await;
+        assert!(told.ends_with("done"), "{told}");
+        place.tasks.close();
+        place.tasks.wait().await;
     }
 }
