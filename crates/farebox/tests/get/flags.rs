@@ -158,7 +158,9 @@ fn menu(till: &Till, asked: &Asked) -> Response {
     };
     let mut response = till.challenge("svc", price);
     let offers = r#"{"offers":[{"name":"one","price_msat":100000,"offer":"duration","duration_secs":60},
-        {"name":"ten\u001b[2J","price_msat":1,"offer":"requests","requests":10,"good_for_secs":600}]}"#;
+        {"name":"ten\u001b[2J","price_msat":1,"offer":"requests","requests":10,"good_for_secs":600,
+         "monthly":[{"capability":"read","unit":"request","most":5},{"capability":"read","unit":"msat","most":2000}]}],
+        "monthly":[{"capability":"read","unit":"request","most":7}]}"#;
     *response.body_mut() = offers.into();
     response
 }
@@ -175,7 +177,9 @@ async fn of_several_offers_all_are_told_and_the_one_that_is_named_is_bought() {
     let printed = buyer.get(&["--dry-run", "--human", &url]).await.stdout;
     let printed = String::from_utf8(printed).unwrap();
     assert!(printed.contains("one: 100 sat for 60 s"), "{printed}");
-    assert!(printed.contains("10 requests, good for 600 s") && !printed.contains('\u{1b}'), "{printed}");
+    assert!(printed.contains("that is good for at most 7 requests a month of read"), "{printed}");
+    let ten = "10 requests, good for 600 s, at most 5 requests a month of read, 2 sat a month of read";
+    assert!(printed.contains(ten) && !printed.contains('\u{1b}'), "{printed}");
 
     let unknown = buyer.get(&["--offer", "hundred", &url]).await;
     assert_eq!((exit(&unknown), error(&unknown)["code"].as_str()), (7, Some("offer_unknown")));
