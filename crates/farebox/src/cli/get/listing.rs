@@ -136,9 +136,8 @@ impl fmt::Display for Offered {
             (.., Some(msat)) => write!(f, "{} of credit", farebox_protocol::Msat::new(msat))?,
             _ => f.write_str(&harmless(&self.offer))?,
         }
-        match self.good_for_secs {
-            Some(secs) => write!(f, ", good for {secs} s")?,
-            None => {}
+        if let Some(secs) = self.good_for_secs {
+            write!(f, ", good for {secs} s")?;
         }
         if self.monthly.is_empty() { Ok(()) } else { write!(f, ",{}", limited(&self.monthly)) }
     }
