@@ -182,10 +182,7 @@ impl Engine {
     /// Sends `request` and returns the answer, having paid for it where that was asked and allowed.
     ///
     /// Redirects are followed. Each server on the way is judged by its own origin, and at most one of them is paid.
-    pub async fn fetch(
-        &self,
-        request: http::Request<impl Into<RequestBody>>,
-    ) -> Result<Fetched, FetchError> {
+    pub async fn fetch(&self, request: http::Request<impl Into<RequestBody>>) -> Result<Fetched, FetchError> {
         let mut hop = Hop::of(request).map_err(|error| FetchError::new(error, Money::None))?;
         let mut purchase: Option<Receipt> = None;
         let mut shown = Vec::new();

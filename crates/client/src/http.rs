@@ -115,7 +115,9 @@ pub enum RequestError {
     )]
     PrivateTarget(Origin),
     /// The file that was to be sent.
-    #[error("`{path}` can't be sent as the body of the request; leave it as it is until the request is answered")]
+    #[error(
+        "`{path}` can't be sent as the body of the request; leave it as it is until the request is answered"
+    )]
     Body {
         /// Which file.
         path: String,

@@ -96,7 +96,11 @@ pub(super) struct Part {
 
 impl<'a> Download<'a> {
     /// Begins with nothing, or, with `go_on`, with what an earlier download has left.
-    pub(super) fn new(path: &'a Path, request: &http::Request<RequestBody>, go_on: bool) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        path: &'a Path,
+        request: &http::Request<RequestBody>,
+        go_on: bool,
+    ) -> anyhow::Result<Self> {
         let is_a_file = fs::metadata(path).map_or(true, |old| old.is_file());
         let is_ranged = request.headers().contains_key(header::RANGE);
         let can_resume =
