@@ -16,7 +16,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, combinators::BoxBody};
 use serde_json::Value;
 use support::{
-    Rig, Sender1, body, free, http1, pieces, request, service,
+    Rig, Sender1, body, free, get, http1, pieces, request, service,
     upstream::{Recorder, Upstream},
     within,
 };
@@ -261,4 +261,25 @@ async fn from_the_second_request_on_nothing_is_put_into_writing_again() {
     assert!(second[0].starts_with("host: "), "{received}");
     assert!(second[1..].iter().all(|line| line.starts_with("forwarded: ")), "{received}");
     assert_eq!(second.len(), TURNS);
+}
+
+#[tokio::test]
+async fn what_no_host_can_be_called_is_neither_asked_for_nor_kept() {
+    let upstream = Upstream::echo().await;
+    let rig = rig(vec![free("api", &upstream.url())]).await;
+    // 253 letters are a name (RFC 1035 2.3.4), besides a final dot and a port.
+    let name = |length: usize| "a.".repeat(length / 2) + &"b".repeat(length % 2);
+    for (host, status) in [
+        (name(253), 200),
+        (name(253) + ".:65535", 200),
+        (name(300), 400),
+        (name(20_000), 400),
+        (name(300) + ":80", 400),
+        (name(300).to_uppercase(), 400),
+    ] {
+        let mut asked = request("GET", "/", &[]);
+        asked.headers_mut().insert(header::HOST, HeaderValue::from_str(&host).unwrap());
+        assert_eq!(support::ask(rig.addr, asked).await.status(), status, "{}", host.len());
+    }
+    assert_eq!(get(rig.addr, "/", &[]).await.status(), 200);
 }

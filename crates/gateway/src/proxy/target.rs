@@ -22,9 +22,12 @@ pub(super) struct Host {
     pub(super) value: HeaderValue,
 }
 
+/// As long as a name can be in the DNS (RFC 1035 2.3.4), with a final dot and a port.
+const HOST_BYTES_MAX: usize = 253 + ".:65535".len();
+
 /// Takes the host out of a request, and leaves an empty one in the place where the upstream's will stand: taking the line
-/// away would move others, and putting it back make room for it again. Two, or none where there must be one, are refused, and so is a target that names
-/// another than the header does.
+/// away would move others, and putting it back make room for it again. Two, or none where there must be one, are refused,
+/// and so is a target that names another than the header does.
 pub(super) fn take_host(parts: &mut Parts) -> Result<Host, Failure> {
     if parts.uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
         return Err(Failure::Host("the target is neither of `http` nor of `https`"));
@@ -54,11 +57,13 @@ pub(super) fn take_host(parts: &mut Parts) -> Result<Host, Failure> {
         }
         (_, None) => return Err(Failure::Host("there is no `Host`")),
     };
-    if is_plain(value.as_bytes()) {
+    // Connections remember what they asked for last, several times over.
+    let is_short = value.len() <= HOST_BYTES_MAX;
+    if is_short && is_plain(value.as_bytes()) {
         return Ok(Host { value });
     }
     let (name, port) = split(value.as_bytes());
-    if is_name(name) && port.is_none_or(is_port) {
+    if is_short && is_name(name) && port.is_none_or(is_port) {
         Ok(Host { value: normal(value) })
     } else {
         Err(Failure::Host("`Host` is not a name or address with an optional port"))
