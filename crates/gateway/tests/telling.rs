@@ -16,13 +16,16 @@ use http_body::Frame;
 use http_body_util::{BodyExt, combinators::BoxBody};
 use serde_json::Value;
 use support::{
-    Rig, Sender1, body, free, get, http1, pieces, request, service,
+    Rig, Sender1, body, free, get, http1, http2, pieces, request, service,
+    socket::{Place, by_hand},
     upstream::{Recorder, Upstream},
+    websocket::{handshake, read_head},
     within,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream, UnixStream},
+    sync::Notify,
     task::JoinSet,
 };
 
@@ -261,6 +264,150 @@ async fn from_the_second_request_on_nothing_is_put_into_writing_again() {
     assert!(second[0].starts_with("host: "), "{received}");
     assert!(second[1..].iter().all(|line| line.starts_with("forwarded: ")), "{received}");
     assert_eq!(second.len(), TURNS);
+}
+
+#[tokio::test]
+async fn requests_that_share_a_connection_are_each_told_of_as_their_own() {
+    let upstream = Place::live();
+    let mut route = service("api", &upstream.url());
+    // One pool for all workers, and fewer connections than there are requests.
+    route.upstream.connections_max = Some(3);
+    let rig = Rig::new(vec![route]).await;
+    let tokens = [rig.buy_as("/", Scheme::L402).await, rig.buy_as("/", Scheme::L402).await];
+    let mut asked = JoinSet::new();
+    for client in [http2(rig.addr).await, http2(rig.addr).await] {
+        for at in 0..60 {
+            let (mut client, token) = (client.clone(), at / 2 % 2);
+            let mut ask = request("GET", "/", &[("authorization", &tokens[token])]);
+            let host = format!("{}.test", at / 5 % 2);
+            *ask.uri_mut() = format!("http://{host}/").parse().unwrap();
+            ask.headers_mut().remove(header::HOST);
+            ask.headers_mut().extend(
+                CLAIMS[at % CLAIMS.len()]
+                    .iter()
+                    .filter(|(name, _)| *name != "connection" && *name != "expect")
+                    .map(|(name, value)| {
+                        (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static(value))
+                    }),
+            );
+            asked.spawn(async move {
+                let answer = within(client.send_request(ask)).await.unwrap();
+                assert_eq!(answer.status(), 200);
+                let (lines, _) = received(&within(answer.into_body().collect()).await.unwrap().to_bytes());
+                assert_eq!(starting(&lines, "x-forwarded-for"), ["127.0.0.1"]);
+                assert_eq!(starting(&lines, "x-forwarded-host"), [&host]);
+                let forwarded = format!("for=127.0.0.1;host=\"{host}\";proto=http");
+                assert_eq!(starting(&lines, "forwarded"), [&forwarded]);
+                assert_eq!(lines.iter().filter(|line| line.starts_with("farebox")).count(), 3);
+                (token, starting(&lines, "farebox-token-id")[0].to_owned())
+            });
+        }
+    }
+    let mut told = asked.join_all().await;
+    told.sort();
+    told.dedup();
+    assert_eq!(told.len(), 2, "each token has one name, and its own: {told:?}");
+}
+
+#[tokio::test]
+async fn an_upgrade_on_a_connection_that_has_asked_before_is_told_of_once() {
+    let place = Place::new();
+    let answer = async |mut socket: UnixStream| {
+        loop {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let Ok(byte) = socket.read_u8().await else { return };
+                head.push(byte);
+            }
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", head.len());
+            socket.write_all(&[answer.as_bytes(), &head].concat()).await.unwrap();
+        }
+    };
+    let _upstream = by_hand(&place.path, answer);
+    let rig = rig(vec![free("api", &place.url())]).await;
+    let mut client = TcpStream::connect(rig.addr).await.unwrap();
+    for turn in 0..TURNS {
+        let asks = handshake("/", "X-Forwarded-For: 6.6.6.6\r\nFarebox-Service: other\r\n");
+        // The first ones are ordinary.
+        let asks = if turn < 2 { "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" } else { asks.as_str() };
+        client.write_all(asks.as_bytes()).await.unwrap();
+        assert!(read_head(&mut client).await.starts_with("HTTP/1.1 200 "));
+        let head = read_head(&mut client).await;
+        let lines: Vec<String> = head.lines().map(str::to_ascii_lowercase).collect();
+        assert_eq!(starting(&lines, "x-forwarded-for"), ["127.0.0.1"], "{head}");
+        assert_eq!(starting(&lines, "farebox-service"), ["api"], "{head}");
+        assert_eq!(starting(&lines, "upgrade").len(), usize::from(turn > 1), "{head}");
+        assert_eq!(starting(&lines, "host").len(), 1, "{head}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_told_of_a_request_is_not_put_into_one_that_was_answered_before_it_was_read() {
+    let place = Place::new();
+    let goes_on = Arc::new(Notify::new());
+    let heard = Arc::new(parking_lot::Mutex::new(Vec::<String>::new()));
+    let (go, all) = (goes_on.clone(), heard.clone());
+    let _upstream = by_hand(&place.path, move |mut socket| {
+        let (go, all) = (go.clone(), all.clone());
+        async move {
+            let at = all.lock().len();
+            all.lock().push(String::new());
+            let mut answered = 0;
+            let mut some = [0; 1000];
+            while let Ok(read @ 1..) = socket.read(&mut some).await {
+                let text = {
+                    let mut all = all.lock();
+                    all[at].push_str(std::str::from_utf8(&some[..read]).unwrap());
+                    all[at].clone()
+                };
+                let is_early = text.starts_with("GET /early") && answered == 0;
+                while answered < text.matches("\r\n\r\n").count() + usize::from(is_early) {
+                    answered += 1;
+                    socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+                }
+                if is_early {
+                    go.notified().await;
+                }
+            }
+        }
+    });
+    let mut config = support::config(vec![free("api", &place.url())]);
+    config.workers = 1;
+    // More than a socket takes of which nobody reads.
+    config.limits.header_bytes_max = 4 << 20;
+    let rig = Rig::with(config).await;
+    let asks = async |client: &mut Sender1, asked| {
+        within(async {
+            client.ready().await.unwrap();
+            let answer = client.send_request(asked).await.unwrap();
+            assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "ok");
+        })
+        .await;
+    };
+    let mut early = http1(rig.addr).await;
+    asks(&mut early, request("GET", "/early", &[("a", &"x".repeat(2 << 20))])).await;
+    let mut client = http1(rig.addr).await;
+    let asked = async {
+        for _ in 0..TURNS {
+            asks(&mut client, request("GET", "/", &[])).await;
+        }
+    };
+    asked.await;
+    goes_on.notify_one();
+    within(async {
+        while !heard.lock()[0].contains("\r\n\r\n") {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let heard = heard.lock().clone();
+    for text in &heard {
+        for head in text.split_terminator("\r\n\r\n") {
+            assert!(head.starts_with("GET /"));
+            assert_eq!(head.matches("x-forwarded-for: ").count(), 1);
+        }
+    }
+    assert_eq!(heard.len(), 2, "a connection that is behind is given to nobody");
 }
 
 #[tokio::test]

@@ -13,6 +13,10 @@
 //! nothing of them: what it hands over with them counts as written at once, and what the socket doesn't take goes first
 //! next time.
 //!
+//! All this holds where what is handed over next begins with the head of a request. An upstream that answers before it has
+//! read a whole head would get the end of that together with the next one, so its connection is offered to nobody
+//! ([`Written::is_behind`]).
+//!
 //! A request that may be sent a second time is kept as it was written, which is cheaper than to put it into writing again.
 
 use std::{
@@ -41,6 +45,7 @@ pub(super) struct Written {
     is_wanted: AtomicBool,
     /// What is written next is the head of a request, and has more lines.
     has_lines: AtomicBool,
+    is_behind: AtomicBool,
     head: Mutex<Vec<u8>>,
     lines: Mutex<Option<Lines>>,
 }
@@ -62,6 +67,11 @@ impl Written {
             *self.lines.lock() = lines.cloned();
         }
         self.has_lines.store(lines.is_some(), Relaxed);
+    }
+
+    /// Whether something was handed over that the socket hasn't taken: what is handed over next begins with the end of that.
+    pub(super) fn is_behind(&self) -> bool {
+        self.is_behind.load(Relaxed)
     }
 
     fn take_lines(&self) -> Option<Lines> {
@@ -97,6 +107,8 @@ pub(super) struct Gathered<S> {
     joint: Vec<u8>,
     /// So much at the end of `joint` counts as written and isn't.
     left: usize,
+    /// As told to `written`.
+    is_behind: bool,
     written: Arc<Written>,
     /// Nothing can be written any more, since the other side has closed.
     is_closed: bool,
@@ -106,7 +118,15 @@ pub(super) struct Gathered<S> {
 
 impl<S> Gathered<S> {
     pub(super) fn new(stream: S, written: Arc<Written>) -> Self {
-        Self { stream, joint: Vec::new(), left: 0, written, is_closed: false, is_read: false }
+        Self {
+            stream,
+            joint: Vec::new(),
+            left: 0,
+            is_behind: false,
+            written,
+            is_closed: false,
+            is_read: false,
+        }
     }
 }
 
@@ -120,6 +140,52 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
             }
             polled => polled,
         }
+    }
+
+    /// Tells whether there is more to write than was taken.
+    fn falls_behind(&mut self, is_behind: bool) {
+        if self.is_behind != is_behind {
+            self.is_behind = is_behind;
+            self.written.is_behind.store(is_behind, Relaxed);
+        }
+    }
+
+    /// Of so many bytes that were handed over.
+    fn tell_behind(&mut self, polled: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
+        let is_whole = matches!(polled, Poll::Ready(Ok(taken)) if taken == length);
+        self.falls_behind(!is_whole || self.left > 0);
+        polled
+    }
+
+    fn poll_pieces(
+        &mut self,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+        length: usize,
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_left(context))?;
+        if let Some(lines) = self.written.take_lines() {
+            return self.poll_head(context, pieces, &lines);
+        }
+        self.written.note(pieces.iter().map(|piece| &**piece));
+        if let Some(known) = self.thrown_away(length) {
+            return known;
+        }
+        let Self { stream, joint, .. } = self;
+        let mut filled = pieces.iter().filter(|piece| !piece.is_empty());
+        let written = if let (Some(only), None) = (filled.next(), filled.next()) {
+            Pin::new(stream).poll_write(context, only)
+        } else if length > SMALL {
+            Pin::new(stream).poll_write_vectored(context, pieces)
+        } else {
+            // Whatever of it is not taken is handed over again, so nothing needs to be remembered.
+            joint.clear();
+            for piece in pieces {
+                joint.extend_from_slice(piece);
+            }
+            Pin::new(stream).poll_write(context, joint)
+        };
+        self.written(written, length)
     }
 
     /// Writes the head of a request with lines of ours in it, and so much of its body as is copied.
@@ -194,16 +260,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_left(context))?;
-        if let Some(lines) = self.written.take_lines() {
-            return self.poll_head(context, &[IoSlice::new(bytes)], &lines);
-        }
-        self.written.note([bytes]);
-        if let Some(known) = self.thrown_away(bytes.len()) {
-            return known;
-        }
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.written(written, bytes.len())
+        let polled = self.poll_pieces(context, &[IoSlice::new(bytes)], bytes.len());
+        self.tell_behind(polled, bytes.len())
     }
 
     fn poll_write_vectored(
@@ -211,30 +269,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
         context: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_left(context))?;
-        if let Some(lines) = self.written.take_lines() {
-            return self.poll_head(context, pieces, &lines);
-        }
-        self.written.note(pieces.iter().map(|piece| &**piece));
         let length = pieces.iter().map(|piece| piece.len()).sum();
-        if let Some(known) = self.thrown_away(length) {
-            return known;
-        }
-        let Self { stream, joint, .. } = &mut *self;
-        let mut filled = pieces.iter().filter(|piece| !piece.is_empty());
-        let written = if let (Some(only), None) = (filled.next(), filled.next()) {
-            Pin::new(stream).poll_write(context, only)
-        } else if length > SMALL {
-            Pin::new(stream).poll_write_vectored(context, pieces)
-        } else {
-            // Whatever of it is not taken is handed over again, so nothing needs to be remembered.
-            joint.clear();
-            for piece in pieces {
-                joint.extend_from_slice(piece);
-            }
-            Pin::new(stream).poll_write(context, joint)
-        };
-        self.written(written, length)
+        let polled = self.poll_pieces(context, pieces, length);
+        self.tell_behind(polled, length)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -243,6 +280,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_left(context))?;
+        self.falls_behind(false);
         match Pin::new(&mut self.stream).poll_flush(context) {
             Poll::Ready(Err(error)) if is_closing(&error) && !self.is_read => {
                 self.is_closed = true;
@@ -274,7 +312,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use bytes::Bytes;
+    use http::Request;
+    use http_body_util::Empty;
+    use hyper::client::conn::http1;
+    use hyper_util::rt::TokioIo;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        task::JoinSet,
+    };
 
     use super::*;
 
@@ -463,6 +509,88 @@ mod tests {
         let mut said = Vec::new();
         stream.read_to_end(&mut said).await.unwrap();
         assert_eq!(said, b"its last words");
+    }
+
+    /// A conversation by hyper, with an upstream that takes 64 bytes at a time.
+    async fn with_a_narrow_upstream()
+    -> (http1::SendRequest<Empty<Bytes>>, Arc<Written>, DuplexStream, JoinSet<()>) {
+        let (ours, theirs) = duplex(64);
+        let written = Arc::<Written>::default();
+        let stream = TokioIo::new(Gathered::new(Wide(ours), Arc::clone(&written)));
+        let (sender, connection) = http1::handshake(stream).await.unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { drop(connection.await) });
+        (sender, written, theirs, tasks)
+    }
+
+    /// Takes lists of pieces, as sockets do.
+    struct Wide(DuplexStream);
+
+    impl AsyncRead for Wide {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(context, buffer)
+        }
+    }
+
+    impl AsyncWrite for Wide {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(context, bytes)
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            true
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(context)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(context)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_answered_before_it_is_written_gets_no_lines_of_the_next_one() {
+        let mut behind = 0;
+        // Where the first one is cut off, and whether it was told with lines itself.
+        for (room, is_told) in (20..120).flat_map(|room| [(room, false), (room, true)]) {
+            let (mut sender, written, mut upstream, _tasks) = with_a_narrow_upstream().await;
+            let request = |path: &str, value: &str| {
+                Request::get(path).header("a", value).body(Empty::<Bytes>::new()).unwrap()
+            };
+            let ours = lines(&[("x-a", "1")]);
+            let long = "y".repeat(room);
+            written.write_next(Some(&ours).filter(|_| is_told));
+            let answer = sender.try_send_request(request("/first", &long));
+            let mut received = vec![upstream.read_u8().await.unwrap()];
+            upstream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            answer.await.ok().unwrap();
+            if written.is_behind() {
+                behind += 1;
+                continue;
+            }
+            sender.ready().await.unwrap();
+            written.keep_next();
+            written.write_next(Some(&lines(&[("x-a", "2")])));
+            let _answer = sender.try_send_request(request("/second", "z"));
+            let told = if is_told { "x-a: 1\r\n" } else { "" };
+            let second = "GET /second HTTP/1.1\r\nx-a: 2\r\na: z\r\n\r\n";
+            let wanted = format!("GET /first HTTP/1.1\r\n{told}a: {long}\r\n\r\n{second}");
+            received.resize(wanted.len(), 0);
+            upstream.read_exact(&mut received[1..]).await.unwrap();
+            assert_eq!(String::from_utf8(received).unwrap(), wanted);
+            assert_eq!(String::from_utf8(written.take().unwrap()).unwrap(), second);
+        }
+        assert!((1..200).contains(&behind), "{behind}");
     }
 
     #[tokio::test]

@@ -102,9 +102,12 @@ impl Lease {
         }
     }
 
-    /// The answer has been read to its end.
+    /// The answer has been read to its end. Where that came before all of the request was taken, the connection is left to
+    /// end by itself, once it has written the rest.
     pub(crate) fn finish(&mut self) {
-        if let Some(Connection::Http1(http1)) = self.taken.take() {
+        if let Some(Connection::Http1(http1)) = self.taken.take()
+            && !http1.written.is_behind()
+        {
             self.pool.put_back(http1);
         }
     }
