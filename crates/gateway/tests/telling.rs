@@ -411,6 +411,65 @@ async fn what_is_told_of_a_request_is_not_put_into_one_that_was_answered_before_
 }
 
 #[tokio::test]
+async fn a_request_that_goes_on_to_another_address_is_told_of_once() {
+    let heads = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    // Each connection to the first address breaks off at its second request, or before it.
+    let serve = |answers: usize, is_polite: bool| {
+        let (place, all) = (Place::new(), heads.clone());
+        let serving = by_hand(&place.path, move |mut socket| {
+            let all = all.clone();
+            async move {
+                for turn in 0.. {
+                    if turn == answers && !is_polite {
+                        return;
+                    }
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        let Ok(byte) = socket.read_u8().await else { return };
+                        head.push(byte);
+                    }
+                    all.lock().push(String::from_utf8(head).unwrap());
+                    if turn == answers {
+                        return;
+                    }
+                    socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+                }
+            }
+        });
+        (place, serving)
+    };
+    let places = [serve(0, true), serve(1, true), serve(1, false), serve(usize::MAX, true)];
+    let mut route = free("api", &places[3].0.url());
+    route.upstream.urls = places.iter().map(|(place, _)| place.url().parse().unwrap()).collect();
+    route.upstream.failures_max = u32::MAX;
+    let rig = rig(vec![route]).await;
+    let mut client = http1(rig.addr).await;
+    for turn in 0..8 * TURNS {
+        let method = ["GET", "DELETE"][turn % 2];
+        within(async {
+            client.ready().await.unwrap();
+            let answer = client.send_request(request(method, "/", &[("accept", "a/b")])).await.unwrap();
+            assert_eq!(answer.status(), 200);
+            answer.into_body().collect().await.unwrap();
+        })
+        .await;
+    }
+    let heads = heads.lock().clone();
+    assert!(heads.len() > 8 * TURNS, "nothing was sent again");
+    for head in heads {
+        let mut names: Vec<_> = head.lines().skip(1).filter_map(|line| line.split_once(": ")).collect();
+        names.sort_unstable();
+        let names: Vec<_> = names.into_iter().map(|(name, _)| name).collect();
+        let ours = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+        assert_eq!(
+            names,
+            [&["accept", "farebox-service", "forwarded", "host"], &ours[..]].concat(),
+            "{head}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn what_no_host_can_be_called_is_neither_asked_for_nor_kept() {
     let upstream = Upstream::echo().await;
     let rig = rig(vec![free("api", &upstream.url())]).await;
