@@ -9,7 +9,9 @@ use http::Method;
 use serde::{Deserialize, Deserializer};
 
 use super::{Capability, Clients, Cost, MonthlyMost, NamedOffer, Offer, RouteCost, Tier, Upstream};
-use crate::config::value::{PerTime, Size, Span, Written, count_or_map, present, some, some_keys, text_or_map};
+use crate::config::value::{
+    PerTime, Size, Span, Written, count_or_map, present, some, some_keys, text_or_map,
+};
 
 /// One service: what it matches, where it leads, what it costs.
 #[derive(Debug, Deserialize)]
