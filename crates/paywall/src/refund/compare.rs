@@ -5,6 +5,9 @@
 //! ([`Ledger::add_refund`](crate::ledger::Ledger::add_refund)). A mark in the books says from which row on that is to be
 //! asked; it goes back with them.
 //!
+//! Before that, what has ended here and not there ends there: what a failed one gives back is what a later one may have been
+//! paid of.
+//!
 //! Not here: what the books know and the journal doesn't (`work`, and a person), and refunds that end in both.
 
 use std::sync::atomic::Ordering;
@@ -17,8 +20,8 @@ use super::{
     journal::{Entry, Journal},
 };
 use crate::{
-    ledger::RefundError,
-    store::accounts::{RefundMark, RefundOrder},
+    ledger::{RefundError, law::Refund},
+    store::accounts::{RefundMark, RefundOrder, RefundRow},
     trouble::Backoff,
 };
 
@@ -60,6 +63,8 @@ impl Refunds {
     pub async fn compare(&self) -> Result<Compared, CompareError> {
         let ledger = self.paywall.ledger();
         let mut compared = Compared::default();
+        // First of all: what comes back there may be what a later one was paid of.
+        self.end_ended().await?;
         let mark = ledger.refund_mark().await?;
         let (mut after, upto) =
             self.read(move |journal| Ok((journal.after(mark)?, journal.last_ended()?))).await?;
@@ -78,9 +83,16 @@ impl Refunds {
                 }
             }
         }
-        for entry in self.read(sent).await? {
-            if ledger.refund(entry.wanted.id).await?.is_none() {
-                self.add(&entry, None, &mut compared).await?;
+        for (entry, fee) in self.read(sent).await? {
+            let row = ledger.refund(entry.wanted.id).await?;
+            match (row.map(|row| row.ended), fee) {
+                (None, _) => self.add(&entry, None, &mut compared).await?,
+                // Somebody said that it wasn't paid while this journal was lost, and the wallet says that it was.
+                (Some(Some((Refund::Failed, _))), Some(fee)) => {
+                    let paid = Entry { state: State::Paid { fee }, ..entry };
+                    self.add(&paid, Some(self.clock.now()), &mut compared).await?;
+                }
+                _ => {}
             }
         }
         if let Some(upto) = upto.filter(|upto| Some(*upto) != mark) {
@@ -100,6 +112,51 @@ impl Refunds {
         Ok(compared)
     }
 
+    /// Books the end of refunds that the books hold money for and that have ended here. A row here ends after that there, so this
+    /// happens only where the books are the older copy.
+    async fn end_ended(&self) -> Result<(), CompareError> {
+        let ledger = self.paywall.ledger();
+        loop {
+            let mut ended = 0;
+            for row in ledger.open_refunds(u16::MAX).await? {
+                let id = row.order.id;
+                let end = match self.read(move |journal| journal.find(id)).await?.map(|entry| entry.end()) {
+                    // Somebody will bring it to its end, or have a word to say of it.
+                    None | Some(None) => continue,
+                    Some(Some(end)) => end,
+                };
+                self.patiently(|| ledger.end_refund(id, end)).await?;
+                ended += 1;
+                tracing::warn!(
+                    code = "refund_reconciled",
+                    refund = hex::encode(id.0),
+                    "the books hold money for a refund that has ended; its end is booked"
+                );
+            }
+            // There may be more than are told at once.
+            if ended == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Asks again for as long as the same refund is being worked on.
+    pub(super) async fn patiently<A>(&self, ask: impl Fn() -> A) -> Result<RefundRow, RefundError>
+    where
+        A: Future<Output = Result<RefundRow, RefundError>>,
+    {
+        let mut backoff = Backoff::default();
+        loop {
+            match ask().await {
+                Err(RefundError::UnderWay) => backoff.wait(&self.stop).await,
+                done => return done,
+            }
+            if self.stop.is_cancelled() {
+                return Err(RefundError::UnderWay);
+            }
+        }
+    }
+
     async fn add(
         &self,
         entry: &Entry,
@@ -107,16 +164,7 @@ impl Refunds {
         compared: &mut Compared,
     ) -> Result<(), CompareError> {
         let order = entry.order();
-        let mut backoff = Backoff::default();
-        let row = loop {
-            match self.paywall.ledger().add_refund(order, paid_at).await {
-                Err(RefundError::UnderWay) => backoff.wait(&self.stop).await,
-                done => break done?,
-            }
-            if self.stop.is_cancelled() {
-                return Err(RefundError::UnderWay.into());
-            }
-        };
+        let row = self.patiently(|| self.paywall.ledger().add_refund(order, paid_at)).await?;
         compared.added += 1;
         compared.amount = compared.amount.saturating_add(order.amount);
         compared.missing = compared.missing.saturating_add(row.missing);
@@ -153,25 +201,34 @@ impl Refunds {
     }
 }
 
-/// Those that haven't ended and whose payment may have been made.
-fn sent(journal: &Journal) -> Result<Vec<Entry>, IntentError> {
+/// Those that haven't ended and whose payment may have been made; what the route cost where it certainly was.
+fn sent(journal: &Journal) -> Result<Vec<(Entry, Option<Msat>)>, IntentError> {
     let mut sent = Vec::new();
     for entry in journal.open_entries()? {
         let intent = sqlite::find(&journal.connection().lock(), &entry.wanted.payment)?;
-        if intent.is_some_and(|intent| {
-            matches!(intent.state, Sent::Sent | Sent::Unknown { .. } | Sent::Settled { .. })
-        }) {
-            sent.push(entry);
+        match intent.map(|intent| intent.state) {
+            Some(Sent::Settled { fee, .. }) => sent.push((entry, Some(fee))),
+            Some(Sent::Sent | Sent::Unknown { .. }) => sent.push((entry, None)),
+            _ => {}
         }
     }
     Ok(sent)
 }
 
 impl Entry {
-    /// As the books are told: what has left, or what is set aside.
-    pub(super) const fn order(&self) -> RefundOrder {
+    /// How the books are told that it ended; `None` while it hasn't.
+    fn end(&self) -> Option<Refund> {
+        match self.state {
+            State::Open => None,
+            State::Paid { fee } => Some(Refund::Part(self.wanted.amount.saturating_add(fee))),
+            State::Failed { .. } => Some(Refund::Failed),
+        }
+    }
+
+    /// As the books are told: what has left, or what is set aside. What a route cost beyond that is not the buyer's.
+    pub(super) fn order(&self) -> RefundOrder {
         let amount = match self.state {
-            State::Paid { fee } => self.wanted.amount.saturating_add(fee),
+            State::Paid { fee } => self.wanted.amount.saturating_add(fee).min(self.held()),
             State::Open | State::Failed { .. } => self.held(),
         };
         RefundOrder {

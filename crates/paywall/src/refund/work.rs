@@ -134,8 +134,8 @@ impl Refunds {
         Ok(())
     }
 
-    /// Explains what the books hold for refunds that aren't open here. A row here comes before anything is set aside and ends
-    /// after it, so this happens only where one of the two files was lost or brought back from a backup.
+    /// Finds what the books hold for refunds that nobody knows here. A row here comes before anything is set aside, so this happens
+    /// only where the journal was lost or brought back from a backup.
     async fn reconcile(self: &Arc<Self>) {
         let mut backoff = Backoff::up_to(RETRY_MAX);
         let rows = loop {
@@ -159,25 +159,11 @@ impl Refunds {
                     return;
                 }
             };
-            let fate = match found.as_ref().map(|entry| &entry.state) {
-                // Somebody is bringing it to its end.
-                Some(State::Open) => continue,
-                Some(State::Paid { fee }) => Fate::Paid { fee: *fee },
-                Some(State::Failed { why }) => Fate::unsent(why),
-                None => {
-                    let this = Arc::clone(self);
-                    self.tasks.spawn(async move { this.await_word(row).await });
-                    continue;
-                }
-            };
-            let Some(entry) = found else { continue };
-            tracing::warn!(
-                code = "refund_reconciled",
-                refund = name(id),
-                "the books hold money for a refund that has ended; its end is booked"
-            );
-            let this = Arc::clone(self);
-            self.tasks.spawn(async move { this.book(&entry, fate).await });
+            // One that is open is being brought to its end; one that has ended was compared.
+            if found.is_none() {
+                let this = Arc::clone(self);
+                self.tasks.spawn(async move { this.await_word(row).await });
+            }
         }
     }
 
@@ -240,14 +226,27 @@ impl Refunds {
             (None, Some(Sent::Sent | Sent::Unknown { .. } | Sent::Settled { .. })) => {
                 return tracing::error!(refund = name(id), "the books have forgotten a refund that was sent");
             }
+            // Both may be older copies.
             (None, _) => {
-                let why = "cut off before anything was set aside".to_owned();
-                self.write_down(&entry, State::Failed { why }).await;
+                let state = match self.never_sent(&entry, outgoing).await {
+                    Some(Fate::NotPaid { why }) => State::Failed { why },
+                    Some(Fate::Paid { fee }) => self.book_missed(&entry, fee).await,
+                    None => return,
+                };
+                self.write_down(&entry, state).await;
                 return;
             }
         };
         if let Some((end, taken)) = ended {
             let state = match (end, sent) {
+                // Somebody may have said so while this journal was lost: what the wallet says outweighs it.
+                (Refund::Failed, Some(Sent::Sent | Sent::Unknown { .. } | Sent::Settled { .. })) => {
+                    match self.stop.run_until_cancelled(outgoing.wait(payment)).await {
+                        Some(Ok(Some(Ended::Settled(paid)))) => self.book_missed(&entry, paid.fee).await,
+                        Some(_) => State::Failed { why: "it was not paid".to_owned() },
+                        None => return,
+                    }
+                }
                 (Refund::Failed, _) => State::Failed { why: "it was not paid".to_owned() },
                 (_, Some(Sent::Settled { fee, .. })) => State::Paid { fee },
                 // The books have taken so much, and the wallet's row is gone.
@@ -268,6 +267,39 @@ impl Refunds {
         };
         if let Some(fate) = fate {
             self.book(&entry, fate).await;
+        }
+    }
+
+    /// Books a payment of which the books know nothing, or that it came to nothing. [`State::Open`] where that isn't seen in this run.
+    async fn book_missed(&self, entry: &Entry, fee: Msat) -> State {
+        let paid = Entry { state: State::Paid { fee }, ..entry.clone() };
+        let (order, at) = (paid.order(), self.clock.now());
+        let mut backoff = Backoff::up_to(RETRY_MAX);
+        loop {
+            let told = self.patiently(|| self.paywall.ledger().add_refund(order, Some(at))).await;
+            match told {
+                Ok(row) => {
+                    tracing::error!(
+                        code = "refund_missed",
+                        refund = name(order.id),
+                        amount = %order.amount,
+                        missing = %row.missing,
+                        "a refund has left that the books didn't know, or didn't believe; it is booked"
+                    );
+                    return paid.state;
+                }
+                Err(RefundError::Ended | RefundError::Refused(Refused::Unavailable(Unavailable::Ended))) => {
+                    return State::Open;
+                }
+                Err(RefundError::Store(error)) if error.is_final() => {
+                    tracing::error!(refund = name(order.id), %error, "the books don't take a refund that has left");
+                    return State::Open;
+                }
+                Err(_) => backoff.wait(&self.stop).await,
+            }
+            if self.stop.is_cancelled() {
+                return State::Open;
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::store::conformance::{Fault, Faulty};
 
 /// One process: dropped, all its tasks are gone.
-fn process() -> Runtime {
+pub(super) fn process() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 

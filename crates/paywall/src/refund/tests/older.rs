@@ -5,9 +5,12 @@ use super::{
     words::{over, process, until},
     *,
 };
-use crate::store::{
-    accounts::{RefundMark, RefundOrder},
-    conformance::{Fault, Faulty},
+use crate::{
+    ledger::law::Refund,
+    store::{
+        accounts::{RefundMark, RefundOrder},
+        conformance::{Fault, Faulty},
+    },
 };
 
 const DAILY: u64 = 1_000_000_000;
@@ -42,6 +45,109 @@ fn paid_back() -> (Arc<Disk>, Token) {
 /// As somebody's first request does it.
 async fn open_account(desk: &Desk, token: &Token) -> u64 {
     desk.refunds.bought(&desk.refunds.holder(&token.headers()).unwrap()).await.unwrap().credit
+}
+
+/// While these books were copied, one refund held all the money. It came back, and was paid back by the next.
+#[test]
+fn what_comes_back_to_older_books_is_what_a_later_refund_was_paid_of() {
+    let (disk, at) = (Disk::new(), tempfile::tempdir().unwrap());
+    let (books, older) = (at.path().join("books.sqlite"), at.path().join("older.sqlite"));
+    let disk = with(disk, |disk| disk.store = Arc::new(SqliteStore::open(&books).unwrap()));
+    // A disk takes time, so that none may be left out.
+    let process = cut_off::process;
+    *disk.wallet.mood.lock() = Mood::Hangs;
+    let (token, id) = process().block_on(async {
+        let desk = disk.open().await;
+        let token = desk.credit(1).await;
+        let (_, told) = desk.refund(&token, Bill::new(1, 80_000)).await;
+        (token, told["id"].clone())
+    });
+    let copy = rusqlite::Connection::open(&books).unwrap();
+    copy.execute("VACUUM INTO ?1", [older.to_str().unwrap()]).unwrap();
+    std::fs::set_permissions(&older, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    disk.wallet.know(Preimage::from_bytes([1; 32]).payment_hash(), Outcome::Failed("no route".to_owned()));
+    *disk.wallet.mood.lock() = Mood::Pays(500);
+    process().block_on(async {
+        let desk = disk.open().await;
+        assert_eq!(desk.ended(&token, &id).await["state"], "failed");
+        assert_eq!(desk.refund(&token, Bill::new(2, 80_000)).await.1["state"], "paid");
+        assert_eq!(disk.balance(&token).await.left(), 19_500);
+    });
+    let disk = with(disk, |disk| disk.store = Arc::new(SqliteStore::open(&older).unwrap()));
+    for is_first in [true, false] {
+        process().block_on(async {
+            let desk = disk.start(DAILY).await;
+            let want = if is_first { compared(1, 1, 80_500, 0) } else { compared(0, 0, 0, 0) };
+            assert_eq!(desk.refunds.compare().await.unwrap(), want);
+            assert_eq!(open_account(&desk, &token).await, 19_500, "before anything is served");
+            desk.refunds.pay_from(disk.wallet.clone()).await.unwrap();
+            let balance = disk.balance(&token).await;
+            assert_eq!((balance.refunded(), balance.refunding(), balance.left()), (80_500, 0, 19_500));
+            Desk::refused(&desk.refund(&token, Bill::new(3, 50_000)).await, "refund_too_much");
+            desk.lawful().await;
+        });
+    }
+    assert_eq!(disk.wallet.paid(), 2);
+}
+
+/// The journal was lost, somebody said that nothing was paid, and the journal was found again.
+#[test]
+fn what_was_said_not_to_be_paid_is_taken_again_where_a_journal_that_was_found_leads_to_the_wallet() {
+    let preimage = || Preimage::from_bytes([1; 32]);
+    for is_seen in [true, false] {
+        let (disk, token, id) = cut_off();
+        let paid = Outcome::Settled { preimage: preimage(), fee: Msat::new(700) };
+        process().block_on(async {
+            let desk = disk.start(DAILY).await;
+            let mut bytes = [0; 16];
+            hex::decode_to_slice(id.as_str().unwrap(), &mut bytes).unwrap();
+            desk.paywall.ledger().end_refund(RefundId(bytes), Refund::Failed).await.unwrap();
+            assert_eq!(open_account(&desk, &token).await, 100_000);
+        });
+        if is_seen {
+            let journal = rusqlite::Connection::open(disk.dir.path().join("refunds.sqlite")).unwrap();
+            let settle = "UPDATE outgoing_payments SET state = 'settled', preimage = ?1, fee_msat = 700";
+            assert_eq!(journal.execute(settle, [[1_u8; 32]]).unwrap(), 1);
+        }
+        disk.wallet.know(preimage().payment_hash(), paid);
+        process().block_on(async {
+            let desk = disk.start(DAILY).await;
+            let want = if is_seen { compared(0, 1, 50_700, 0) } else { compared(0, 0, 0, 0) };
+            assert_eq!(desk.refunds.compare().await.unwrap(), want);
+            desk.refunds.pay_from(disk.wallet.clone()).await.unwrap();
+            assert_eq!(over(&desk, &token, &id).await["state"], "paid");
+            let balance = disk.balance(&token).await;
+            assert_eq!((balance.refunded(), balance.left()), (50_700, 49_300));
+            assert_eq!(open_account(&desk, &token).await, 49_300);
+            desk.lawful().await;
+        });
+        assert_eq!(disk.wallet.paid(), 1);
+    }
+}
+
+/// Copied when the refund was written down, and neither set aside nor sent.
+#[test]
+fn where_both_are_older_the_wallet_says_whether_what_is_written_down_was_paid() {
+    for (outcome, state, left) in [
+        (Outcome::Settled { preimage: Preimage::from_bytes([1; 32]), fee: Msat::new(700) }, "paid", 49_300),
+        (Outcome::NotFound, "failed", 100_000),
+    ] {
+        let (disk, token, id) = cut_off();
+        let disk = with_empty_books(disk);
+        let journal = rusqlite::Connection::open(disk.dir.path().join("refunds.sqlite")).unwrap();
+        assert_eq!(journal.execute("DELETE FROM outgoing_payments", []).unwrap(), 1);
+        disk.wallet.know(Preimage::from_bytes([1; 32]).payment_hash(), outcome);
+        process().block_on(async {
+            let desk = disk.start(DAILY).await;
+            desk.settle(&token, 100_000).await;
+            open_account(&desk, &token).await;
+            desk.refunds.pay_from(disk.wallet.clone()).await.unwrap();
+            assert_eq!(over(&desk, &token, &id).await["state"], state);
+            assert_eq!(open_account(&desk, &token).await, left);
+            desk.lawful().await;
+        });
+        assert_eq!(disk.wallet.paid(), 1);
+    }
 }
 
 fn compared(looked_for: u64, added: u64, amount: u64, missing: u64) -> Compared {
