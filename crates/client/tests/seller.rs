@@ -83,3 +83,17 @@ async fn no_credential_goes_there_in_the_clear() {
     let error = engine.ask_seller(payment, Method::POST, PATH, 5).await.unwrap_err();
     assert_eq!(error.code(), "in_the_clear");
 }
+
+#[tokio::test]
+async fn no_path_leads_to_anybody_but_the_seller() {
+    let world = World::new();
+    let engine = world.engine();
+    let shop = Shop::open(&world.net).await;
+    let stranger = Shop::with(&world.net, |_, _| panic!("nobody is sent here")).await;
+    let payment = bought(&shop, &engine).await;
+    let host = stranger.url.trim_start_matches("http://").to_owned();
+    for path in [format!("@{host}/"), format!(":x@{host}/"), "0".to_owned(), ".example/".to_owned()] {
+        engine.ask_seller(payment, Method::POST, &path, 5).await.unwrap_err();
+    }
+    assert_eq!(stranger.requests(), 0);
+}

@@ -57,6 +57,10 @@ impl Shared {
         let request =
             http::Request::builder().method(method).uri(format!("{origin}{path}")).body(Bytes::new());
         let hop = Hop::of(request.map_err(|_| RequestError::Address)?)?;
+        // A path that doesn't begin as one could name another host, and the credential is on its way there.
+        if hop.origin != origin {
+            return Err(RequestError::Address.into());
+        }
         let response = self.http.send(&hop, Some(pass)).await?;
         let status = response.status();
         Ok(SellerAnswer { origin, status, body: beginning(response, bytes_max).await })
