@@ -493,3 +493,40 @@ async fn a_tunnel_takes_no_more_from_its_client_than_is_paid() {
         assert!(got.len() as u64 * RATE <= 100_000 + lost, "{over:?}: {} of {balance:?}", got.len());
     }
 }
+
+#[tokio::test]
+async fn an_upload_that_grows_too_large_or_stops_halfway_costs_what_has_passed_of_it() {
+    let (upstream, mut told, heard) = reader().await;
+    for url in [upstream.url(), upstream.h2c()] {
+        for version in [1, 2] {
+            for stops in [false, true] {
+                let mut route = uploads(&url, 10_000);
+                if stops {
+                    route.upstream.idle_timeout = Some(std::time::Duration::from_millis(400));
+                } else {
+                    route.request_bytes_max = Some(399);
+                }
+                let rig = Rig::counting(config(vec![route])).await;
+                let bought = rig.purchase("/").await;
+                heard.store(0, SeqCst);
+                // The fourth piece comes once the others have arrived: one too many, or never.
+                let hears = heard.clone();
+                let last = stream::once(async move {
+                    while hears.load(SeqCst) < 300 {
+                        tokio::task::yield_now().await;
+                    }
+                    if stops {
+                        std::future::pending::<()>().await;
+                    }
+                    Frame::data(Bytes::from_static(&[b'x'; 100]))
+                });
+                let asking = request("POST", "/", &[bought.header()]);
+                let answer = rig.send(version, asking.map(|_| pieces(parts(3).chain(last)))).await;
+                let want = if stops { 408 } else { 413 };
+                assert_eq!(answer.status(), want, "over HTTP/{version} at {url}");
+                assert!(!within(told.recv()).await.unwrap().is_whole);
+                assert_eq!(rig.spent(&bought).await, 300 * RATE, "{want} over HTTP/{version} at {url}");
+            }
+        }
+    }
+}

@@ -4,7 +4,8 @@
 //! handed over to its last byte, trailers included; *broken* when the upstream stops in the middle of it; a request has
 //! *failed* when the gateway answers in the upstream's place. Whoever is gone before that has *abandoned* it, once it has
 //! left for the upstream; the same goes for a body of which the rest never came and for a call's own deadline, which are the
-//! buyer's doing as well, before an answer and in the middle of one. What the gateway refuses itself is never charged.
+//! buyer's doing as well, before an answer and in the middle of one. What the gateway refuses itself is never charged, but for
+//! what has passed of an upload that is priced by bytes.
 //!
 //! What is priced by bytes is paid as it passes. Of an answer and of a tunnel, the piece with which the reserve and all that was
 //! left are used up is the last that passes: what comes after it ends them. The same piece may be the end of it all, and then
@@ -210,7 +211,12 @@ impl Tab {
 
     /// The gateway has answered in the upstream's place.
     pub(super) fn failed(&mut self, failure: &Failure, metrics: &ServiceMetrics) {
-        let is_buyers = matches!(failure, Failure::BodyLost | Failure::Deadline | Failure::CreditExhausted);
+        let is_buyers = match failure {
+            Failure::BodyLost | Failure::Deadline | Failure::CreditExhausted => true,
+            // Else a price by bytes could be had for nothing, by one more than are taken or by never sending the last.
+            Failure::BodyTooLarge { .. } | Failure::BodyStalled => self.held.departure.is_priced(),
+            _ => false,
+        };
         self.end(if is_buyers { Ending::Abandoned } else { Ending::Failed }, metrics);
     }
 

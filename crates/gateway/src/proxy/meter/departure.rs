@@ -63,6 +63,11 @@ impl Departure {
         (Self { priced, ..Self::default() }, None)
     }
 
+    /// Whether the bytes of the request have a price.
+    pub(super) const fn is_priced(&self) -> bool {
+        self.priced.is_some()
+    }
+
     /// The request leaves, or it has turned out that it didn't.
     pub(in crate::proxy) fn leaves(&self, has_left: bool) {
         self.has_left.store(has_left, Relaxed);
