@@ -5,7 +5,11 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use farebox_lightning::{clock::SystemClock, lnaddress::AddressBook};
-use farebox_paywall::{Paywall, refund::Refunds};
+use farebox_paywall::{
+    Paywall,
+    refund::{RefundConfig, Refunds},
+};
+use farebox_protocol::Msat;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -17,19 +21,27 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 
 /// Where buyers ask; until [`pay_out`] has a wallet they are told to come again. From here on the books say all that has left, so
-/// it comes before anything is served.
+/// it comes before anything is served: also where nothing is paid back any more, as long as there is a journal.
 pub(crate) async fn open(
-    settings: RefundSettings,
+    settings: Option<RefundSettings>,
     paywall: &Arc<Paywall>,
     state_dir: &Path,
-) -> anyhow::Result<Arc<Refunds>> {
-    let addresses = AddressBook::new(settings.private_hosts).context("cannot make an HTTP client")?;
+) -> anyhow::Result<Option<Arc<Refunds>>> {
     let path = state::refunds(state_dir);
+    let is_offered = settings.is_some();
+    let RefundSettings { config, private_hosts } = match settings {
+        Some(settings) => settings,
+        None if path.exists() => {
+            RefundSettings { config: RefundConfig::new(Msat::ZERO), private_hosts: Vec::new() }
+        }
+        None => return Ok(None),
+    };
+    let addresses = AddressBook::new(private_hosts).context("cannot make an HTTP client")?;
     let (paywall, clock) = (Arc::clone(paywall), Arc::new(SystemClock));
-    let refunds = Refunds::open(&path, paywall, Arc::new(addresses), clock, settings.config)
+    let refunds = Refunds::open(&path, paywall, Arc::new(addresses), clock, config)
         .with_context(|| format!("cannot open the journal of refunds, `{}`", path.display()))?;
     refunds.compare().await?;
-    Ok(refunds)
+    Ok(is_offered.then_some(refunds))
 }
 
 /// Pays from the first node, as soon as it is there, until `stop`; then waits for what is under way.

@@ -199,10 +199,21 @@ async fn books_from_before_a_refund_neither_pay_it_nor_sell_it_a_second_time() {
     let told = tokio::time::timeout(Duration::from_secs(30), paid).await.unwrap();
     assert_eq!(told["state"], "paid", "{told}");
     assert_eq!(gateway.interrupt().0, Some(0));
+    std::fs::write(&books, &backup).unwrap();
+
+    // Before its wallet is there, and before anything else: also where nothing is paid back any more.
+    let config = seller.dir.path().join("farebox.yaml");
+    let offered = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, offered.split_once("refunds:").unwrap().0).unwrap();
+    let (gateway, url) = seller.serve();
+    for status in [200, 200, 200, 200, 402] {
+        assert_eq!(ask_with(&url, &authorization).await.0, status);
+    }
+    assert_eq!(gateway.interrupt().0, Some(0));
     std::fs::write(&books, backup).unwrap();
+    std::fs::write(&config, offered).unwrap();
 
     let (gateway, url) = seller.serve();
-    // Before its wallet is there, and before anything else.
     for status in [200, 200, 200, 200, 402] {
         assert_eq!(ask_with(&url, &authorization).await.0, status);
     }

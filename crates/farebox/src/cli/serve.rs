@@ -269,10 +269,7 @@ async fn serve(mut config: Config, reader: Reader) -> anyhow::Result<ExitCode> {
         .await
         .map_err(explained)?;
     let gateway = Gateway::bind(config.gateway, Arc::clone(&paywall)).map_err(taken)?;
-    let refunds = match config.refunds {
-        Some(settings) => Some(refunds::open(settings, &paywall, &config.state_dir).await?),
-        None => None,
-    };
+    let refunds = refunds::open(config.refunds, &paywall, &config.state_dir).await?;
     if let Some(refunds) = &refunds {
         gateway.pay_back(Arc::clone(refunds));
     }
