@@ -132,9 +132,13 @@ impl Paywall {
             self.in_time(self.ledger.flush()).await?;
         }
         let found = self.in_time(self.store.entry(hash)).await?;
-        let entry = found.filter(|entry| entry.purchase.is_settled()).ok_or(NotBought::Unsettled)?;
+        let mut entry = found.filter(|entry| entry.purchase.is_settled()).ok_or(NotBought::Unsettled)?;
         match &entry.purchase.sold {
-            Some(sold) if holder.bought(sold) => Ok(entry),
+            Some(sold) if holder.bought(sold) => {
+                // To its end as it was sold, whatever earlier one was shown first.
+                entry.purchase.sold = Some(holder.sold.clone());
+                Ok(entry)
+            }
             Some(_) => Err(NotBought::OtherSale),
             None => {
                 self.books.note(&hash, || Some(Presentation { hash, sold: holder.sold.clone(), at: now }));

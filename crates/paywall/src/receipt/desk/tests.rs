@@ -192,6 +192,21 @@ async fn a_token_whose_time_is_over_has_its_receipt() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_narrowed_token_that_was_used_first_does_not_shorten_what_the_receipt_says() {
+    let desk = Desk::selling(Offer::Duration(Duration::from_secs(3_600))).await;
+    desk.settle(1, 10_000).await;
+    let whole = desk.shop.paywall.holder(&desk.headers()).unwrap().sold;
+    // As the books have it where a holder narrowed it to a minute and showed that.
+    let minute = Some(START.saturating_add(Duration::from_secs(60)));
+    let sold = crate::store::Sold { valid_until: minute, ..whole.clone() };
+    let presentation = crate::store::Presentation { hash: desk.hash(), sold, at: START };
+    desk.shop.store.present(vec![presentation]).await.unwrap();
+    let receipt = desk.receipt().await;
+    assert!(receipt.valid_until > minute);
+    assert_eq!(receipt.valid_until, whole.valid_until);
+}
+
+#[tokio::test(start_paused = true)]
 async fn before_the_money_is_on_the_books_there_is_no_receipt_and_no_row() {
     let desk = Desk::selling(Offer::Forever).await;
     let not_booked = want(404, "receipt_not_booked", Some("5"));
