@@ -243,8 +243,9 @@ impl Refunds {
                 (Refund::Failed, Some(Sent::Sent | Sent::Unknown { .. } | Sent::Settled { .. })) => {
                     match self.stop.run_until_cancelled(outgoing.wait(payment)).await {
                         Some(Ok(Some(Ended::Settled(paid)))) => self.book_missed(&entry, paid.fee).await,
-                        Some(_) => State::Failed { why: "it was not paid".to_owned() },
-                        None => return,
+                        Some(Ok(_)) => State::Failed { why: "it was not paid".to_owned() },
+                        // Not known in this run.
+                        Some(Err(_)) | None => return,
                     }
                 }
                 (Refund::Failed, _) => State::Failed { why: "it was not paid".to_owned() },
