@@ -67,9 +67,10 @@ pub(crate) enum NotBought {
 }
 
 impl Holder {
-    /// Whether this is what they bought. The end may be another: a holder may have shown an earlier one first.
+    /// Whether this is what they bought. A holder may have shown it first with an earlier end or in a lower tier.
     fn bought(&self, sold: &Sold) -> bool {
-        Sold { valid_until: None, ..sold.clone() } == Sold { valid_until: None, ..self.sold.clone() }
+        let Sold { tier, valid_until, .. } = self.sold;
+        sold.tier <= tier && Sold { tier, valid_until, ..sold.clone() } == self.sold
     }
 }
 
@@ -135,7 +136,7 @@ impl Paywall {
         let mut entry = found.filter(|entry| entry.purchase.is_settled()).ok_or(NotBought::Unsettled)?;
         match &entry.purchase.sold {
             Some(sold) if holder.bought(sold) => {
-                // To its end as it was sold, whatever earlier one was shown first.
+                // As it was sold, however narrow it was when it was shown first.
                 entry.purchase.sold = Some(holder.sold.clone());
                 Ok(entry)
             }

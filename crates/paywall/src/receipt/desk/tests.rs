@@ -192,18 +192,43 @@ async fn a_token_whose_time_is_over_has_its_receipt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_narrowed_token_that_was_used_first_does_not_shorten_what_the_receipt_says() {
-    let desk = Desk::selling(Offer::Duration(Duration::from_secs(3_600))).await;
-    desk.settle(1, 10_000).await;
-    let whole = desk.shop.paywall.holder(&desk.headers()).unwrap().sold;
-    // As the books have it where a holder narrowed it to a minute and showed that.
-    let minute = Some(START.saturating_add(Duration::from_secs(60)));
-    let sold = crate::store::Sold { valid_until: minute, ..whole.clone() };
-    let presentation = crate::store::Presentation { hash: desk.hash(), sold, at: START };
-    desk.shop.store.present(vec![presentation]).await.unwrap();
-    let receipt = desk.receipt().await;
-    assert!(receipt.valid_until > minute);
-    assert_eq!(receipt.valid_until, whole.valid_until);
+async fn a_narrowed_token_that_was_used_first_changes_nothing_for_the_holder_of_the_whole_one() {
+    let minute = START.saturating_add(Duration::from_secs(60));
+    for narrower in [format!("weather_valid_until={}", minute.secs()), "services=weather:0".to_owned()] {
+        let mut shop = Shop::open().await;
+        shop.service.offer = Offer::Duration(Duration::from_secs(3_600));
+        shop.service.tier = 2;
+        let (macaroon, preimage) = shop.buy().await;
+        // The lower tier is served as well.
+        shop.service.tier = 0;
+        let narrowed = macaroon.attenuate(&narrower).unwrap();
+        let desk = Desk { receipts: receipts(&shop.paywall), shop, macaroon, preimage };
+        desk.settle(1, 10_000).await;
+        let whole = desk.shop.paywall.holder(&desk.headers()).unwrap().sold;
+        let (paywall, stop) = (desk.shop.paywall.clone(), CancellationToken::new());
+        let mut beside = JoinSet::new();
+        let stopped = stop.clone();
+        beside.spawn(async move { paywall.run(stopped).await });
+        let answer = desk.shop.get(&credential(&narrowed, &desk.preimage)).await;
+        assert!(matches!(answer, Admission::Pass(..)), "{answer:?}");
+        let booked = async {
+            loop {
+                let sold = desk.shop.store.purchase(desk.hash()).await.unwrap().unwrap().sold;
+                if let Some(sold) = sold {
+                    return sold;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let sold = tokio::time::timeout(Duration::from_secs(60), booked).await.unwrap();
+        assert_ne!(sold, whole, "the books have it as it was shown: {narrower}");
+        let receipt = desk.receipt().await;
+        assert_eq!((receipt.tier, receipt.valid_until), (2, whole.valid_until), "{narrower}");
+        let holder = desk.shop.paywall.holder(&desk.headers()).unwrap();
+        desk.shop.paywall.bought(&holder, START).await.unwrap();
+        stop.cancel();
+        beside.join_next().await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]
