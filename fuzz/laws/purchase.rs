@@ -259,7 +259,7 @@ fn answer(story: &mut Story<'_>) -> Answer {
         },
         names_scheme: story.next() % 4 != 3,
         names_other: false,
-        is_limit_reached: false,
+        is_too_little: false,
         now: now(story),
     }
 }
@@ -295,7 +295,7 @@ fn earlier(story: &mut Story<'_>) -> Box<Order> {
         offered: OfferedChallenge::read_all(values.iter().map(|value| value.as_bytes())),
         names_scheme: true,
         names_other: false,
-        is_limit_reached: false,
+        is_too_little: false,
         now: NOW,
     };
     Box::new(judge(&shop(), &answer, &rules).expect("it may be paid"))

@@ -323,9 +323,10 @@ impl Purchase {
             challenge.filter(|order| !order.scope.service.is_empty()).map(|order| &order.scope);
         let is_spent = pass.honoured && same_service == Some(&pass.scope);
         match is_spent {
-            // It is good again next month, here as elsewhere: nothing is noted that would keep it from being tried then. Until
-            // then what is bought beside it is tried first, and a try costs a round trip.
-            true if answer.is_limit_reached => {}
+            // It is good again next month, or for a request that takes less, here as elsewhere: nothing is noted that would
+            // keep it from being tried then. What is bought beside it is tried first, and a try costs a round trip. Only a
+            // token of this very service is told so, and also where the challenge beside it is none that may be paid.
+            _ if answer.is_too_little && pass.honoured => {}
             true => self.notes.push(Note::Spent(hash)),
             false => self.notes.push(Note::Refused(hash)),
         }

@@ -117,6 +117,38 @@ async fn a_token_that_has_been_used_up_is_bought_anew() {
 }
 
 #[tokio::test]
+async fn credit_that_is_too_little_for_one_request_pays_for_the_next_that_takes_less() {
+    let world = World::new();
+    let engine = world.engine();
+    // Each token has three units; a deletion takes them all.
+    let left = parking_lot::Mutex::new(std::collections::HashMap::new());
+    let shop = Shop::with(&world.net, move |till, asked| {
+        let Some(hash) = till.paid(&asked.headers) else { return till.challenge("svc", 100) };
+        let needed = if asked.method == http::Method::DELETE { 3 } else { 1 };
+        match left.lock().entry(hash).or_insert(3) {
+            left if *left < needed => {
+                let code = if *left == 0 { "units_spent" } else { "units_short" };
+                let mut answer = till.challenge("svc", 100);
+                answer.headers_mut().insert("farebox-code", header::HeaderValue::from_static(code));
+                answer
+            }
+            left => {
+                *left -= needed;
+                till.serve("goods")
+            }
+        }
+    })
+    .await;
+    for method in ["GET", "DELETE", "GET", "GET"] {
+        let request = http::Request::builder().method(method).uri(shop.url("/")).body(Bytes::new()).unwrap();
+        assert_eq!(told(engine.fetch(request).await).await, "200 goods", "{method}");
+    }
+    assert_eq!(world.net.payments().len(), 2, "three and three units, for six");
+    let states: Vec<_> = engine.tokens().await.unwrap().iter().map(|row| row.state).collect();
+    assert_eq!(states, ["used_up", "honoured"]);
+}
+
+#[tokio::test]
 async fn a_journal_that_fails_after_the_payment_loses_nothing() {
     let world = World::new();
     let shop = Shop::open(&world.net).await;

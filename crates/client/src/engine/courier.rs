@@ -123,7 +123,10 @@ impl<'a> Head<'a> {
             origin: self.origin,
             names_scheme: names(&["L402", "LSAT"]),
             names_other: names(&["Payment"]),
-            is_limit_reached: self.headers.get("farebox-code").is_some_and(|code| code == "limit_reached"),
+            is_too_little: self
+                .headers
+                .get("farebox-code")
+                .is_some_and(|code| code == "limit_reached" || code == "units_short"),
             now,
         }
     }

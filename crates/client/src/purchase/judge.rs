@@ -62,8 +62,9 @@ pub struct Answer {
     pub names_scheme: bool,
     /// It names a scheme of payment that is not spoken here.
     pub names_other: bool,
-    /// It says that what was shown has reached its limit for this month, and will be good again.
-    pub is_limit_reached: bool,
+    /// It says that what was shown is good, only not for this request now: its limit for this month is reached, or what is
+    /// left of it is less than this request takes.
+    pub is_too_little: bool,
     /// When it came.
     pub now: Timestamp,
 }

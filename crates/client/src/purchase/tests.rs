@@ -50,7 +50,7 @@ fn answer(status: u16, values: &[String]) -> Answer {
         origin: shop(),
         names_scheme: !offered.is_empty(),
         names_other: false,
-        is_limit_reached: false,
+        is_too_little: false,
         offered,
         now: NOW,
     }
@@ -377,12 +377,16 @@ fn a_token_is_dead_only_when_its_own_service_refuses_it() {
 }
 
 #[test]
-fn a_token_that_has_reached_its_limit_for_the_month_is_neither_dead_nor_refused_and_another_is_bought() {
-    let reached = || Answer { is_limit_reached: true, ..challenged() };
-    let answered = || vec![Event::Answered(reached())];
+fn a_token_that_is_too_little_for_this_request_is_neither_dead_nor_refused_and_another_is_bought() {
+    let short = || Answer { is_too_little: true, ..challenged() };
+    let answered = || vec![Event::Answered(short())];
     let mut machine = run(rules(), vec![pass(9, "svc", true)], answered()).0;
     assert_eq!(machine.take_notes(), []);
     check(rules(), vec![pass(9, "svc", true)], answered(), "send with svc, reserve svc");
+    // Also where the rules let no other one be bought.
+    let poor = Rules { limits: Limits { per_payment: Msat::ZERO, ..Limits::default() }, ..rules() };
+    let mut machine = run(poor, vec![pass(9, "svc", true)], answered()).0;
+    assert_eq!(machine.take_notes(), []);
     // Who has never been served by it can't tell.
     let mut machine = run(rules(), vec![pass(9, "svc", false)], answered()).0;
     assert_eq!(machine.take_notes(), [Note::Refused(pass(9, "svc", false).payment_hash())]);
