@@ -72,7 +72,8 @@ pub(crate) fn run(args: &Args, reader: Reader) -> anyhow::Result<ExitCode> {
             let done = engine.acknowledge(payment).await?;
             anyhow::ensure!(
                 done,
-                "payment {payment} cost no more than its wallet had promised, or you know already"
+                "the journal has no payment `{payment}` that cost more than its wallet had promised and that you \
+                 haven't acknowledged; `farebox budget` names those there are"
             );
         }
         let ahead = engine.journal_ahead().await?;

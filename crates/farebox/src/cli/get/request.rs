@@ -212,7 +212,8 @@ fn whole(from: impl std::io::Read, name: &str) -> anyhow::Result<RequestBody> {
     read.with_context(|| format!("cannot read the body from {name}"))?;
     anyhow::ensure!(
         body.len() as u64 <= BODY_BYTES_MAX,
-        "the body from {name} is longer than {} MiB, the most that is kept for a request that may have to be sent twice",
+        "the body from {name} is longer than {} MiB, the most that is kept for a request that may have to be \
+         sent twice; put it into a file and name that, which is read as it is sent",
         BODY_BYTES_MAX >> 20
     );
     Ok(Bytes::from(body).into())

@@ -21,8 +21,8 @@ use crate::{
 /// Ask a seller for their signed receipt of what was bought, check it, and keep it
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The seller is shown the credential, and nobody else is. Exit code 1 if there is no receipt, or it says something
-else than your journal. Anybody can check it again with `farebox receipt verify`.
+The seller is shown the credential, and nobody else is. Exit code 1 if there is no receipt, or it
+says something else than your journal. Anybody can check it again with `farebox receipt verify`.
 
 Examples:
   farebox receipts fetch 4e9f…c2a1 -o receipt.txt
@@ -72,7 +72,12 @@ impl Fetch {
     pub(super) async fn run(&self, reader: Reader) -> anyhow::Result<ExitCode> {
         let engine = self.open()?;
         let row = engine.purchase(self.payment).await?;
-        let row = row.with_context(|| format!("the journal knows no payment {}", self.payment))?;
+        let row = row.with_context(|| {
+            format!(
+                "the journal knows no payment `{}`; `farebox purchases list` shows those it has",
+                self.payment
+            )
+        })?;
         let most = usize::try_from(RECEIPT_BYTES_MAX)?;
         let answer = engine.ask_seller(self.payment, Method::POST, PATH, most).await?;
         let answer = answer.with_context(|| format!("payment {} has bought no credential", self.payment))?;
