@@ -158,6 +158,25 @@ async fn a_file_appears_only_when_it_is_complete() {
 }
 
 #[tokio::test]
+async fn a_refusal_says_why_where_the_gateway_does() {
+    let buyer = Buyer::new().await;
+    for (code, said) in [
+        ("upload_too_dear", "the server answered 413 (`upload_too_dear`)"),
+        // Whatever isn't a code is somebody's text.
+        ("ring 555-0100 to pay", "the server answered 413"),
+    ] {
+        let shop = Shop::with(&buyer.world.net, move |_, _| {
+            let mut answer = status(413);
+            answer.headers_mut().insert("farebox-code", code.parse().unwrap());
+            answer
+        })
+        .await;
+        let output = buyer.get(&["--fail", &shop.url("/")]).await;
+        assert_eq!((exit(&output), error(&output)["message"].as_str()), (22, Some(said)));
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_cannot_be_written_is_found_out_before_anything_is_paid() {
     let buyer = Buyer::new().await;
     let shop = Shop::with(&buyer.world.net, sells("goods")).await;

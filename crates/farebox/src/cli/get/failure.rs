@@ -198,7 +198,10 @@ impl Failure {
         Self {
             exit: if limited { Exit::RateLimited } else { Exit::Status },
             code: if limited { "rate_limited" } else { "status" },
-            message: format!("the server answered {}", report.status),
+            message: match report.reason() {
+                Some(code) => format!("the server answered {} (`{code}`)", report.status),
+                None => format!("the server answered {}", report.status),
+            },
             retryable: limited || report.status >= 500,
             money: report.money.clone().into(),
             approval: None,

@@ -110,6 +110,15 @@ impl Report {
         paid.into_iter().chain(left)
     }
 
+    /// Why a farebox gateway answers as it does. What is no such code is not repeated: it may be anything.
+    pub(super) fn reason(&self) -> Option<&str> {
+        let is_code = |code: &&str| {
+            (1..=40).contains(&code.len())
+                && code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        };
+        self.reason.as_deref().filter(is_code)
+    }
+
     /// Whether a farebox gateway has refused the offer that was asked for.
     pub(super) fn knows_no_such_offer(&self) -> bool {
         self.status == 400 && self.reason.as_deref() == Some("offer_unknown")
