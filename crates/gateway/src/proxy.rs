@@ -145,8 +145,8 @@ pub(crate) fn answer(
     in_flight: InFlight,
     worker: Arc<Worker>,
 ) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
-    // No CONNECT is answered in gRPC's way, whose 200 would say yes to it.
     let said = Survey::of(request.headers());
+    // No CONNECT is answered in gRPC's way, whose 200 would say yes to it.
     let is_grpc =
         said.has(Survey::CONTENT_TYPE) && is_grpc(request.headers()) && request.method() != Method::CONNECT;
     let is_grpc_web = is_grpc && !is_native_grpc(request.headers());
