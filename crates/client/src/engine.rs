@@ -21,7 +21,7 @@ use crate::http::{Hop, Http};
 use crate::journal::{Journal, JournalError, PurchaseRow, watch::Watch};
 use crate::policy::{Asked, Budget, Policy, Verdict};
 use crate::purchase::{Money, RequestFacts, Rules, judge};
-use crate::{HttpConfig, Limits, Origin, RequestBody, RequestError};
+use crate::{HttpConfig, Limits, Origin, RequestBody, RequestError, Shortfall};
 
 mod absence;
 mod buy;
@@ -35,6 +35,7 @@ mod shelf;
 mod told;
 
 use absence::Absence;
+pub(crate) use buy::Said;
 pub use consent::ApproveError;
 use courier::ByHttp;
 pub(crate) use courier::{Courier, Head, Target};
@@ -45,8 +46,8 @@ pub use told::{BudgetUse, Explained, Fetched, Quote, Quoted, Receipt};
 /// So many redirects are followed.
 const REDIRECTS_MAX: usize = 10;
 
-/// So much of what an answer that asks for money says beside its price is read for a quote.
-const TOLD_BYTES_MAX: usize = 64 * 1024;
+/// So much of what an answer that asks for money says beside its price is read.
+pub(crate) const TOLD_BYTES_MAX: usize = 64 * 1024;
 
 /// How an engine is set up.
 #[derive(Clone)]
@@ -133,6 +134,7 @@ pub(crate) struct Arrived<A> {
     pub(crate) response: A,
     pub(crate) purchase: Option<Receipt>,
     pub(crate) credential: Option<PaymentHash>,
+    pub(crate) shortfalls: Vec<Shortfall>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -185,19 +187,20 @@ impl Engine {
     pub async fn fetch(&self, request: http::Request<impl Into<RequestBody>>) -> Result<Fetched, FetchError> {
         let mut hop = Hop::of(request).map_err(|error| FetchError::new(error, Money::None))?;
         let mut purchase: Option<Receipt> = None;
-        let mut shown = Vec::new();
+        let (mut shown, mut shortfalls) = (Vec::new(), Vec::new());
         for _ in 0..=REDIRECTS_MAX {
             let spent = purchase.as_ref().map_or(Money::None, Receipt::money);
             let mut courier = ByHttp { http: &self.0.http, hop: &hop };
             let arrived = self.0.hop(&hop.target(), &mut courier, purchase.is_some()).await;
-            let arrived = arrived.map_err(|error| error.after(&spent))?;
+            let mut arrived = arrived.map_err(|error| error.after(&spent, &shortfalls))?;
+            shortfalls.append(&mut arrived.shortfalls);
             purchase = purchase.or(arrived.purchase);
             shown.extend(arrived.credential);
             let money = || purchase.as_ref().map_or(Money::None, Receipt::money);
             let Some(next) = hop.next(&arrived.response).map_err(|error| FetchError::new(error, money()))?
             else {
                 let Arrived { response, credential, .. } = arrived;
-                return Ok(Fetched { response, purchase, credential, shown });
+                return Ok(Fetched { response, purchase, credential, shown, shortfalls });
             };
             let is_authorized = arrived.credential.is_some() || hop.has_authorization();
             if is_authorized && hop.origin.is_tls() && !next.origin.is_tls() {

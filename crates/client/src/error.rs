@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use crate::engine::Said;
 use crate::purchase::{Money, Refusal, Stop};
-use crate::{JournalError, RequestError};
+use crate::{JournalError, RequestError, Shortfall};
 
 /// What went wrong in code that isn't ours.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -52,18 +53,26 @@ pub struct FetchError {
     #[source]
     fault: Fault,
     money: Money,
+    told: Box<Said>,
 }
 
 impl FetchError {
     pub(crate) fn new(fault: impl Into<Fault>, money: Money) -> Self {
-        Self { fault: fault.into(), money }
+        Self { fault: fault.into(), money, told: Box::default() }
     }
 
     /// The same error of a request that had bought something before it came to this.
-    pub(crate) fn after(mut self, spent: &Money) -> Self {
+    pub(crate) fn after(mut self, spent: &Money, shortfalls: &[Shortfall]) -> Self {
         if self.money == Money::None {
             self.money = spent.clone();
         }
+        self.told.shortfalls.splice(..0, shortfalls.iter().cloned());
+        self
+    }
+
+    /// The same error with what the answers have said before it.
+    pub(crate) fn told(mut self, told: Said) -> Self {
+        self.told = told.into();
         self
     }
 
@@ -76,6 +85,18 @@ impl FetchError {
     /// same request made again does not pay again.
     pub fn money(&self) -> &Money {
         &self.money
+    }
+
+    /// The credentials that were shown and are good, only not for this request now: when to come back, as their seller says.
+    /// None of them is lost.
+    pub fn shortfalls(&self) -> &[Shortfall] {
+        &self.told.shortfalls
+    }
+
+    /// Why the last answer was what it was, in the one word of a farebox gateway (`farebox-code`): small letters and `_`, and
+    /// a server's own word all the same.
+    pub fn reason(&self) -> Option<&str> {
+        self.told.reason.as_deref()
     }
 
     /// The stable name of what went wrong, for programs.

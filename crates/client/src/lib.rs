@@ -25,6 +25,7 @@ mod own_client;
 mod pass;
 pub mod policy;
 pub mod purchase;
+mod shortfall;
 pub mod tower;
 
 pub use approve::{Approve, Question};
@@ -44,3 +45,4 @@ pub use origin::{NotAnOrigin, Origin};
 pub use own_client::PayExt;
 pub use pass::{Pass, Scope};
 pub use purchase::{Money, Refusal, Stop};
+pub use shortfall::{MonthReached, Short, Shortfall, Unit, UnitsLeft};

@@ -6,11 +6,13 @@
 
 use std::future::Future;
 
+use bytes::Bytes;
 use http::header;
 use reqwest::{Client, Request, RequestBuilder, Response};
 
-use crate::engine::{Arrived, Courier, Head, Target};
+use crate::engine::{Arrived, Courier, Head, TOLD_BYTES_MAX, Target};
 use crate::error::Fault;
+use crate::http::beginning;
 use crate::{Engine, FetchError, Fetched, Money, Origin, Pass, RequestError, Stop};
 
 /// What a [`RequestBuilder`] can do besides being sent.
@@ -45,8 +47,8 @@ impl PayExt for RequestBuilder {
         let target = target.ok_or_else(|| free(RequestError::Address))?;
         let mut courier = ByClient { client, request: Some(request), origin: target.origin.clone() };
         let arrived = engine.carry(&target, &mut courier).await?;
-        let Arrived { response, purchase, credential } = arrived;
-        Ok(Fetched { response, purchase, credential, shown: credential.into_iter().collect() })
+        let Arrived { response, purchase, credential, shortfalls } = arrived;
+        Ok(Fetched { response, purchase, credential, shown: credential.into_iter().collect(), shortfalls })
     }
 }
 
@@ -86,6 +88,10 @@ impl Courier for ByClient {
 
     async fn can_send_again(&mut self) -> bool {
         self.request.is_some()
+    }
+
+    async fn beginning(&mut self, response: Response) -> Bytes {
+        beginning(response, TOLD_BYTES_MAX).await
     }
 
     fn head<'a>(&self, response: &'a Response) -> Head<'a> {

@@ -7,7 +7,7 @@ mod support;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use farebox_client::{Engine, EngineConfig, Limits};
+use farebox_client::{Engine, EngineConfig, Limits, Short, Shortfall, Unit};
 use farebox_protocol::Msat;
 use http::header;
 use support::{Shop, World, get, told};
@@ -146,6 +146,42 @@ async fn credit_that_is_too_little_for_one_request_pays_for_the_next_that_takes_
     assert_eq!(world.net.payments().len(), 2, "three and three units, for six");
     let states: Vec<_> = engine.tokens().await.unwrap().iter().map(|row| row.state).collect();
     assert_eq!(states, ["used_up", "honoured"]);
+}
+
+#[tokio::test]
+async fn a_limit_that_is_reached_is_told_with_its_end() {
+    let world = World::new();
+    // Each token opens once a month.
+    let used = parking_lot::Mutex::new(std::collections::HashSet::new());
+    let shop = Shop::with(&world.net, move |till, asked| {
+        let paid = till.paid(&asked.headers);
+        if paid.is_some_and(|hash| used.lock().insert(hash)) {
+            return till.serve("goods");
+        }
+        let mut answer = till.challenge("svc", 100);
+        if paid.is_some() {
+            answer.headers_mut().insert("farebox-code", header::HeaderValue::from_static("limit_reached"));
+            *answer.body_mut() = r#"{"limit":{"capability":"read","unit":"request","most":1,"used":1,"needed":1,"ends_at":4102444800}}"#.into();
+        }
+        answer
+    })
+    .await;
+    let engine = world.engine();
+    let first = engine.fetch(get(&shop.url("/"))).await.unwrap().credential.unwrap();
+
+    let poor = Engine::open(EngineConfig { wallet: None, ..world.config() }).unwrap();
+    let error = poor.fetch(get(&shop.url("/"))).await.unwrap_err();
+    assert_eq!((error.code(), error.reason()), ("no_wallet", Some("limit_reached")));
+    let again = engine.fetch(get(&shop.url("/"))).await.unwrap();
+    assert!(again.purchase.is_some());
+    for shortfalls in [error.shortfalls(), &again.shortfalls] {
+        let [Shortfall { payment_hash, of: Short::Month(Some(month)), .. }] = shortfalls else {
+            panic!("{shortfalls:?}")
+        };
+        assert_eq!((*payment_hash, month.capability.as_str()), (first, "read"));
+        assert_eq!((month.unit, month.most, month.used), (Unit::Request, 1, 1));
+        assert_eq!(month.ends_at.secs(), 4_102_444_800);
+    }
 }
 
 #[tokio::test]

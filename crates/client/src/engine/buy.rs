@@ -15,10 +15,14 @@ use crate::failpoint::{Point, reach};
 use crate::journal::{From, Recorded, Reserved, Told, Want};
 use crate::policy::Verdict;
 use crate::purchase::{Command, Event, Money, Order, Purchase, Refusal, Stop};
+use crate::shortfall::{Short, Shortfall, reason};
 use crate::{Pass, Scope};
 
 /// How often to look whether another process has come to an end with the same purchase.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long to hear what an answer says that isn't the one. It is told and decides nothing, so nobody waits long for it.
+const HEAR: Duration = Duration::from_secs(3);
 
 /// One purchase and what it holds.
 pub(super) struct Buying<'a, C: Courier> {
@@ -34,6 +38,17 @@ pub(super) struct Buying<'a, C: Courier> {
     shown: Option<PaymentHash>,
     /// The consent that a person gave beforehand, for the payment that is recorded next.
     consent: Option<String>,
+    /// What the answers have said.
+    told: Said,
+}
+
+/// What the answers of a purchase have said, besides what decides.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    /// The credentials that were good, and not enough.
+    pub(crate) shortfalls: Vec<Shortfall>,
+    /// Why the last answer was what it was, in a farebox gateway's word.
+    pub(crate) reason: Option<Box<str>>,
 }
 
 impl<'a, C: Courier> Buying<'a, C> {
@@ -44,7 +59,13 @@ impl<'a, C: Courier> Buying<'a, C> {
         purchase: Purchase,
     ) -> Self {
         let (lease, response, order, shown, consent) = (None, None, None, None, None);
-        Self { shared, target, courier, purchase, lease, response, order, shown, consent }
+        let told = Said::default();
+        Self { shared, target, courier, purchase, lease, response, order, shown, consent, told }
+    }
+
+    /// What the answers have said; it is told once.
+    pub(super) fn told(&mut self) -> Said {
+        std::mem::take(&mut self.told)
     }
 
     /// What is known of the money.
@@ -83,7 +104,10 @@ impl<'a, C: Courier> Buying<'a, C> {
                 Command::Pay(order) => Box::pin(self.pay(&order)).await?,
                 Command::Resume(order) => Box::pin(self.resume(order)).await?,
                 Command::Deliver => return self.deliver(),
-                Command::Stop(stop) => return Err(stop.into()),
+                Command::Stop(stop) => {
+                    self.let_go().await;
+                    return Err(stop.into());
+                }
             };
             command = self.purchase.on(event);
             self.keep_notes().await;
@@ -93,10 +117,24 @@ impl<'a, C: Courier> Buying<'a, C> {
     /// Lets go of an answer that isn't the one: it may take up a connection. What follows sends the request again sooner or
     /// later, so whether that can be done is asked before anything is bought.
     async fn go_on(&mut self) -> Result<(), Fault> {
-        if self.response.take().is_some() && !self.courier.can_send_again().await {
+        if self.let_go().await && !self.courier.can_send_again().await {
             return Err(Stop::from(Refusal::BodyGone(self.target.origin.clone())).into());
         }
         Ok(())
+    }
+
+    /// Lets go of the answer, having heard what it says of the credential that it is an answer to. Whether there was one.
+    async fn let_go(&mut self) -> bool {
+        let Some(response) = self.response.take() else { return false };
+        let headers = self.courier.head(&response).headers;
+        self.told.reason = reason(headers).map(Into::into);
+        if let (Some(payment_hash), Some(of)) = (self.shown, Short::of(headers)) {
+            let body = time::timeout(HEAR, self.courier.beginning(response));
+            let of = of.told(&Box::pin(body).await.unwrap_or_default());
+            self.told.shortfalls.retain(|before| before.payment_hash != payment_hash);
+            self.told.shortfalls.push(Shortfall { payment_hash, of });
+        }
+        true
     }
 
     async fn send(&mut self, pass: Option<&Pass>) -> Result<Event, Fault> {
@@ -298,7 +336,8 @@ impl<'a, C: Courier> Buying<'a, C> {
             }),
             _ => None,
         };
-        Ok(Arrived { response, purchase, credential: self.shown })
+        let shortfalls = self.told().shortfalls;
+        Ok(Arrived { response, purchase, credential: self.shown, shortfalls })
     }
 
     fn wallet(&self) -> WalletId {

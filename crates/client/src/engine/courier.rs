@@ -5,13 +5,15 @@
 
 use std::future::Future;
 
+use bytes::Bytes;
 use farebox_protocol::{OfferedChallenge, Timestamp, http_auth};
 use http::{HeaderMap, Method, StatusCode, header};
 use reqwest::Url;
 
-use super::{Arrived, Engine, Fault, FetchError, Shared, buy::Buying};
-use crate::http::{Hop, Http};
+use super::{Arrived, Engine, Fault, FetchError, Shared, TOLD_BYTES_MAX, buy::Buying};
+use crate::http::{Hop, Http, beginning};
 use crate::purchase::{Answer, Money, Purchase};
+use crate::shortfall::Short;
 use crate::{Origin, Pass};
 
 /// What is asked for, as far as buying looks at it.
@@ -70,6 +72,12 @@ pub(crate) trait Courier: Send {
         std::future::ready(true)
     }
 
+    /// The beginning of an answer's body, for which it is given up. Nothing where that can't be read.
+    fn beginning(&mut self, answer: Self::Answer) -> impl Future<Output = Bytes> + Send {
+        drop(answer);
+        std::future::ready(Bytes::new())
+    }
+
     /// The head of an answer to it.
     fn head<'a>(&self, answer: &'a Self::Answer) -> Head<'a>;
 }
@@ -89,6 +97,10 @@ impl Courier for ByHttp<'_> {
 
     async fn can_send_again(&mut self) -> bool {
         self.hop.body.is_there().await
+    }
+
+    async fn beginning(&mut self, response: reqwest::Response) -> Bytes {
+        beginning(response, TOLD_BYTES_MAX).await
     }
 
     fn head<'a>(&self, response: &'a reqwest::Response) -> Head<'a> {
@@ -123,10 +135,7 @@ impl<'a> Head<'a> {
             origin: self.origin,
             names_scheme: names(&["L402", "LSAT"]),
             names_other: names(&["Payment"]),
-            is_too_little: self
-                .headers
-                .get("farebox-code")
-                .is_some_and(|code| code == "limit_reached" || code == "units_short"),
+            is_too_little: Short::of(self.headers).is_some(),
             now,
         }
     }
@@ -159,6 +168,6 @@ impl Shared {
         let mut buying = Buying::new(self, target, courier, purchase);
         let arrived = buying.run(first).await;
         buying.end().await;
-        arrived.map_err(|fault| FetchError::new(fault, buying.money()))
+        arrived.map_err(|fault| FetchError::new(fault, buying.money()).told(buying.told()))
     }
 }

@@ -4,9 +4,10 @@ use bytes::Bytes;
 use farebox_protocol::{Msat, Network, PaymentHash, Timestamp};
 use http::StatusCode;
 
-use crate::Origin;
+use crate::{Origin, Shortfall};
 use crate::policy::{Budget, Judgement};
 use crate::purchase::{Money, Order, Refusal};
+use crate::shortfall::reason;
 
 /// An answer, and what it took to get it.
 #[derive(Debug)]
@@ -20,6 +21,16 @@ pub struct Fetched {
     pub credential: Option<PaymentHash>,
     /// The payments whose credentials servers were shown on the way here, redirects included.
     pub shown: Vec<PaymentHash>,
+    /// The credentials among them that are good, and were not enough for this request.
+    pub shortfalls: Vec<Shortfall>,
+}
+
+impl Fetched {
+    /// Why a farebox gateway answers as it does, in one word (`farebox-code`): small letters and `_`, and a server's own word
+    /// all the same.
+    pub fn reason(&self) -> Option<&str> {
+        reason(self.response.headers())
+    }
 }
 
 /// A purchase that this request has made.
