@@ -71,8 +71,7 @@ pub(crate) struct Peer {
     /// What its headers say of the client is its own word, also at an address that is believed: a proxy that didn't say
     /// whose connection it hands over has put nothing into the conversation either.
     pub(crate) speaks_for_itself: bool,
-    /// What the upstream was told of it last: of who asks, and in all.
-    forwarded: forwarded::Said,
+    /// What the upstream was told of it last.
     told: telling::Told,
 }
 
@@ -80,14 +79,7 @@ impl Peer {
     pub(crate) fn new(ip: IpAddr, is_tls: bool) -> Self {
         let ip = ip.to_canonical();
         let text = HeaderValue::try_from(ip.to_string()).expect("an address is digits, dots and colons");
-        Self {
-            ip,
-            text,
-            is_tls,
-            speaks_for_itself: false,
-            forwarded: forwarded::Said::default(),
-            told: telling::Told::default(),
-        }
+        Self { ip, text, is_tls, speaks_for_itself: false, told: telling::Told::default() }
     }
 }
 
@@ -439,7 +431,7 @@ fn dress(
         strip_credentials(headers);
     }
     headers::strip(headers, found, client.is_vouched_for);
-    let lines = telling::tell(headers, route, pass, client, peer, host, found.has(Survey::SPOOFED));
+    let lines = telling::tell(headers, route, pass, client, peer, host);
     if let Some(credential) = credential {
         // One line and no second one: there are servers that answer 400 to two.
         headers.insert(AUTHORIZATION, credential);

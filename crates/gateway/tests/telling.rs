@@ -186,6 +186,24 @@ async fn an_operators_header_of_a_name_that_we_use_is_the_only_one() {
 }
 
 #[tokio::test]
+async fn a_connection_that_asks_for_another_host_is_told_of_with_that_one() {
+    // Through the headers; the same in writing is above.
+    let upstream = Upstream::echo().await;
+    let mut route = free("api", &upstream.url());
+    route.headers =
+        vec![(HeaderName::from_static("x-forwarded-proto"), HeaderValue::from_static("operators"))];
+    let rig = rig(vec![route]).await;
+    let mut client = http1(rig.addr).await;
+    for host in ["a.test", "a.test", "b.test", "a.test"] {
+        let mut asked = request("GET", "/", &[]);
+        asked.headers_mut().insert(header::HOST, HeaderValue::from_static(host));
+        let (lines, _) = on(&mut client, asked).await;
+        assert_eq!(starting(&lines, "x-forwarded-host"), [host]);
+        assert_eq!(starting(&lines, "forwarded"), [format!("for=127.0.0.1;host=\"{host}\";proto=http")]);
+    }
+}
+
+#[tokio::test]
 async fn a_trusted_proxys_word_is_passed_on_with_every_request() {
     let upstream = Upstream::echo().await;
     let mut config = support::config(vec![free("api", &upstream.url())]);

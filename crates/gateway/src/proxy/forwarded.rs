@@ -14,7 +14,6 @@ use http::{
     header::{Entry, FORWARDED},
 };
 use ipnet::IpNet;
-use parking_lot::Mutex;
 
 use super::Peer;
 
@@ -27,25 +26,6 @@ pub(super) struct Client {
     pub(super) ip: IpAddr,
     /// It came through a proxy that may speak for it.
     pub(super) is_vouched_for: bool,
-}
-
-/// What was said of a connection last, and for which host: it hardly ever asks for another one.
-#[derive(Debug, Default)]
-pub(super) struct Said(Mutex<Option<(Box<[u8]>, HeaderValue)>>);
-
-impl Said {
-    fn of(&self, host: &HeaderValue, say: impl FnOnce() -> HeaderValue) -> HeaderValue {
-        let mut last = self.0.lock();
-        match &*last {
-            Some((same, said)) if **same == *host.as_bytes() => said.clone(),
-            _ => {
-                let said = say();
-                // A copy: a header's own bytes are part of all that was read with it.
-                *last = Some((host.as_bytes().into(), said.clone()));
-                said
-            }
-        }
-    }
 }
 
 /// Who sent a request, as far as trusted proxies say.
@@ -130,28 +110,23 @@ fn address(said: &[u8]) -> Option<IpAddr> {
     Some(ip.to_canonical())
 }
 
-/// Tells the upstream who asks for what. What a trusted proxy has said stays (`may_say`: somebody may have said something);
-/// everything else has been removed before.
-pub(super) fn set(headers: &mut HeaderMap, client: &Client, peer: &Peer, host: HeaderValue, may_say: bool) {
-    let proto = if peer.is_tls { "https" } else { "http" };
-    if !(may_say && client.is_vouched_for)
-        && client.ip == peer.ip
-        && let Ok(text) = peer.text.to_str()
-    {
-        let ours = peer.forwarded.of(&host, || forwarded(&peer.ip, text, &host, proto));
-        headers.append(FORWARDED, ours);
-        headers.append(FOR, peer.text.clone());
-        headers.append(PROTO, HeaderValue::from_static(proto));
-        if !host.is_empty() {
-            headers.append(HOST, host);
-        }
-        return;
+/// Tells the upstream who asks for what, where nobody spoke for the client. `ours` is of this connection and this host ([`of`]);
+/// of these names there is nothing else in the headers, since what a client says of itself has been removed before.
+pub(super) fn set(headers: &mut HeaderMap, peer: &Peer, host: HeaderValue, ours: HeaderValue) {
+    headers.append(FORWARDED, ours);
+    headers.append(FOR, peer.text.clone());
+    headers.append(PROTO, HeaderValue::from_static(proto(peer)));
+    if !host.is_empty() {
+        headers.append(HOST, host);
     }
-    let ours = match peer.text.to_str() {
-        Ok(text) if client.ip == peer.ip || headers.contains_key(FORWARDED) => {
-            peer.forwarded.of(&host, || forwarded(&peer.ip, text, &host, proto))
-        }
-        _ => forwarded(&client.ip, &client.ip.to_string(), &host, proto),
+}
+
+/// Tells the upstream who asks for what, going on with what a trusted proxy has said.
+pub(super) fn go_on(headers: &mut HeaderMap, client: &Client, peer: &Peer, host: HeaderValue) {
+    let ours = if client.ip == peer.ip || headers.contains_key(FORWARDED) {
+        of(peer, &host)
+    } else {
+        written(&client.ip, &text_of(&client.ip), &host, proto(peer))
     };
     if client.ip != peer.ip && !headers.contains_key(FOR) {
         // It was `Forwarded` that told, which not every upstream reads.
@@ -159,10 +134,19 @@ pub(super) fn set(headers: &mut HeaderMap, client: &Client, peer: &Peer, host: H
     }
     append(headers, FORWARDED, ours);
     append(headers, FOR, peer.text.clone());
-    headers.entry(PROTO).or_insert(HeaderValue::from_static(proto));
+    headers.entry(PROTO).or_insert(HeaderValue::from_static(proto(peer)));
     if !host.is_empty() {
         headers.entry(HOST).or_insert(host);
     }
+}
+
+/// What `Forwarded` says of a connection that asks for `host`.
+pub(super) fn of(peer: &Peer, host: &HeaderValue) -> HeaderValue {
+    written(&peer.ip, &peer.text, host, proto(peer))
+}
+
+fn proto(peer: &Peer) -> &'static str {
+    if peer.is_tls { "https" } else { "http" }
 }
 
 fn text_of(ip: &IpAddr) -> HeaderValue {
@@ -170,10 +154,10 @@ fn text_of(ip: &IpAddr) -> HeaderValue {
 }
 
 /// RFC 7239: an IPv6 address stands in brackets and quotes, a host with its port in quotes.
-fn forwarded(ip: &IpAddr, text: &str, host: &HeaderValue, proto: &str) -> HeaderValue {
-    let host = host.to_str().unwrap_or_default();
-    // Every request gets one, and formatting would cost several times what joining does.
+fn written(ip: &IpAddr, text: &HeaderValue, host: &HeaderValue, proto: &str) -> HeaderValue {
     let [before, after] = if ip.is_ipv4() { ["for=", ";host=\""] } else { ["for=\"[", "]\";host=\""] };
+    let [text, host] = [text, host].map(|part| part.to_str().unwrap_or_default());
+    // Formatting would cost several times what joining does.
     let text = [before, text, after, host, "\";proto=", proto].concat();
     HeaderValue::try_from(text).expect("addresses and a host that was checked are visible ASCII")
 }
@@ -298,7 +282,7 @@ mod tests {
     fn what_only_forwarded_told_is_told_in_both_ways() {
         let mut sent = headers(&[(FORWARDED, "for=1.2.3.4")]);
         let who = Client { ip: "1.2.3.4".parse().unwrap(), is_vouched_for: true };
-        set(&mut sent, &who, &peer("10.0.0.1"), HeaderValue::from_static("a"), true);
+        go_on(&mut sent, &who, &peer("10.0.0.1"), HeaderValue::from_static("a"));
         assert_eq!(sent[FOR], "1.2.3.4, 10.0.0.1");
         assert_eq!(sent[FORWARDED], "for=1.2.3.4, for=10.0.0.1;host=\"a\";proto=https");
     }
@@ -306,8 +290,8 @@ mod tests {
     #[test]
     fn the_upstream_is_told_once_in_each_way() {
         let mut sent = HeaderMap::new();
-        let who = Client { ip: "2001:db8::1".parse().unwrap(), is_vouched_for: false };
-        set(&mut sent, &who, &peer("2001:db8::1"), HeaderValue::from_static("a.org:8443"), true);
+        let (peer, host) = (peer("2001:db8::1"), HeaderValue::from_static("a.org:8443"));
+        set(&mut sent, &peer, host.clone(), of(&peer, &host));
         assert_eq!(sent[FOR], "2001:db8::1");
         assert_eq!(sent[PROTO], "https");
         assert_eq!(sent[HOST], "a.org:8443");
@@ -315,21 +299,10 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_asks_for_another_host_is_told_of_with_that_one() {
-        let peer = peer("192.0.2.1");
-        let who = Client { ip: peer.ip, is_vouched_for: false };
-        for host in ["a.org", "a.org", "b.org", "a.org"] {
-            let mut sent = HeaderMap::new();
-            set(&mut sent, &who, &peer, HeaderValue::from_static(host), true);
-            assert_eq!(sent[FORWARDED], format!("for=192.0.2.1;host=\"{host}\";proto=https"));
-        }
-    }
-
-    #[test]
     fn what_a_trusted_proxy_said_is_continued() {
         let mut sent = headers(&[(FOR, "1.2.3.4"), (PROTO, "http"), (HOST, "public.org")]);
         let who = Client { ip: "1.2.3.4".parse().unwrap(), is_vouched_for: true };
-        set(&mut sent, &who, &peer("10.0.0.1"), HeaderValue::from_static("inner"), true);
+        go_on(&mut sent, &who, &peer("10.0.0.1"), HeaderValue::from_static("inner"));
         assert_eq!(sent[FOR], "1.2.3.4, 10.0.0.1");
         assert_eq!(sent[PROTO], "http");
         assert_eq!(sent[HOST], "public.org");

@@ -7,7 +7,8 @@
 //! behind the request line (`upstream/gather.rs`). They come from the same code either way, so the two can't differ.
 //!
 //! It must be certain that none of these headers is in the map as well: not where a proxy may speak for its client, nor where
-//! the operator sets one of the same name ([`may_be_written`]). All else of those names has been removed before.
+//! the operator sets one of the same name ([`may_be_written`]). All else of those names has been removed before. Of requests to
+//! such an upstream, and to one that speaks HTTP/2, only the longest header is kept, which names the host.
 //! A whole request of our own making, without hyper, would save more, and leave us to get HTTP/1.1 right.
 
 use std::sync::{Arc, Weak};
@@ -32,7 +33,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Lines(Arc<[u8]>);
 
-/// What was told of a connection's last request.
+/// What was told of a connection's last request: it hardly ever asks for another host.
 #[derive(Debug, Default)]
 pub(super) struct Told(Mutex<Option<Box<Last>>>);
 
@@ -40,6 +41,13 @@ pub(super) struct Told(Mutex<Option<Box<Last>>>);
 struct Last {
     /// A copy: a header's own bytes are part of all that was read with it.
     host: Box<[u8]>,
+    forwarded: HeaderValue,
+    /// To an upstream to which it may be written.
+    written: Option<Written>,
+}
+
+#[derive(Debug)]
+struct Written {
     buyer: Buyer,
     /// Weak, so that a connection that asks for nothing keeps no upstream that nobody else knows any more.
     route: Weak<Route>,
@@ -58,7 +66,6 @@ pub(crate) fn may_be_written(upstream: &UpstreamConfig, theirs: &[(HeaderName, H
 }
 
 /// Tells the upstream who asks and who pays: adds it to the headers, or gives it back as the lines to write.
-/// `may_say`: somebody may have said something of the kind before.
 pub(super) fn tell(
     headers: &mut HeaderMap,
     route: &Arc<Route>,
@@ -66,41 +73,47 @@ pub(super) fn tell(
     client: &Client,
     peer: &Peer,
     host: HeaderValue,
-    may_say: bool,
 ) -> Option<Lines> {
-    let say = |headers: &mut HeaderMap, host| {
-        forwarded::set(headers, client, peer, host, may_say);
+    if client.is_vouched_for {
+        forwarded::go_on(headers, client, peer, host);
         introduce_as(headers, pass, &route.label);
-    };
-    if client.is_vouched_for || !route.may_be_written {
-        say(headers, host);
         return None;
     }
     let mut last = peer.told.0.lock();
-    if let Some(last) = last.as_mut().filter(|last| last.is(&host, pass, route)) {
-        let lines = last.lines.get_or_insert_with(|| {
+    let last = match &mut *last {
+        Some(last) if *last.host == *host.as_bytes() => last,
+        last => last.insert(Box::new(Last::of(peer, &host))),
+    };
+    let say = |headers: &mut HeaderMap| {
+        forwarded::set(headers, peer, host, last.forwarded.clone());
+        introduce_as(headers, pass, &route.label);
+    };
+    if !route.may_be_written {
+        say(headers);
+        return None;
+    }
+    if let Some(written) = last.written.as_mut().filter(|written| written.is(pass, route)) {
+        let lines = written.lines.get_or_insert_with(|| {
             let mut said = HeaderMap::new();
-            say(&mut said, host);
+            say(&mut said);
             Lines::of(&said)
         });
         return Some(lines.clone());
     }
-    *last = Some(Box::new(Last {
-        host: host.as_bytes().into(),
-        buyer: Buyer::of(pass),
-        route: Arc::downgrade(route),
-        lines: None,
-    }));
-    drop(last);
-    say(headers, host);
+    last.written = Some(Written { buyer: Buyer::of(pass), route: Arc::downgrade(route), lines: None });
+    say(headers);
     None
 }
 
 impl Last {
-    fn is(&self, host: &HeaderValue, pass: &Pass, route: &Arc<Route>) -> bool {
-        std::ptr::eq(self.route.as_ptr(), Arc::as_ptr(route))
-            && self.buyer.is_of(pass)
-            && *self.host == *host.as_bytes()
+    fn of(peer: &Peer, host: &HeaderValue) -> Self {
+        Self { host: host.as_bytes().into(), forwarded: forwarded::of(peer, host), written: None }
+    }
+}
+
+impl Written {
+    fn is(&self, pass: &Pass, route: &Arc<Route>) -> bool {
+        std::ptr::eq(self.route.as_ptr(), Arc::as_ptr(route)) && self.buyer.is_of(pass)
     }
 }
 
