@@ -1,11 +1,13 @@
 //! What of a service is sold: offers to choose from, tiers, and the capabilities by which tiers differ.
 //!
-//! A *capability* names a part of a service, by methods and paths. A request takes every capability that it falls under, and
-//! a token that lists capabilities must list all of those; one that lists none may do what its tier may. So overlapping
-//! patterns never open more than each of them would, in whatever order they are written.
+//! A *capability* names a part of a service, by methods and paths. A request takes every capability that it falls under, so
+//! overlapping patterns never open more than each of them would, in whatever order they are written. What nobody has named
+//! belongs to the lowest tier.
 //!
 //! *Tiers* build on each other: a higher one has at least what a lower one has, and the highest has everything. A request
 //! needs the lowest tier that has all the capabilities it takes, and that tier's offers are what its buyer is asked to pay.
+//! A token is sold with the number of its tier and no list of capabilities: a list allows nothing that nobody has named,
+//! though it is sold, and would end with the next part that gets a name. Holders list them, to lend less than they have.
 //!
 //! *Offers* have names. A buyer gets the default, or names another in the header [`OFFER_HEADER`] or in the query
 //! (`?farebox-offer=large`): one challenge for each request, so the node is asked for one invoice and not for several.
@@ -95,8 +97,6 @@ pub struct Quote<'a> {
     pub name: &'a str,
     /// The tier that is sold.
     pub tier: u8,
-    /// What is signed into the token of what it may do; `None` for everything that the tier has.
-    pub capabilities: Option<&'a [CapabilityName]>,
     /// What it costs.
     pub price: Msat,
     /// What it buys.
@@ -300,23 +300,20 @@ impl Service {
             service: self,
             name: DEFAULT_OFFER,
             tier: self.tier,
-            // Without tiers there is nothing that a token has to be kept from.
-            capabilities: (!self.menu.tiers.is_empty()).then_some(&*self.menu.lowest),
             price: self.price,
             offer: self.offer,
             good_for: self.menu.good_for,
             monthly: &self.menu.monthly,
             replaces: None,
         };
-        let (first, number, capabilities, plans) = match tier {
-            None => (Some(own), own.tier, own.capabilities, &self.menu.more),
-            Some(above) => (None, above.tier, Some(&*above.capabilities), &above.offers),
+        let (first, number, plans) = match tier {
+            None => (Some(own), own.tier, &self.menu.more),
+            Some(above) => (None, above.tier, &above.offers),
         };
         let of_plan = move |plan: &'a Plan| Quote {
             service: self,
             name: &plan.name,
             tier: number,
-            capabilities,
             price: plan.price,
             offer: plan.offer,
             good_for: plan.good_for,
@@ -358,8 +355,10 @@ impl Menu {
         }
         let mut below = (service.tier, &self.lowest);
         self.check_names(service, below.0, below.1, &names)?;
+        // Without tiers everybody has everything.
+        let had: Vec<&str> = if self.tiers.is_empty() { names.clone() } else { listed(&self.lowest) };
         for quote in service.offers(None) {
-            check_monthly(&quote, &names)?;
+            check_monthly(&quote, &had)?;
         }
         for tier in &self.tiers {
             self.check_names(service, tier.tier, &tier.capabilities, &names)?;
@@ -372,7 +371,7 @@ impl Menu {
             }
             check_plans(service, tier.offers.iter(), &[])?;
             for quote in service.offers(Some(tier)) {
-                check_monthly(&quote, &names)?;
+                check_monthly(&quote, &listed(&tier.capabilities))?;
             }
             below = (tier.tier, &tier.capabilities);
         }
@@ -387,14 +386,13 @@ impl Menu {
         &self,
         service: &Service,
         tier: u8,
-        listed: &[CapabilityName],
+        had: &[CapabilityName],
         names: &[&str],
     ) -> Result<(), MenuError> {
-        let listed_names: Vec<&str> = listed.iter().map(CapabilityName::as_str).collect();
-        if let Some(twice) = repeated(&listed_names) {
+        if let Some(twice) = repeated(&listed(had)) {
             return Err(MenuError::Twice(service.name.clone(), "capabilities of a tier", twice));
         }
-        match listed.iter().find(|each| !names.contains(&each.as_str())) {
+        match had.iter().find(|each| !names.contains(&each.as_str())) {
             Some(unknown) => Err(MenuError::Unknown(service.name.clone(), tier, unknown.clone())),
             None => Ok(()),
         }
@@ -423,15 +421,19 @@ fn check_plans<'a>(
     }
 }
 
-/// Whether the limits of one offer can be kept, told and reached.
-fn check_monthly(quote: &Quote<'_>, names: &[&str]) -> Result<(), MenuError> {
+fn listed(names: &[CapabilityName]) -> Vec<&str> {
+    names.iter().map(CapabilityName::as_str).collect()
+}
+
+/// Whether the limits of one offer, whose tier has these capabilities, can be kept, told and reached.
+fn check_monthly(quote: &Quote<'_>, had: &[&str]) -> Result<(), MenuError> {
     let Quote { service, name, monthly, .. } = *quote;
     if monthly.len() > MONTHLY_MAX {
         return Err(MenuError::TooManyMonthly(service.name.clone(), name.to_owned(), monthly.len()));
     }
     for (at, limit) in monthly.iter().enumerate() {
         let is_twice = monthly[..at].iter().any(|earlier| earlier.is_like(limit));
-        let why = if is_twice { Some(BadMonthly::Twice) } else { quote.fault(limit, names) };
+        let why = if is_twice { Some(BadMonthly::Twice) } else { quote.fault(limit, had) };
         if let Some(why) = why {
             let (service, offer, limit) = (service.name.clone(), name.to_owned(), limit.to_string());
             return Err(MenuError::Monthly { service, offer, limit, why });
@@ -442,14 +444,12 @@ fn check_monthly(quote: &Quote<'_>, names: &[&str]) -> Result<(), MenuError> {
 
 impl Quote<'_> {
     /// Why a limit by the month can't be sold with it.
-    fn fault(&self, limit: &Monthly, names: &[&str]) -> Option<BadMonthly> {
+    fn fault(&self, limit: &Monthly, had: &[&str]) -> Option<BadMonthly> {
         let capability = limit.capability.as_str();
-        let is_listed =
-            self.capabilities.is_none_or(|listed| listed.iter().any(|name| name.as_str() == capability));
         if !limit.is_sellable() {
             return Some(BadMonthly::Nothing);
         }
-        if !is_listed || !names.contains(&capability) {
+        if !had.contains(&capability) {
             return Some(BadMonthly::NotSold);
         }
         match (limit.most, self.offer) {

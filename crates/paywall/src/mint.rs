@@ -169,7 +169,8 @@ impl Mint {
             tier,
             terms,
             valid_until,
-            capabilities: quote.capabilities.map(<[_]>::to_vec),
+            // Its tier says what it may do.
+            capabilities: None,
             monthly: quote.monthly.to_vec(),
             bound: None,
             replaces: quote.replaces.map(|older| older.hash()),

@@ -60,14 +60,7 @@ fn check(request: &str, choice: Option<&str>, want: &str) {
     let quoted = match service.quote(&method, path, choice) {
         Ok(quote) => {
             assert_eq!(quote.tier, service.tier_for(&taken), "what is sold is what is needed");
-            let listed = quote.capabilities.map(|all| all.iter().map(|one| one.as_str()).collect::<Vec<_>>());
-            format!(
-                "{} of {} for {}, {}",
-                quote.name,
-                quote.tier,
-                quote.price,
-                listed.unwrap_or_default().join("+")
-            )
+            format!("{} of {} for {}", quote.name, quote.tier, quote.price)
         }
         Err(error) => error.to_string(),
     };
@@ -76,20 +69,20 @@ fn check(request: &str, choice: Option<&str>, want: &str) {
 
 #[test]
 fn a_request_takes_every_capability_it_falls_under_and_needs_the_lowest_tier_that_has_them() {
-    check("GET /a", None, "read -> default of 0 for 10 sat, read");
-    check("POST /a", None, "write -> pro of 1 for 100 sat, read+write");
-    check("GET /admin", None, "read+admin -> root of 5 for 10000 sat, read+write+admin");
-    check("DELETE /admin/x", None, "admin -> root of 5 for 10000 sat, read+write+admin");
-    check("GET /administer", None, "read -> default of 0 for 10 sat, read");
+    check("GET /a", None, "read -> default of 0 for 10 sat");
+    check("POST /a", None, "write -> pro of 1 for 100 sat");
+    check("GET /admin", None, "read+admin -> root of 5 for 10000 sat");
+    check("DELETE /admin/x", None, "admin -> root of 5 for 10000 sat");
+    check("GET /administer", None, "read -> default of 0 for 10 sat");
     // Nobody has named it, so it belongs to everybody who has paid.
-    check("DELETE /a", None, " -> default of 0 for 10 sat, read");
+    check("DELETE /a", None, " -> default of 0 for 10 sat");
 }
 
 #[test]
 fn a_buyer_chooses_among_the_offers_of_the_tier_that_is_needed() {
-    check("GET /a", Some("default"), "read -> default of 0 for 10 sat, read");
-    check("GET /a", Some("large"), "read -> large of 0 for 90 sat, read");
-    check("POST /a", Some("pro-large"), "write -> pro-large of 1 for 900 sat, read+write");
+    check("GET /a", Some("default"), "read -> default of 0 for 10 sat");
+    check("GET /a", Some("large"), "read -> large of 0 for 90 sat");
+    check("POST /a", Some("pro-large"), "write -> pro-large of 1 for 900 sat");
     check("GET /a", Some("pro"), "read -> there is no one offer called `pro`");
     check("POST /a", Some("large"), "write -> there is no one offer called `large`");
     check("GET /a", Some(""), "read -> there is no one offer called ``");
@@ -97,12 +90,12 @@ fn a_buyer_chooses_among_the_offers_of_the_tier_that_is_needed() {
 }
 
 #[test]
-fn without_tiers_a_token_lists_no_capabilities() {
+fn without_tiers_everything_is_sold_in_one() {
     let mut service = service();
     service.menu.tiers.clear();
     service.menu.lowest.clear();
     let quote = service.quote(&Method::POST, "/admin", None).unwrap();
-    assert_eq!((quote.tier, quote.capabilities), (0, None));
+    assert_eq!((quote.tier, quote.price), (0, service.price));
     let plain = weather();
     assert!(plain.taken(&Method::GET, "/").is_empty());
     assert_eq!(plain.quote(&Method::GET, "/", None).unwrap().price, plain.price);

@@ -62,7 +62,7 @@ pub(crate) struct Service {
     #[serde(default, deserialize_with = "some")]
     pub(crate) costs: Vec<RouteCost>,
     /// Names for parts of the service, for tiers to be told apart by and for buyers to narrow their tokens to. A request takes
-    /// every capability that it falls under. Default: none.
+    /// every capability that it falls under; what takes none belongs to the lowest tier. Default: none.
     #[serde(default, deserialize_with = "some")]
     pub(crate) capabilities: Vec<Capability>,
     /// More of the service for other prices. Who has a tier has all the tiers below it; `price` and `offer` sell the lowest, and

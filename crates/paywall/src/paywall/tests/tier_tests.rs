@@ -54,20 +54,22 @@ async fn a_token_does_what_its_tier_and_its_capabilities_say_and_no_more() {
     let none = HeaderMap::new();
     let (cheap, cheap_paid, price) = buy(&Method::GET, &none).await;
     assert_eq!(price, 10);
-    assert!(cheap.caveats().any(|caveat| caveat == "weather_capabilities=read"));
+    assert!(cheap.caveats().any(|caveat| caveat == "services=weather:0"));
     let (pro, pro_paid, price) = buy(&Method::POST, &none).await;
     assert_eq!(price, 500);
     assert!(pro.caveats().any(|caveat| caveat == "services=weather:3"));
 
-    let cheap = credential(&cheap, &cheap_paid);
-    check(&ask(&Method::GET, &cheap).await, Code::Pass);
-    check(&ask(&Method::POST, &cheap).await, Code::TokenOtherCapability);
-    check(&ask(&Method::DELETE, &cheap).await, Code::TokenOtherCapability);
-    // Without a list, a token has all of its tier, and no more.
-    let before = credential(&before, &paid_before);
-    check(&ask(&Method::GET, &before).await, Code::Pass);
-    check(&ask(&Method::DELETE, &before).await, Code::Pass);
-    check(&ask(&Method::POST, &before).await, Code::TierOutgrown);
+    // A token has all of its tier, and no more; what nobody has named belongs to the lowest.
+    for token in [credential(&cheap, &cheap_paid), credential(&before, &paid_before)] {
+        check(&ask(&Method::GET, &token).await, Code::Pass);
+        check(&ask(&Method::DELETE, &token).await, Code::Pass);
+        check(&ask(&Method::POST, &token).await, Code::TierOutgrown);
+    }
+    let lent = credential(&cheap.attenuate("weather_capabilities=read").unwrap(), &cheap_paid);
+    check(&ask(&Method::GET, &lent).await, Code::Pass);
+    for method in [Method::POST, Method::DELETE] {
+        check(&ask(&method, &lent).await, Code::TokenOtherCapability);
+    }
     for method in [Method::GET, Method::POST] {
         check(&ask(&method, &credential(&pro, &pro_paid)).await, Code::Pass);
     }
@@ -77,6 +79,31 @@ async fn a_token_does_what_its_tier_and_its_capabilities_say_and_no_more() {
     let limited = credential(&pro.attenuate("write_monthly_requests=0").unwrap(), &pro_paid);
     check(&ask(&Method::GET, &limited).await, Code::Pass);
     check(&ask(&Method::POST, &limited).await, Code::LimitReached);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_a_request_is_asked_to_pay_for_opens_that_request() {
+    let mut shop = Shop::open().await;
+    with_tiers(&mut shop.service);
+    let menu = shop.service.menu.clone();
+    // As it is; with the dear part named and nothing else; and without tiers.
+    let only_the_dear = crate::Menu {
+        capabilities: menu.capabilities[1..].to_vec(),
+        lowest: Vec::new(),
+        tiers: vec![crate::Tier { capabilities: vec!["write".parse().unwrap()], ..menu.tiers[0].clone() }],
+        ..menu.clone()
+    };
+    let without_tiers = crate::Menu { tiers: Vec::new(), lowest: Vec::new(), ..menu.clone() };
+    for menu in [menu, only_the_dear, without_tiers] {
+        shop.service.menu = menu;
+        assert_eq!(shop.service.validate(), Ok(()));
+        for method in [Method::GET, Method::POST, Method::PUT, Method::DELETE] {
+            let (macaroon, invoice) =
+                read_challenge(&answer(shop.ask(&method, "/x", &HeaderMap::new()).await));
+            let bought = credential(&macaroon, &shop.node.preimage(&invoice.payment_hash()));
+            check(&shop.ask(&method, "/x", &bought).await, Code::Pass);
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -44,7 +44,7 @@ async fn a_better_token_keeps_the_id_and_ends_the_older_one_when_it_is_first_use
     assert_eq!(problem["replaces"], was.token_id.to_string());
     assert_eq!(
         (&problem["code"], &problem["price_msat"]),
-        (&"token_other_capability".into(), &500_000.into())
+        (&"tier_outgrown".into(), &500_000.into())
     );
 
     assert_eq!(
