@@ -5,6 +5,7 @@
 //! arithmetic stands here in three lines and is judged by `governor`'s in the tests; that crate itself takes from one
 //! budget at a time, and here several must have room before any is charged.
 
+mod attempts;
 mod budget;
 mod freebie;
 mod rate;
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 
 pub use self::freebie::{Freebie, FreebieFileError};
 pub(crate) use self::{
+    attempts::Attempts,
     budget::MintBudget,
     freebie::FreebieCounts,
     rate::{RateLimits, Who},

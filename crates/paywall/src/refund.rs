@@ -9,7 +9,7 @@
 //! Not here: which part of the money is left (the ledger), and how a payment is made and followed (`lightning::outgoing`).
 
 mod amount;
-pub(crate) mod attempts;
+mod at_work;
 mod compare;
 mod front;
 mod journal;
@@ -48,11 +48,12 @@ pub use compare::{CompareError, Compared};
 pub use front::{BODY_BYTES_MAX, PATH, not_offered};
 pub use records::{Record, Records, RecordsError, Verdict, Which, Word, WordError};
 
-use attempts::{AtWork, Attempts};
+use at_work::AtWork;
 use journal::{Entry, Journal, Recorded, State, Wanted};
 
 use crate::{
     Paywall,
+    limit::Attempts,
     paywall::{Bought, Holder, NoHolder, NotBought},
     store::accounts::{RefundId, RefundOf},
 };

@@ -2,7 +2,8 @@
 //!
 //! An entry is forgotten only when its budget is full again, which loses nothing. Evicting the oldest instead would let an
 //! attacker with many addresses wipe out the count against them; so where there is no room for a newcomer, the caller lets
-//! it share one overflow budget with all others that came too late.
+//! it share one overflow budget with all others that came too late. Only where an entry costs money may a newcomer take the
+//! place of another, of the one that loses the least (`attempts`).
 //!
 //! An entry knows its owner by a hash of 64 bits under a random key, which nobody can aim with. By accident two owners
 //! share an entry once in trillions of look-ups, and then they share a budget for a moment.
@@ -32,12 +33,20 @@ impl Table {
     /// The owner's place, or a free one, or none. An owner's budget is that of its place if it stands there under its name,
     /// and full otherwise.
     pub(super) fn place(&self, owner: u64, now: Nanos) -> Option<usize> {
+        self.places_of(owner)
+            .find(|at| self.0[*at].owner == owner && self.0[*at].full_at > now)
+            .or_else(|| self.places_of(owner).find(|at| self.0[*at].full_at <= now))
+    }
+
+    /// Of the places that the owner may have, the one whose budget is full the soonest: whoever stands there loses the least.
+    pub(super) fn nearest_to_full(&self, owner: u64) -> usize {
+        self.places_of(owner).min_by_key(|at| self.0[*at].full_at).unwrap_or_default()
+    }
+
+    fn places_of(&self, owner: u64) -> impl Iterator<Item = usize> + use<> {
         let size = self.0.len();
         let start = usize::try_from(owner % size as u64).unwrap_or_default();
-        let places = || (0..PROBES.min(size)).map(move |step| (start + step) % size);
-        places()
-            .find(|at| self.0[*at].owner == owner && self.0[*at].full_at > now)
-            .or_else(|| places().find(|at| self.0[*at].full_at <= now))
+        (0..PROBES.min(size)).map(move |step| (start + step) % size)
     }
 
     pub(super) fn slot(&mut self, place: usize) -> &mut Slot {

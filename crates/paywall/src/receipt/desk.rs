@@ -18,8 +18,8 @@ use tokio::sync::Semaphore;
 use super::{NoReceipt, Receipt, ReceiptKey, SellerName, SignedReceipt};
 use crate::{
     CODE_HEADER, Paywall,
+    limit::Attempts,
     paywall::{NoHolder, NotBought},
-    refund::attempts::Attempts,
 };
 
 /// Where buyers ask for a receipt.
