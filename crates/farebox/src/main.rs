@@ -20,6 +20,7 @@ mod runtime;
 #[cfg(feature = "embedded")]
 mod sample;
 mod seller;
+mod shortfall;
 mod sold;
 mod state;
 mod wallet;

@@ -160,20 +160,100 @@ async fn a_file_appears_only_when_it_is_complete() {
 #[tokio::test]
 async fn a_refusal_says_why_where_the_gateway_does() {
     let buyer = Buyer::new().await;
-    for (code, said) in [
-        ("upload_too_dear", "the server answered 413 (`upload_too_dear`)"),
+    for (number, code, wait, want, said) in [
+        (
+            413,
+            "upload_too_dear",
+            None,
+            22,
+            "the server answered 413 (`upload_too_dear`): no credit that is sold here pays for a body of this length; nothing \
+             was charged: send less at a time",
+        ),
+        (
+            429,
+            "units_in_flight",
+            Some("1"),
+            6,
+            "the server answered 429 (`units_in_flight`): what is left of this token is in use by requests under way: retry; it \
+             can be asked again in 1 s",
+        ),
+        (
+            402,
+            "credit_exhausted",
+            None,
+            22,
+            "the server answered 402 (`credit_exhausted`): what was bought was used up before the whole had passed, and what \
+             has passed is charged: the same call once more buys more",
+        ),
+        // Nobody here knows what to do about it.
+        (503, "tired", Some("tomorrow"), 22, "the server answered 503 (`tired`)"),
         // Whatever isn't a code is somebody's text.
-        ("ring 555-0100 to pay", "the server answered 413"),
+        (413, "ring 555-0100 to pay", None, 22, "the server answered 413"),
     ] {
         let shop = Shop::with(&buyer.world.net, move |_, _| {
-            let mut answer = status(413);
+            let mut answer = status(number);
             answer.headers_mut().insert("farebox-code", code.parse().unwrap());
+            if let Some(wait) = wait {
+                answer.headers_mut().insert("retry-after", wait.parse().unwrap());
+            }
             answer
         })
         .await;
         let output = buyer.get(&["--fail", &shop.url("/")]).await;
-        assert_eq!((exit(&output), error(&output)["message"].as_str()), (22, Some(said)));
+        let told = error(&output);
+        assert_eq!((exit(&output), told["message"].as_str()), (want, Some(said)));
+        assert_eq!(told["retry_after_secs"].as_u64(), wait.and_then(|wait| wait.parse().ok()));
+        // It is told beside the body, too.
+        let output = buyer.get(&[&shop.url("/")]).await;
+        let notes = String::from_utf8(output.stderr).unwrap();
+        let want = if code.contains(' ') { String::new() } else { format!("{said}\n") };
+        assert_eq!((output.status.code(), notes), (Some(0), want));
     }
+}
+
+/// As a farebox gateway does whose tokens open once a month.
+fn once_a_month() -> impl Fn(&Till, &Asked) -> axum::response::Response + Send + Sync + 'static {
+    let used = std::sync::Mutex::new(std::collections::HashSet::new());
+    move |till, asked| {
+        let paid = till.paid(&asked.headers);
+        if paid.is_some_and(|hash| used.lock().unwrap().insert(hash)) {
+            return till.serve("goods");
+        }
+        let mut answer = till.challenge("svc", 100);
+        if paid.is_some() {
+            answer.headers_mut().insert("farebox-code", "limit_reached".parse().unwrap());
+            *answer.body_mut() =
+                r#"{"limit":{"capability":"read","unit":"request","most":1,"used":1,"needed":1,
+                "ends_at":4102444800}}"#
+                    .into();
+        }
+        answer
+    }
+}
+
+#[tokio::test]
+async fn a_limit_of_the_month_is_told_with_its_end() {
+    let buyer = Buyer::new().await;
+    let shop = Shop::with(&buyer.world.net, once_a_month()).await;
+    let url = shop.url("/");
+    let first = json(&buyer.get(&["--json", &url]).await)["credential"].as_str().unwrap().to_owned();
+    let said = format!(
+        "what payment {first} bought has used 1 request of the 1 request of `read` that it may in a month, and is good again from \
+         2100-01-01 00:00:00 UTC, as the seller says"
+    );
+    let fields = serde_json::json!([{
+        "payment_hash": first, "code": "limit_reached", "capability": "read", "unit": "request", "most": 1, "used": 1,
+        "needed": 1, "ends_at": 4_102_444_800_u64,
+    }]);
+    for limit in [&["--max-cost", "99sat"][..], &["--no-pay"]] {
+        let told = error(&buyer.get(&[limit, &[url.as_str()]].concat()).await);
+        assert!(told["message"].as_str().unwrap().ends_with(&said), "{told}");
+        assert_eq!((&told["shortfalls"], &told["reason"]), (&fields, &"limit_reached".into()));
+    }
+    // Where another is bought, it is told why.
+    let output = buyer.get(&[&url]).await;
+    assert!(String::from_utf8(output.stderr).unwrap().starts_with(&format!("{said}\npaid ")));
+    assert_eq!(buyer.payments(), 2);
 }
 
 #[tokio::test]

@@ -52,7 +52,7 @@ pub(super) async fn take(
     place: Option<(Place, &str)>,
     settings: &Settings,
 ) -> Result<Told, Trouble> {
-    let Fetched { mut response, purchase, credential, shown, .. } = fetched;
+    let Fetched { mut response, purchase, credential, shown, shortfalls, .. } = fetched;
     let money = purchase.as_ref().map_or(Money::None, |Receipt { payment_hash, price, fee, .. }| {
         Money::Spent { payment_hash: *payment_hash, price: *price, fee: *fee }
     });
@@ -75,6 +75,9 @@ pub(super) async fn take(
     });
     if let Some(payment) = credential {
         fields["credential"] = payment.to_string().into();
+    }
+    if !shortfalls.is_empty() {
+        fields["shortfalls"] = told::shortfalls(&shortfalls);
     }
 
     let mut sink = match place {

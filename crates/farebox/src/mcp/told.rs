@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use farebox_client::{Fault, FetchError, Money, Refusal, Stop};
+use farebox_client::{Fault, FetchError, Money, Refusal, Shortfall, Stop};
 use rmcp::model::{CallToolResult, ContentBlock, MetaObject, TextContent};
 use serde_json::{Value, json};
 
 use super::answer::Body;
-use crate::output::chain;
+use crate::{output::chain, shortfall};
 
 /// No message is longer: some repeat what was given.
 const MESSAGE_CHARS_MAX: usize = 600;
@@ -28,7 +28,7 @@ pub(super) struct Trouble {
     message: String,
     retryable: bool,
     money: Box<Money>,
-    more: Option<Box<(&'static str, Value)>>,
+    more: Vec<(&'static str, Value)>,
 }
 
 impl Told {
@@ -55,7 +55,7 @@ impl Told {
 impl Trouble {
     pub(super) fn new(code: &'static str, message: &str) -> Self {
         let message = message.chars().take(MESSAGE_CHARS_MAX).collect();
-        Self { code, message, retryable: false, money: Box::default(), more: None }
+        Self { code, message, retryable: false, money: Box::default(), more: Vec::new() }
     }
 
     pub(super) fn arguments(what: &str) -> Self {
@@ -88,6 +88,15 @@ impl Trouble {
             }
             _ => {}
         }
+        if let Some(reason) = error.reason() {
+            trouble.more.push(("server_code", untrusted(reason)));
+        }
+        if !error.shortfalls().is_empty() {
+            for shortfall in error.shortfalls() {
+                _ = write!(trouble.message, "; {}", shortfall::sentence(shortfall));
+            }
+            trouble.more.push(("shortfalls", shortfalls(error.shortfalls())));
+        }
         trouble
     }
 
@@ -96,7 +105,7 @@ impl Trouble {
             Refusal::ApprovalNeeded { waits: Some(id), .. } => {
                 let command = format!("farebox approve {id}");
                 _ = write!(self.message, "; the person can agree with `{command}`, then make this call again");
-                self.more = Some(("approval", json!({ "id": id, "command": command })).into());
+                self.more.push(("approval", json!({ "id": id, "command": command })));
             }
             Refusal::ApprovalNeeded { waits: None, .. } => self.message.push_str(
                 "; nobody can agree from here: the policy has no secret for that, see `farebox policy secret`",
@@ -104,7 +113,7 @@ impl Trouble {
             Refusal::OverPriceLimit { price, .. }
             | Refusal::OverRuleLimit { price, .. }
             | Refusal::OverBudget { price, .. }
-            | Refusal::NoWallet { price } => self.more = Some(("price_msat", price.get().into()).into()),
+            | Refusal::NoWallet { price } => self.more.push(("price_msat", price.get().into())),
             _ => {}
         }
     }
@@ -139,8 +148,7 @@ impl Trouble {
             "retryable": retryable,
             "money": money(&paid),
         });
-        if let Some(more) = more {
-            let (name, value) = *more;
+        for (name, value) in more {
             fields[name] = value;
         }
         let mut result = CallToolResult::error(vec![ContentBlock::text(fields.to_string())]);
@@ -162,6 +170,11 @@ pub(super) fn money(money: &Money) -> Value {
             "payment_hash": payment_hash.to_string(), "resume_id": payment_hash.to_string(),
         }),
     }
+}
+
+/// What was bought before and is not enough, as its seller says.
+pub(super) fn shortfalls(all: &[Shortfall]) -> Value {
+    json!({ "untrusted": true, "values": all.iter().map(shortfall::fields).collect::<Vec<_>>() })
 }
 
 /// Words of a server.

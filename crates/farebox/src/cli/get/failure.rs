@@ -9,7 +9,10 @@ use super::{
     body::{Broken, TimeUp},
     report::Report,
 };
-use crate::output::{OutputFlags, chain};
+use crate::{
+    output::{OutputFlags, chain},
+    shortfall,
+};
 
 /// How the program ends; the help text says the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +66,20 @@ pub(super) struct Failure {
     approval: Option<String>,
     /// What has come of a file, and how much that is.
     part: Option<(PathBuf, u64)>,
+    heard: Box<Heard>,
+}
+
+/// What the server said besides, as far as it is repeated.
+#[derive(Debug, Default, Serialize)]
+struct Heard {
+    /// Why it answered so, in a farebox gateway's one word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_secs: Option<u64>,
+    /// What was bought before, is good, and was not enough for this.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    shortfalls: Vec<serde_json::Value>,
 }
 
 /// What became of the money.
@@ -124,8 +141,22 @@ impl Failure {
             (None, Fault::Purchase(Stop::Refused(Refusal::ApprovalNeeded { .. }))) => {
                 message.push_str("; at a terminal you are asked, and elsewhere once `farebox policy secret` has set a secret");
             }
+            (_, Fault::Purchase(Stop::Rejected(..))) => {
+                if let Some(reason) = error.reason() {
+                    _ = write!(message, "; the server's reason is `{reason}`");
+                }
+                message.push_str("; ask the seller, or let --buy-again give that payment up");
+            }
             _ => {}
         }
+        for shortfall in error.shortfalls() {
+            _ = write!(message, "; {}", shortfall::sentence(shortfall));
+        }
+        let heard = Heard {
+            reason: error.reason().map(str::to_owned),
+            retry_after_secs: None,
+            shortfalls: error.shortfalls().iter().map(shortfall::fields).collect(),
+        };
         Self {
             exit: Exit::of(error),
             code: error.code(),
@@ -134,6 +165,7 @@ impl Failure {
             money: MoneyReport::of(error.money()).into(),
             approval,
             part: None,
+            heard: heard.into(),
         }
     }
 
@@ -146,6 +178,7 @@ impl Failure {
             money: MoneyReport::of(&Money::None).into(),
             approval: None,
             part: None,
+            heard: Box::default(),
         }
     }
 
@@ -198,14 +231,17 @@ impl Failure {
         Self {
             exit: if limited { Exit::RateLimited } else { Exit::Status },
             code: if limited { "rate_limited" } else { "status" },
-            message: match report.reason() {
-                Some(code) => format!("the server answered {} (`{code}`)", report.status),
-                None => format!("the server answered {}", report.status),
-            },
+            message: report.refusal(),
             retryable: limited || report.status >= 500,
             money: report.money.clone().into(),
             approval: None,
             part: None,
+            heard: Heard {
+                reason: report.reason.clone(),
+                retry_after_secs: report.retry_after_secs,
+                shortfalls: Vec::new(),
+            }
+            .into(),
         }
     }
 
@@ -225,6 +261,7 @@ impl Failure {
             money: money.into(),
             approval: None,
             part,
+            heard: Box::default(),
         }
     }
 
@@ -233,6 +270,9 @@ impl Failure {
         let mut failure = Self::of(error);
         if let Fault::Purchase(Stop::Refused(Refusal::NoWallet { price })) = error.fault() {
             failure.message = format!("--no-pay: this costs {price} and nothing bought before opens it");
+            for shortfall in error.shortfalls() {
+                _ = write!(failure.message, "; {}", shortfall::sentence(shortfall));
+            }
         }
         failure
     }
@@ -261,6 +301,11 @@ impl Failure {
             });
             if let Some(id) = &self.approval {
                 error["approval"] = id.as_str().into();
+            }
+            if let (Some(error), Ok(serde_json::Value::Object(heard))) =
+                (error.as_object_mut(), serde_json::to_value(&self.heard))
+            {
+                error.extend(heard);
             }
             if let Some((path, bytes)) = &self.part {
                 error["part"] = path.display().to_string().into();

@@ -1,14 +1,16 @@
 //! What is said of an answer: to people in sentences, to programs in JSON.
 
-use std::{path::Path, time::Duration};
+use std::{fmt::Write as _, path::Path, time::Duration};
 
 use farebox_client::{Fetched, Money, Receipt};
+use farebox_paywall::Code;
 use serde::Serialize;
 
 use super::{
     body::{Body, Broken},
     failure::{Failure, MoneyReport},
 };
+use crate::shortfall;
 
 /// What came of a fetch.
 #[derive(Debug, Serialize)]
@@ -28,9 +30,18 @@ pub(super) struct Report {
     /// What is left of what was bought, in requests or msat, where it is counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     left: Option<u64>,
-    /// Why a farebox gateway answers as it does.
+    /// Why a farebox gateway answers as it does, in its one word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<String>,
+    /// How long the server wants to be left alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) retry_after_secs: Option<u64>,
+    /// What was bought before, is good, and was not enough for this.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    shortfalls: Vec<serde_json::Value>,
+    /// The same in sentences.
     #[serde(skip)]
-    reason: Option<String>,
+    short: Vec<String>,
     /// With `--include`.
     #[serde(skip_serializing_if = "Option::is_none")]
     headers: Option<Vec<(String, String)>>,
@@ -84,7 +95,10 @@ impl Report {
             payment: fetched.purchase.as_ref().map(Payment::of),
             credential: fetched.credential.map(|hash| hash.to_string()),
             left: text("farebox-left").and_then(|left| left.parse().ok()),
-            reason: text("farebox-code"),
+            reason: fetched.reason().map(str::to_owned),
+            retry_after_secs: text("retry-after").and_then(|secs| secs.parse().ok()),
+            shortfalls: fetched.shortfalls.iter().map(shortfall::fields).collect(),
+            short: fetched.shortfalls.iter().map(shortfall::sentence).collect(),
             headers: with_headers.then(listed),
             bytes: 0,
             resumed_at: None,
@@ -107,16 +121,24 @@ impl Report {
         });
         let left =
             self.left.map(|left| format!("{left} left of what was bought (requests, or msat of credit)"));
-        paid.into_iter().chain(left)
+        let refused = (self.status >= 400 && self.reason.is_some()).then(|| self.refusal());
+        self.short.iter().cloned().chain(paid).chain(left).chain(refused)
     }
 
-    /// Why a farebox gateway answers as it does. What is no such code is not repeated: it may be anything.
-    pub(super) fn reason(&self) -> Option<&str> {
-        let is_code = |code: &&str| {
-            (1..=40).contains(&code.len())
-                && code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-        };
-        self.reason.as_deref().filter(is_code)
+    /// That the server answered with this status, why, and what to do about it, as far as a farebox gateway says. The words are
+    /// ours: of the server's, no more is repeated than the code.
+    pub(super) fn refusal(&self) -> String {
+        let mut text = format!("the server answered {}", self.status);
+        if let Some(code) = &self.reason {
+            _ = write!(text, " (`{code}`)");
+            if let Some(advice) = advice(code) {
+                _ = write!(text, ": {advice}");
+            }
+        }
+        if let Some(secs) = self.retry_after_secs {
+            _ = write!(text, "; it can be asked again in {secs} s");
+        }
+        text
     }
 
     /// Whether a farebox gateway has refused the offer that was asked for.
@@ -140,6 +162,18 @@ impl Report {
                 Err(error) => self.body_hex = Some(hex::encode(error.into_bytes())),
             }
         }
+    }
+}
+
+/// What to do about it.
+fn advice(code: &str) -> Option<&'static str> {
+    match code {
+        // The words of the gateway are for who reads its answer; this is who has sent the request.
+        "credit_exhausted" => Some(
+            "what was bought was used up before the whole had passed, and what has passed is charged: the same call once more \
+             buys more",
+        ),
+        _ => Code::ALL.into_iter().find(|known| known.as_str() == code).map(Code::detail),
     }
 }
 
