@@ -25,7 +25,8 @@ pub struct Ask {
 pub struct ReceiveFacts {
     /// The network its invoices are for.
     pub network: Network,
-    /// The node whose settlements these are: a cursor belongs to one node.
+    /// The node whose settlements these are: a cursor belongs to one node. Its public key, with what else tells two apart before
+    /// a colon or behind a slash.
     pub node: String,
     /// How long after its invoice's expiry a payment may still arrive.
     pub grace: Duration,
@@ -33,6 +34,13 @@ pub struct ReceiveFacts {
     pub granularity: Msat,
     /// The node is paid for other things, too: a settlement is ours only if its description says so.
     pub is_shared: bool,
+}
+
+impl ReceiveFacts {
+    /// Whether an invoice of this payee (66 hexadecimal digits) is the node's own.
+    pub fn is_paid_at(&self, payee: &str) -> bool {
+        self.node.split([':', '/']).any(|part| part.eq_ignore_ascii_case(payee))
+    }
 }
 
 /// What the node knows of one incoming payment.

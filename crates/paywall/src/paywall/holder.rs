@@ -164,9 +164,9 @@ impl Paywall {
         Ok(self.in_time(self.store.purchase(hash)).await?.is_some())
     }
 
-    /// Whether this is one of the nodes that we are paid through.
-    pub(crate) fn is_our_node(&self, node: &str) -> bool {
-        self.nodes.iter().any(|ours| ours.facts().is_ok_and(|facts| facts.node.eq_ignore_ascii_case(node)))
+    /// Whether an invoice of this payee would pay one of the nodes that we are paid through.
+    pub(crate) fn is_our_node(&self, payee: &str) -> bool {
+        self.nodes.iter().any(|ours| ours.facts().is_ok_and(|facts| facts.is_paid_at(payee)))
     }
 
     /// The network that is sold on.
