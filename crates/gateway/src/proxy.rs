@@ -57,7 +57,7 @@ use crate::{
     cors::{Cors, is_preflight},
     listen::InFlight,
     services::Route,
-    upstream::{Outgoing, SendError},
+    upstream::{Outgoing, SendError, With},
     worker::Worker,
 };
 
@@ -235,8 +235,14 @@ async fn handle(
         Stage::Admitted(admitted) => *admitted,
     };
     let upgrade = outgoing.upgrade.clone();
-    let sending = pin!(route.upstream.send(worker, outgoing, account.started()));
-    let (mut answer, lease) = patience.head(&worker.timers, sending).await?;
+    let with = With::default();
+    let sending = pin!(route.upstream.send(worker, outgoing, account.started(), &with));
+    let waited = patience.head(&worker.timers, sending).await;
+    // A call that says nothing for long may be one that has nothing to say.
+    if matches!(waited, Err(Failure::UpstreamTimeout)) && !manner.is_grpc {
+        route.upstream.is_late(&with);
+    }
+    let (mut answer, lease) = waited?;
     route.metrics.upstream_answered(worker.index, account.took());
 
     // What the client gets.

@@ -136,6 +136,26 @@ struct Pick {
     is_trial: bool,
 }
 
+/// Which address a request is with: told by the one who sends it to the one who waits for the answer, and who gives up
+/// first where there is none.
+#[derive(Default)]
+pub(crate) struct With(AtomicUsize);
+
+impl With {
+    fn tell(&self, pick: Pick) {
+        self.0.store((pick.at << 1 | usize::from(pick.is_trial)) + 1, Relaxed);
+    }
+
+    fn tell_none(&self) {
+        self.0.store(0, Relaxed);
+    }
+
+    fn pick(&self) -> Option<Pick> {
+        let told = self.0.load(Relaxed).checked_sub(1)?;
+        Some(Pick { at: told >> 1, is_trial: told & 1 == 1 })
+    }
+}
+
 /// An attempt that came to nothing.
 struct Failed {
     error: SendError,
@@ -173,14 +193,16 @@ impl Upstream {
     /// now, so a request that is safe to repeat is sent once more, on a new connection; one that was never sent, likewise.
     ///
     /// On a kept connection it is sent before this returns, and the future has no room for a request: an `async fn` would
-    /// carry it through every await, and be moved about with it. `came` is when the request did.
+    /// carry it through every await, and be moved about with it. `came` is when the request did; `with` is told where it is.
     pub(crate) fn send<'a>(
         &'a self,
         worker: &'a Worker,
         mut outgoing: Outgoing,
         came: Instant,
+        with: &'a With,
     ) -> impl Future<Output = Result<(http::Response<Incoming>, Lease), SendError>> + Send + use<'a> {
         let pick = self.pick();
+        with.tell(pick);
         let address = &self.addresses[pick.at];
         let mut lease = address.lease(worker);
         // A connection that is to be handed over is a new one: it never comes back, and what was asked isn't kept.
@@ -218,7 +240,7 @@ impl Upstream {
                 Err(outgoing) => (outgoing, Want::Any),
             };
             // Boxed, so that requests on a kept connection, which are most, don't carry the room for making one.
-            Box::pin(self.send_anew(worker, pick, lease, want, outgoing)).await
+            Box::pin(self.send_anew(worker, with, pick, lease, want, outgoing)).await
         }
     }
 
@@ -226,6 +248,7 @@ impl Upstream {
     async fn send_anew(
         &self,
         worker: &Worker,
+        with: &With,
         mut pick: Pick,
         mut lease: Lease,
         mut want: Want,
@@ -235,7 +258,7 @@ impl Upstream {
         loop {
             let address = &self.addresses[pick.at];
             let Failed { error, again } =
-                match self.attempt(worker, address, &mut lease, want, outgoing).await {
+                match self.attempt(worker, with, pick, &mut lease, want, outgoing).await {
                     Ok(response) => {
                         address.answered();
                         return Ok((response, lease));
@@ -256,11 +279,18 @@ impl Upstream {
     async fn attempt(
         &self,
         worker: &Worker,
-        address: &Address,
+        with: &With,
+        pick: Pick,
         lease: &mut Lease,
         want: Want,
         mut outgoing: Box<Outgoing>,
     ) -> Result<http::Response<Incoming>, Failed> {
+        let address = &self.addresses[pick.at];
+        with.tell(pick);
+        if self.config.connections_max.is_some() {
+            // Who waits for others to be done with theirs hasn't asked it anything.
+            with.tell_none();
+        }
         let patience = self.config.connect_timeout;
         let mut connected = lease.connect(address.connector(), worker, want, patience).await;
         if connected.is_ok() && outgoing.upgrade.is_some() && !lease.takes_upgrades() {
@@ -280,6 +310,7 @@ impl Upstream {
         let may_move = self.addresses.len() > 1 && outgoing.upgrade.is_none();
         let spare = if may_move { lease.keep(&outgoing.request) } else { None };
         let Outgoing { request, host, upgrade, lines } = *outgoing;
+        with.tell(pick);
         let mut failed = match lease.send(request, lines.as_ref()).await {
             Ok(response) => return Ok(response),
             Err(failed) => failed,
@@ -290,6 +321,13 @@ impl Upstream {
             .filter(|_| !is_answer(failed.error()))
             .map(|(request, lines)| Box::new(Outgoing { request, host, upgrade, lines }));
         Err(Failed { error: SendError::Exchange(failed.into_error()), again })
+    }
+
+    /// A request has had no answer within its time: as good as a failure of the address that it was with.
+    pub(crate) fn is_late(&self, with: &With) {
+        if let Some(Pick { at, is_trial }) = with.pick() {
+            self.addresses[at].is_late(is_trial);
+        }
     }
 
     fn pick(&self) -> Pick {

@@ -225,6 +225,25 @@ async fn an_address_that_breaks_off_before_any_answer_is_left_out() {
 }
 
 #[tokio::test]
+async fn an_address_that_takes_requests_and_never_answers_is_left_out() {
+    let (stuck, live) = (Place::live(), Place::live());
+    let mut route = at(&[&stuck, &live]);
+    route.upstream.eject_for = Duration::from_secs(3600);
+    route.upstream.failures_max = 1;
+    // One request waits for so long; all others have as long to be answered.
+    route.upstream.head_timeout = Some(Duration::from_secs(1));
+    let rig = Rig::new(vec![route]).await;
+    let waiting = get(rig.addr, "/hold", &[]).await;
+    assert_eq!((waiting.status().as_u16(), stuck.requests()), (504, 1));
+    live.release();
+    for _ in 0..10 {
+        assert_eq!(get(rig.addr, "/hold", &[]).await.status(), 200);
+    }
+    assert_eq!((stuck.requests(), live.requests()), (1, 10));
+    assert_eq!(logged(&stuck), ["WARN"]);
+}
+
+#[tokio::test]
 async fn with_all_addresses_down_each_is_asked_and_the_first_to_return_is_found_at_once() {
     let mut places = [Place::new(), Place::new()];
     let mut route = at(&[&places[0], &places[1]]);

@@ -95,13 +95,21 @@ impl Address {
 
     /// It has not.
     pub(super) fn failed(&self, is_trial: bool, error: &SendError) {
-        if !is_its_own_fault(error) {
-            return;
+        if is_its_own_fault(error) {
+            self.count(is_trial, || describe(error));
         }
+    }
+
+    /// It has had its time, and not answered a request.
+    pub(super) fn is_late(&self, is_trial: bool) {
+        self.count(is_trial, || "no answer within the time-out".to_owned());
+    }
+
+    fn count(&self, is_trial: bool, cause: impl FnOnce() -> String) {
         if is_trial {
             self.standing.failed_again(Instant::now());
         } else {
-            self.tell(self.standing.failed(Instant::now()), &describe(error));
+            self.tell(self.standing.failed(Instant::now()), &cause());
         }
     }
 
