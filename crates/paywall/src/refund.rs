@@ -49,7 +49,7 @@ pub use front::{BODY_BYTES_MAX, PATH, not_offered};
 pub use records::{Record, Records, RecordsError, Verdict, Which, Word, WordError};
 
 use at_work::AtWork;
-use journal::{Entry, Journal, Recorded, State, Wanted};
+use journal::{Entry, Journal, Recorded, State, Wanted, Way};
 
 use crate::{
     Paywall,
@@ -418,7 +418,8 @@ impl Refunds {
         }
         let wanted = Wanted { id, purchase, of, amount, fee_max, payment };
         let (daily_max, now) = (self.config.daily_max, self.clock.now());
-        let entry = match self.journal(move |journal| journal.record(&wanted, daily_max, now)).await? {
+        let way = Way { wallet: outgoing.facts().wallet, expires: invoice.expires_at() };
+        let entry = match self.journal(move |journal| journal.record(&wanted, &way, daily_max, now)).await? {
             Recorded::New(entry) => entry,
             Recorded::Known(entry) => return wish.again(entry),
             Recorded::UnderWay => return Err(RefundRefusal::UnderWay),

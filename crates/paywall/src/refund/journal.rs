@@ -7,7 +7,10 @@
 
 use std::sync::Arc;
 
-use farebox_lightning::outgoing::{IntentError, sqlite::SqliteIntents};
+use farebox_lightning::{
+    WalletId,
+    outgoing::{IntentError, sqlite::SqliteIntents},
+};
 use farebox_protocol::{Msat, PaymentHash, Timestamp};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, named_params, params};
@@ -38,6 +41,15 @@ pub(super) struct Wanted {
     pub(super) fee_max: Msat,
     /// The payment that brings it back.
     pub(super) payment: PaymentHash,
+}
+
+/// By which way a refund was to leave: what it takes to believe that it didn't.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Way {
+    /// The only wallet that can tell.
+    pub(super) wallet: WalletId,
+    /// When the invoice can't be paid any more.
+    pub(super) expires: Timestamp,
 }
 
 /// A refund as it stands.
@@ -109,6 +121,11 @@ impl Journal {
                  note     TEXT NOT NULL,
                  said_at  INTEGER NOT NULL
              ) STRICT, WITHOUT ROWID;
+             CREATE TABLE IF NOT EXISTS refund_ways (
+                 id         BLOB NOT NULL PRIMARY KEY CHECK (length(id) = 16),
+                 wallet     TEXT NOT NULL,
+                 expires_at INTEGER NOT NULL
+             ) STRICT, WITHOUT ROWID;
              CREATE INDEX IF NOT EXISTS refunds_of_purchase ON refunds (purchase);
              CREATE UNIQUE INDEX IF NOT EXISTS refunds_one_at_a_time ON refunds (purchase) WHERE state = 'open';
              CREATE INDEX IF NOT EXISTS refunds_by_time ON refunds (asked_at);
@@ -121,6 +138,7 @@ impl Journal {
     pub(super) fn record(
         &self,
         wanted: &Wanted,
+        way: &Way,
         daily_max: Msat,
         now: Timestamp,
     ) -> Result<Recorded, IntentError> {
@@ -170,6 +188,10 @@ impl Journal {
                 integer(now.secs()),
             ],
         )?;
+        journal.execute(
+            "INSERT INTO refund_ways (id, wallet, expires_at) VALUES (?1, ?2, ?3)",
+            params![wanted.id.0, way.wallet.0, integer(way.expires.secs())],
+        )?;
         journal.commit()?;
         Ok(Recorded::New(Entry { wanted: *wanted, asked_at: now, state: State::Open }))
     }
@@ -187,6 +209,18 @@ impl Journal {
             named_params! { ":state": name, ":fee": fee, ":why": why, ":now": integer(now.secs()), ":id": id.0 },
         )?;
         Ok(())
+    }
+
+    /// By which way a refund was to leave. An earlier version didn't write that down.
+    pub(super) fn way(&self, id: RefundId) -> Result<Option<Way>, IntentError> {
+        let connection = self.0.lock();
+        let mut one =
+            connection.prepare_cached("SELECT wallet, expires_at FROM refund_ways WHERE id = ?1")?;
+        let way = one.query_row([id.0], |row| {
+            let expires = Timestamp::from_secs(row.get("expires_at")?);
+            Ok(Way { wallet: WalletId(row.get("wallet")?), expires })
+        });
+        Ok(way.optional()?)
     }
 
     /// One refund.

@@ -57,6 +57,7 @@ struct Wallet {
     fee_control: Mutex<FeeControl>,
     /// Can't prove that it never heard of a payment, and would pay one twice.
     is_plain: Mutex<bool>,
+    name: Mutex<&'static str>,
     /// Answers no look-up.
     is_silent: Mutex<bool>,
     sent: Notify,
@@ -70,6 +71,7 @@ impl Wallet {
             known: Mutex::default(),
             fee_control: Mutex::new(FeeControl::Exact),
             is_plain: Mutex::new(false),
+            name: Mutex::new("wallet"),
             is_silent: Mutex::new(false),
             sent: Notify::new(),
         })
@@ -89,7 +91,7 @@ impl Pay for Wallet {
     fn facts(&self) -> PayFacts {
         let is_plain = *self.is_plain.lock();
         PayFacts {
-            wallet: WalletId("wallet".to_owned()),
+            wallet: WalletId((*self.name.lock()).to_owned()),
             network: Network::Regtest,
             proves_unsent: !is_plain,
             refuses_paid_hash: !is_plain,

@@ -22,7 +22,7 @@ use farebox_lightning::{
 use farebox_protocol::{Invoice, Msat};
 use tokio::time;
 
-use super::{Entry, LOOKUP_TIMEOUT, PAY_TIMEOUT, RefundHealth, Refunds, State, Verdict, Wanted};
+use super::{Entry, LOOKUP_TIMEOUT, PAY_TIMEOUT, RefundHealth, Refunds, State, Verdict, Wanted, Way};
 use crate::{
     ledger::{RefundError, Refused, Unavailable, law::Refund},
     store::{
@@ -36,6 +36,12 @@ use crate::{
 const RETRY_MAX: Duration = Duration::from_secs(10);
 /// How often a payment is looked at that is left to a person.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// How long after its invoice has expired an order to pay may still be on its way to a wallet, or be taken by one whose clock is slow.
+const STRAY: Duration = Duration::from_secs(600);
+
+/// An invoice that can be paid for longer isn't waited for: a person can tell earlier.
+const WAITED_MAX: Duration = Duration::from_secs(86_400);
 
 /// Refunds that are being brought to their end.
 #[derive(Default)]
@@ -304,22 +310,44 @@ impl Refunds {
         }
     }
 
-    /// What became of a payment that was never sent. So says the journal, which may be an older copy, and the wallet knows better.
-    /// `None` when the program stops.
+    /// What became of a payment that was never sent. So says the journal, which may be an older copy, and the wallet knows better:
+    /// the one that was to pay, and no other. That it knows nothing is believed at once where that proves something, and else
+    /// only when an order to pay would come too late wherever it has been until then. `None` when the program stops.
     async fn never_sent(&self, entry: &Entry, outgoing: &Outgoing) -> Option<Fate> {
         let Wanted { id, payment, .. } = entry.wanted;
         let (mut backoff, mut stuck) = (Backoff::up_to(LOOK_EVERY), None);
         loop {
+            let facts = outgoing.facts();
+            let way = self.way(entry, outgoing).await;
+            let is_theirs = way.as_ref().is_some_and(|way| way.wallet == facts.wallet);
+            // Whether an order would come too late by now, or this long from now.
+            let over_in = |wait: Duration| {
+                let then = self.clock.now().saturating_add(wait);
+                way.as_ref().is_some_and(|way| way.expires.saturating_add(STRAY) <= then)
+            };
+            let is_over = facts.proves_unsent || over_in(Duration::ZERO);
             let look = time::timeout(LOOKUP_TIMEOUT, outgoing.wallet().lookup(payment));
             let known = match self.stop.run_until_cancelled(look).await? {
-                Ok(Ok(Outcome::NotFound)) => return Some(Fate::unsent("cut off before it was sent")),
-                Ok(Ok(Outcome::Settled { fee, .. })) => Some(Fate::Paid { fee }),
-                Ok(Ok(Outcome::Failed(why))) => Some(Fate::NotPaid { why }),
+                Ok(Ok(Outcome::Settled { preimage, fee })) if preimage.pays(&payment) => {
+                    Some(Fate::Paid { fee })
+                }
+                Ok(Ok(Outcome::NotFound)) if is_theirs && is_over => {
+                    return Some(Fate::unsent("cut off before it was sent"));
+                }
+                Ok(Ok(Outcome::Failed(why))) if is_theirs => Some(Fate::NotPaid { why }),
+                // Nothing to tell a person: it will be known.
                 Ok(Ok(Outcome::InFlight)) => {
                     stuck = None;
                     None
                 }
-                Ok(Err(_)) | Err(_) => {
+                Ok(Ok(Outcome::NotFound)) if is_theirs && over_in(WAITED_MAX) => {
+                    stuck = None;
+                    if let Some(fate) = self.told_by_hand(entry, outgoing).await {
+                        return Some(fate);
+                    }
+                    None
+                }
+                Ok(_) | Err(_) => {
                     if let Some(fate) = self.told_by_hand(entry, outgoing).await {
                         return Some(fate);
                     }
@@ -340,6 +368,17 @@ impl Refunds {
                 return None;
             }
         }
+    }
+
+    /// By which way a refund was to leave, as far as that was written down.
+    async fn way(&self, entry: &Entry, outgoing: &Outgoing) -> Option<Way> {
+        let Wanted { id, payment, .. } = entry.wanted;
+        if let Ok(Some(way)) = self.journal(move |journal| journal.way(id)).await {
+            return Some(way);
+        }
+        let intent = outgoing.find(payment).await.ok()??;
+        let invoice = Invoice::parse(&intent.invoice).ok()?;
+        Some(Way { wallet: intent.wallet, expires: invoice.expires_at() })
     }
 
     /// Counts and tells a refund that is left to a person.

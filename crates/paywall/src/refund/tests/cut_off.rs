@@ -92,6 +92,12 @@ pub(super) fn row(token: &Token, number: u8) -> Wanted {
     Wanted { id, purchase, of: RefundOf::Credit, amount, fee_max, payment }
 }
 
+/// The way that such a row was to leave by.
+pub(super) fn way() -> Way {
+    let expires = Invoice::parse(&Bill::new(1, 50_000).text()).unwrap().expires_at();
+    Way { wallet: WalletId("wallet".to_owned()), expires }
+}
+
 #[test]
 fn what_was_written_down_and_not_set_aside_comes_to_nothing() {
     let disk = Disk::new();
@@ -99,7 +105,7 @@ fn what_was_written_down_and_not_set_aside_comes_to_nothing() {
         let desk = disk.open().await;
         let token = desk.credit(1).await;
         let wanted = row(&token, 1);
-        desk.refunds.journal.record(&wanted, Msat::MAX, START).unwrap();
+        desk.refunds.journal.record(&wanted, &way(), Msat::MAX, START).unwrap();
         (token, wanted)
     });
     process().block_on(async {
@@ -120,7 +126,7 @@ fn what_was_set_aside_and_not_sent_is_given_back() {
             let token = desk.credit(1).await;
             desk.refunds.bought(&desk.refunds.holder(&token.headers()).unwrap()).await.unwrap();
             let wanted = row(&token, 1);
-            desk.refunds.journal.record(&wanted, Msat::MAX, START).unwrap();
+            desk.refunds.journal.record(&wanted, &way(), Msat::MAX, START).unwrap();
             let order = crate::store::accounts::RefundOrder {
                 id: wanted.id,
                 hash: wanted.purchase,
@@ -179,7 +185,7 @@ async fn what_may_have_been_set_aside_is_not_given_up_because_the_books_fail() {
     let token = desk.credit(1).await;
     desk.refunds.bought(&desk.refunds.holder(&token.headers()).unwrap()).await.unwrap();
     let wanted = row(&token, 1);
-    let Recorded::New(entry) = desk.refunds.journal.record(&wanted, Msat::MAX, START).unwrap() else {
+    let Recorded::New(entry) = desk.refunds.journal.record(&wanted, &way(), Msat::MAX, START).unwrap() else {
         panic!("it is new");
     };
     let busy = crate::store::StoreError::Failed("busy".to_owned());

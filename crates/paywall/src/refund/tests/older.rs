@@ -1,7 +1,7 @@
 //! One of the two files is an older copy: what has left is booked where it isn't, and nothing is paid or spent a second time.
 
 use super::{
-    cut_off::{cut_off, row},
+    cut_off::{cut_off, row, way},
     words::{over, process, until},
     *,
 };
@@ -462,7 +462,7 @@ fn older_journal(is_recorded: bool) -> (Arc<Disk>, Token, Value) {
         let token = desk.credit(1).await;
         open_account(&desk, &token).await;
         let wanted = row(&token, 1);
-        desk.refunds.journal.record(&wanted, Msat::MAX, START).unwrap();
+        desk.refunds.journal.record(&wanted, &way(), Msat::MAX, START).unwrap();
         let entry = desk.refunds.journal.find(wanted.id).unwrap().unwrap();
         desk.paywall.ledger().begin_refund(entry.order()).await.unwrap();
         if is_recorded {
@@ -500,6 +500,58 @@ fn what_an_older_journal_says_was_never_sent_is_asked_of_the_wallet() {
                 desk.lawful().await;
             });
             assert_eq!(disk.wallet.paid(), 0);
+        }
+    }
+}
+
+/// An order to pay may still be on its way to such a wallet.
+#[test]
+fn a_wallet_that_can_not_prove_it_is_believed_when_the_order_would_come_too_late() {
+    let paid = Outcome::Settled { preimage: Preimage::from_bytes([1; 32]), fee: Msat::new(300) };
+    for is_recorded in [false, true] {
+        for (last, state, refunded) in [(Some(paid.clone()), "paid", 50_300), (None, "failed", 0)] {
+            let (disk, token, id) = older_journal(is_recorded);
+            *disk.wallet.is_plain.lock() = true;
+            process().block_on(async {
+                let desk = disk.open().await;
+                tokio::time::sleep(Duration::from_secs(200_000)).await;
+                assert_eq!(desk.refunds.health(), RefundHealth { open: 1, stuck: 0 });
+                assert_eq!(disk.balance(&token).await.refunding(), 55_500, "nothing is given back");
+                match last {
+                    Some(outcome) => disk.wallet.know(Preimage::from_bytes([1; 32]).payment_hash(), outcome),
+                    None => disk.clock.set(way().expires.saturating_add(Duration::from_secs(600))),
+                }
+                assert_eq!(over(&desk, &token, &id).await["state"], state);
+                assert_eq!(disk.balance(&token).await.refunded(), refunded);
+                desk.lawful().await;
+            });
+            assert_eq!(disk.wallet.paid(), 0);
+        }
+    }
+}
+
+#[test]
+fn what_another_wallet_does_not_know_or_has_not_paid_is_left_to_a_person() {
+    for is_recorded in [false, true] {
+        for other in [None, Some(Outcome::Failed("no route".to_owned()))] {
+            let (disk, token, id) = older_journal(is_recorded);
+            *disk.wallet.name.lock() = "another";
+            disk.clock.set(way().expires.saturating_add(Duration::from_secs(1_000_000)));
+            if let Some(outcome) = other {
+                disk.wallet.know(Preimage::from_bytes([1; 32]).payment_hash(), outcome);
+            }
+            process().block_on(async {
+                let desk = disk.open().await;
+                until(|| desk.refunds.health() == RefundHealth { open: 1, stuck: 1 }).await;
+                tokio::time::sleep(Duration::from_secs(200_000)).await;
+                assert_eq!(disk.balance(&token).await.refunding(), 55_500, "nothing is given back");
+                let verdict = Verdict::Paid { fee: Msat::new(300) };
+                let word = Word { verdict, note: "looked".to_owned(), said_at: START };
+                desk.refunds.journal.say(row(&token, 1).id, &word).unwrap();
+                assert_eq!(over(&desk, &token, &id).await["state"], "paid");
+                assert_eq!(disk.balance(&token).await.refunded(), 50_300);
+                desk.lawful().await;
+            });
         }
     }
 }

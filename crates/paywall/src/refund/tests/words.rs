@@ -1,6 +1,6 @@
 //! Refunds that nobody can explain: counted and told, ended by a person's word and by nothing else, and never paid twice.
 
-use super::*;
+use super::{cut_off::way, *};
 use crate::ledger::law::Refund;
 
 /// One process, whose waits take no time: dropped, all its tasks are gone.
@@ -212,7 +212,7 @@ async fn held_alone(disk: &Arc<Disk>, desk: &Desk, known: Option<State>) -> (Tok
         crate::store::accounts::RefundOrder { id, hash: purchase, of: wanted.of, amount: held, at: START };
     desk.paywall.ledger().begin_refund(order).await.unwrap();
     if let Some(state) = known {
-        desk.refunds.journal.record(&wanted, Msat::MAX, START).unwrap();
+        desk.refunds.journal.record(&wanted, &way(), Msat::MAX, START).unwrap();
         desk.refunds.journal.end(id, &state, START).unwrap();
     }
     assert_eq!(disk.balance(&token).await.refunding(), 55_500);
