@@ -8,7 +8,10 @@ use std::sync::Arc;
 
 use axum::{Router, body::Body, extract::Request as Received, response::IntoResponse};
 use bytes::Bytes;
-use farebox_paywall::price::{Meter, PerMillion};
+use farebox_paywall::{
+    Freebies, RouteCost,
+    price::{Meter, PerMillion},
+};
 use futures_util::{StreamExt, stream};
 use http::{HeaderName, HeaderValue, StatusCode};
 use http_body::Frame;
@@ -18,7 +21,7 @@ use serde_json::{Value, json};
 use support::{
     Rig, ask, body, config,
     counted::{Bought, credit, metered, usage},
-    pieces, request,
+    get, pieces, request,
     upstream::Upstream,
     websocket::{Over, Puppet, open},
     within,
@@ -123,6 +126,32 @@ async fn what_the_upstream_says_that_it_costs_is_charged_and_not_passed_on() {
             assert_eq!(rig.spent(&bought).await, spent, "{path} over HTTP/{version}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_a_request_would_cost_is_told_to_nobody_who_need_not_pay_for_it() {
+    let answer = || async { ([("x-cost", "70"), ("x-dear", "700"), ("x-else", "1")], "answer") };
+    let upstream = Upstream::serve(Router::new().fallback(answer)).await;
+    let header = |name| metered(50, Meter::Header(HeaderName::from_static(name)));
+    let mut route = credit(&upstream.url(), 100_000, header("x-cost"));
+    route.service.costs.routes = vec![RouteCost {
+        methods: Vec::new(),
+        paths: vec!["/dear".parse().unwrap()],
+        cost: Arc::new(header("x-dear")),
+    }];
+    route.service.freebies = Some(Freebies { requests: 2.try_into().unwrap(), per: None, keep: false });
+    route.service.free_paths = vec!["/free".parse().unwrap()];
+    let rig = Rig::counting(config(vec![route])).await;
+    for path in ["/", "/dear", "/free"] {
+        let answer = get(rig.addr, path, &[]).await;
+        assert_eq!(answer.status(), 200, "{path}");
+        let told: Vec<_> = ["x-cost", "x-dear", "x-else"]
+            .into_iter()
+            .filter(|name| answer.headers().contains_key(*name))
+            .collect();
+        assert_eq!(told, ["x-else"], "{path}");
+    }
+    assert_eq!(get(rig.addr, "/", &[]).await.status(), 402);
 }
 
 #[tokio::test]

@@ -171,7 +171,11 @@ where
                         }
                     }
                     match answered {
-                        Ok(response) => Ok(billed::begin(response, bill, is_head).map(Either::Left)),
+                        Ok(response) => {
+                            let mut response = billed::begin(response, bill, is_head);
+                            layer.service.costs.hide(response.headers_mut());
+                            Ok(response.map(Either::Left))
+                        }
                         Err(error) => {
                             if let Some(bill) = bill {
                                 bill.end(Ending::Failed);

@@ -6,12 +6,12 @@
 use std::{fmt, num::NonZeroU32, str::FromStr, sync::Arc, time::Duration};
 
 use farebox_protocol::{Msat, Offer, ServiceName};
-use http::Method;
+use http::{HeaderMap, Method};
 
 use crate::{
     Menu, MenuError, Rate,
     path::normalise,
-    price::{self, Cost, CostError},
+    price::{self, Cost, CostError, Meter},
 };
 
 /// One priced service.
@@ -48,6 +48,19 @@ pub struct Costs {
     pub routes: Vec<RouteCost>,
     /// Everything else. A service that sells credit has one.
     pub otherwise: Option<Arc<Cost>>,
+}
+
+impl Costs {
+    /// Takes out of an answer what its upstream says of costs: that is for the seller alone, whoever is answered and whatever
+    /// they have paid with, or not paid.
+    pub fn hide(&self, headers: &mut HeaderMap) {
+        let all = self.routes.iter().map(|route| &route.cost).chain(&self.otherwise);
+        for cost in all {
+            if let Cost::Metered { meter: Meter::Header(name), .. } = &**cost {
+                headers.remove(name);
+            }
+        }
+    }
 }
 
 /// What requests to a part of a service cost.

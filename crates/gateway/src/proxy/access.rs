@@ -167,6 +167,10 @@ impl Account {
         if let Some(tab) = &mut self.tab {
             tab.answer(status, headers);
         }
+        // Also where it is free or paid with a pass.
+        if let Some(route) = &self.route {
+            route.config.service.costs.hide(headers);
+        }
     }
 
     /// The head of the answer is as its client gets it, whoever that is.
