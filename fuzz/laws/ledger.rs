@@ -2,8 +2,10 @@
 //!
 //! The bytes are a story: payments, requests that reserve, commit, release or are dropped, many at once, stores that fail or
 //! only say so, crashes, restarts, refunds, limits by the month and clocks that go over its end and back. A model beside it
-//! counts every unit by hand; after each step the ledger must agree with it, and whenever the books are opened again they must be somewhere between what was acknowledged and what was
-//! used, never on the buyer's cost.
+//! counts every unit by hand; after each step the ledger must agree with it, and whenever the books are opened again they must
+//! be somewhere between what was acknowledged and what was used, never on the buyer's cost.
+//!
+//! Here are the story, the model and what one request does; beside it, what is drawn from limits, paid back and lost.
 
 use std::{
     collections::HashMap,
@@ -34,6 +36,13 @@ use farebox_paywall::{
 };
 use farebox_protocol::{CapabilityName, IdentifierHash, Msat, Offer, PaymentHash, Terms, Timestamp, TokenId};
 use tokio::runtime::Runtime;
+
+#[path = "ledger/disk.rs"]
+mod disk;
+#[path = "ledger/limits.rs"]
+mod limits;
+#[path = "ledger/refunds.rs"]
+mod refunds;
 
 /// How many purchases there are; the ledger has room for fewer.
 const TOKENS: usize = 6;
@@ -272,94 +281,6 @@ impl World {
         self.held.iter().filter(of_account).map(|held| held.reservation.units()).sum()
     }
 
-    /// One more request, of an account or with a pass, that is limited in one or two ways.
-    fn draw(&mut self, story: &mut Story<'_>) {
-        let (token, units) = (story.below(TOKENS), NonZeroU64::new(story.units() + 1).expect("above zero"));
-        let how = story.byte();
-        let reservation = match how % 3 {
-            0 => self.ledger.of_pass(hash(token), units).ok(),
-            _ => match self.ledger.reserve_at_once(&hash(token), units) {
-                Some(Ok(reservation)) => Some(reservation),
-                _ => None,
-            },
-        };
-        let Some(reservation) = reservation else { return };
-        let month = self.ledger.month();
-        assert!(month >= self.month, "a month has begun again");
-        self.month = month;
-        let draws: Vec<(Draw, Tally)> = (0..=how % 2)
-            .map(|second| {
-                let (write, money) = ((how & 4 > 0) ^ (second > 0), how & 8 > 0);
-                let (unit, takes, taken) = match money {
-                    true => (Unit::Msat, units.get(), Taken::AsCharged),
-                    false => (Unit::Request, 1, Taken::All),
-                };
-                let (capability, most) = (name(write), u64::from(story.byte() % 24));
-                (Draw { capability, unit, most, takes, taken }, (token, month, write, money))
-            })
-            .collect();
-        let asked: Vec<Draw> = draws.iter().map(|(draw, _)| draw.clone()).collect();
-        let outcome = match how & 16 > 0 {
-            true => self.ledger.limit_at_once(reservation, &asked),
-            false => Some(self.run(self.ledger.limit(reservation, &asked))),
-        };
-        let beside = |of: &Tally| (self.used(of), self.drawn(of));
-        match outcome {
-            None | Some(Err(Refused::Unavailable(_))) => {}
-            Some(Ok(reservation)) => {
-                for (draw, tally) in &draws {
-                    let (used, reserved) = beside(tally);
-                    assert!(used + reserved + draw.takes <= draw.most, "{used}, {reserved}: {draw:?}");
-                }
-                let drawn = draws.iter().map(|(draw, tally)| (*tally, draw.takes, draw.taken)).collect();
-                self.tokens[token].opened |= reservation.is_of_account();
-                self.held.push(Held { token, due: 0, reservation, drawn });
-            }
-            Some(Err(Refused::InFlight)) => {
-                assert!(draws.iter().all(|(draw, tally)| beside(tally).0 + draw.takes <= draw.most));
-                let is_short = |(draw, tally): &(Draw, Tally)| {
-                    let (used, reserved) = beside(tally);
-                    used + reserved + draw.takes > draw.most
-                };
-                assert!(draws.iter().any(is_short));
-            }
-            Some(Err(Refused::Limited(reached))) => {
-                let is_it = |(draw, tally): &&(Draw, Tally)| {
-                    draw.capability == reached.capability && beside(tally).0 == reached.used
-                };
-                let (draw, _) = draws.iter().find(is_it).expect("one of those that were asked for");
-                assert!(reached.used + draw.takes > draw.most && reached.ends_at == month.ends_at());
-                self.told[5] += 1;
-            }
-            Some(Err(other)) => panic!("{other}"),
-        }
-    }
-
-    fn used(&self, tally: &Tally) -> u64 {
-        self.tallies.get(tally).map_or(0, |tally| tally.used)
-    }
-
-    fn drawn(&self, tally: &Tally) -> u64 {
-        let drawn = self.held.iter().flat_map(|held| &held.drawn);
-        drawn.filter(|(of, ..)| of == tally).map(|(_, takes, _)| takes).sum()
-    }
-
-    /// What a charge has taken of limits.
-    fn count(&mut self, drawn: &[(Tally, u64, Taken)], charged: u64) {
-        for (tally, takes, taken) in drawn {
-            let used = if *taken == Taken::All { *takes } else { charged };
-            self.tallies.entry(*tally).or_default().used += used;
-            self.told[4] += used;
-        }
-    }
-
-    fn on_the_disk(&self, &(token, month, write, money): &Tally) -> u64 {
-        let uses = self.run(self.sound.uses(hash(token), month)).expect("reads");
-        let unit = if money { Unit::Msat } else { Unit::Request };
-        let of = |used: &&MonthlyUse| used.capability == name(write) && used.unit == unit;
-        uses.iter().find(of).map_or(0, |used| used.used)
-    }
-
     fn take_held(&mut self, story: &mut Story<'_>) -> Option<Held> {
         match self.held.len() {
             0 => None,
@@ -467,216 +388,6 @@ impl World {
         }
     }
 
-    fn flush(&mut self) {
-        match self.run(self.ledger.flush()) {
-            Ok(()) => self.acknowledge(),
-            Err(_) => self.in_doubt = true,
-        }
-    }
-
-    fn acknowledge(&mut self) {
-        assert_eq!(self.ledger.health().unwritten, 0);
-        self.in_doubt = false;
-        for token in &mut self.tokens {
-            token.acked = (token.spent, token.written_off);
-        }
-        for tally in self.tallies.values_mut() {
-            tally.acked = tally.used;
-        }
-        for (tally, used) in &self.tallies {
-            assert_eq!(self.on_the_disk(tally), used.acked, "{tally:?}");
-        }
-        for (token, at) in (0..).zip(&self.tokens) {
-            if at.opened {
-                let account = self.run(Accounts::account(&*self.sound, hash(token))).expect("reads");
-                let balance = account.expect("an account").balance;
-                assert_eq!((balance.spent(), balance.written_off()), at.acked);
-            }
-        }
-        self.audit();
-    }
-
-    /// The process is gone: what it held in memory, and whatever its tasks were about.
-    fn crash(&mut self) {
-        drop(self.process.take());
-        // They belong to a ledger that nobody writes for any more.
-        self.held.clear();
-        self.first.clear();
-        self.open_again(false);
-    }
-
-    /// What is under way ends, and everything is written; unless the store won't.
-    fn restart(&mut self, story: &mut Story<'_>) {
-        let works = !story.byte().is_multiple_of(4);
-        if works {
-            self.store.repair();
-        }
-        while let Some(held) = self.held.pop() {
-            if held.due > 0 {
-                self.charge_held(&held, held.due);
-            }
-            drop(held);
-        }
-        for (token, key, first) in std::mem::take(&mut self.first) {
-            self.answers.remove(&(token, key));
-            drop(first);
-        }
-        let lost = self.run(self.ledger.close());
-        let refused = self.ledger.reserve_at_once(&hash(0), NonZeroU64::MIN);
-        assert!(matches!(refused, None | Some(Err(Refused::Unavailable(Unavailable::Ended)))));
-        match lost {
-            0 => self.acknowledge(),
-            _ => self.in_doubt = true,
-        }
-        assert!(!works || lost == 0, "{lost} commits were lost by a store that works");
-        drop(self.process.take());
-        self.open_again(works);
-    }
-
-    fn open_again(&mut self, closed: bool) {
-        self.store.repair();
-        self.process = Some(process());
-        let last = self.run(self.sound.epochs(1)).expect("reads")[0];
-        assert!(!closed || last.ended_at.is_some(), "{last:?}");
-        self.ledger =
-            self.run(Ledger::open(config(), self.store.clone(), self.clock.clone())).expect("opens");
-        for number in 0..TOKENS {
-            let account = self.run(Accounts::account(&*self.sound, hash(number))).expect("reads");
-            let token = &mut self.tokens[number];
-            let Some(account) = account else {
-                assert!(!token.opened, "an account is gone");
-                continue;
-            };
-            let (spent, written_off) = (account.balance.spent(), account.balance.written_off());
-            assert!((token.acked.0..=token.spent).contains(&spent), "{spent} of {token:?}");
-            assert!((token.acked.1..=token.written_off).contains(&written_off));
-            assert!(self.in_doubt || (spent, written_off) == token.acked);
-            self.told[3] += token.spent - spent;
-            (token.spent, token.written_off) = (spent, written_off);
-            token.acked = (spent, written_off);
-            // Refunds are on the disk before anything else happens; what was in doubt is read back.
-            (token.refunding, token.refunded) = (account.balance.refunding(), account.balance.refunded());
-            token.opened = true;
-        }
-        self.month = Month(0);
-        let tallies: Vec<Tally> = self.tallies.keys().copied().collect();
-        for tally in tallies {
-            let found = self.on_the_disk(&tally);
-            let used = self.tallies.get_mut(&tally).expect("one of them");
-            assert!((used.acked..=used.used).contains(&found), "{found} of {used:?}");
-            assert!(self.in_doubt || found == used.acked);
-            *used = Used { used: found, acked: found };
-        }
-        for (id, (_, amount, end)) in &mut self.refunds {
-            let row =
-                self.process.as_ref().expect("a process").block_on(self.sound.refund(RefundId([*id; 16])));
-            let row = row.expect("reads");
-            let found = row.and_then(|row| row.ended).map(|(end, _)| end);
-            assert!(end.is_none() || *end == found, "a refund that had ended");
-            (*amount, *end) = (row.map_or(*amount, |row| row.order.amount.get()), found);
-        }
-        // An answer is there with its debit or not at all.
-        self.answers.clear();
-        self.in_doubt = false;
-    }
-
-    fn begin_refund(&mut self, story: &mut Story<'_>) {
-        let (id, token, amount) = (story.byte() % 8, story.below(TOKENS), story.units());
-        let order = RefundOrder {
-            id: RefundId([id; 16]),
-            hash: hash(token),
-            of: RefundOf::Credit,
-            amount: Msat::new(amount),
-            at: Timestamp::from_secs(START),
-        };
-        let known = self.refunds.get(&id).copied();
-        let outcome = self.run(self.ledger.begin_refund(order));
-        let is_credit = allotment(token).unit == Unit::Msat;
-        match outcome {
-            Ok(()) => match known {
-                Some((of, was, _)) => assert_eq!((of, was), (token, amount), "begun as something else"),
-                None => {
-                    assert!(is_credit && amount > 0 && amount <= self.left(token));
-                    self.tokens[token].refunding += amount;
-                    self.refunds.insert(id, (token, amount, None));
-                }
-            },
-            Err(RefundError::Store(StoreError::OtherRefund)) => {
-                assert!(known.is_some_and(|(of, was, _)| (of, was) != (token, amount)));
-            }
-            Err(RefundError::Store(StoreError::NotThere)) => {
-                assert!(!is_credit || amount == 0 || !self.tokens[token].opened);
-            }
-            Err(RefundError::UnderWay) => self.wait_or_crash(story, order),
-            Err(RefundError::Refused(_) | RefundError::Store(_)) => {}
-            Err(other) => panic!("{other}"),
-        }
-    }
-
-    /// Nobody knows what has become of a refund; it is asked for again until somebody does, or the process ends.
-    fn wait_or_crash(&mut self, story: &mut Story<'_>, order: RefundOrder) {
-        let before = self.refunds.len();
-        let id = order.id.0[0];
-        let token = (0..TOKENS).find(|token| hash(*token) == order.hash).expect("one of ours");
-        if story.byte().is_multiple_of(2) {
-            self.crash();
-        } else {
-            self.store.repair();
-            self.run(async { tokio::time::sleep(std::time::Duration::from_secs(10)).await });
-        }
-        let row = self.run(self.sound.refund(order.id)).expect("reads");
-        if let (Some(row), false) = (row, self.refunds.contains_key(&id)) {
-            assert_eq!(row.order.amount, order.amount);
-            self.refunds.insert(id, (token, order.amount.get(), None));
-            let balance = self.run(Accounts::account(&*self.sound, order.hash)).expect("reads");
-            self.tokens[token].refunding = balance.expect("an account").balance.refunding();
-        }
-        assert!(self.refunds.len() - before <= 1);
-    }
-
-    fn end_refund(&mut self, story: &mut Story<'_>) {
-        let id = story.byte() % 8;
-        let end = match story.byte() {
-            part if part.is_multiple_of(3) => Refund::Part(Msat::new(u64::from(part % 16) + 1)),
-            whole if whole.is_multiple_of(2) => Refund::Paid,
-            _ => Refund::Failed,
-        };
-        let mut outcome = self.run(self.ledger.end_refund(RefundId([id; 16]), end));
-        while outcome == Err(RefundError::UnderWay) {
-            self.store.repair();
-            self.run(async { tokio::time::sleep(std::time::Duration::from_secs(10)).await });
-            outcome = self.run(self.ledger.end_refund(RefundId([id; 16]), end));
-        }
-        match (outcome, self.refunds.get_mut(&id)) {
-            (Ok(row), Some((token, amount, ended))) => {
-                let (found, _) = row.ended.expect("it has ended");
-                if let Some(ended) = ended {
-                    assert_eq!(found, *ended, "the first end stays");
-                    return;
-                }
-                let (want, refunded) = match end {
-                    Refund::Paid => (Refund::Paid, *amount),
-                    Refund::Part(part) => (Refund::Paid, part.get().min(*amount)),
-                    Refund::Failed => (Refund::Failed, 0),
-                };
-                assert_eq!(found, want);
-                *ended = Some(want);
-                let token = &mut self.tokens[*token];
-                token.refunding -= *amount;
-                token.refunded += refunded;
-                self.told[1] += refunded;
-                if let Refund::Part(_) = end {
-                    // From now on the books say that it was asked for so much.
-                    *amount = refunded;
-                }
-            }
-            (Ok(row), None) => panic!("{row:?} from nowhere"),
-            (Err(RefundError::Store(StoreError::NotThere)), known) => assert!(known.is_none()),
-            (Err(RefundError::Refused(_) | RefundError::Store(_)), _) => {}
-            (Err(other), _) => panic!("{other}"),
-        }
-    }
-
     /// Once, twice, late, too much, too little.
     fn settle(&mut self, story: &mut Story<'_>) {
         let (token, amount) = (story.below(TOKENS), u64::from(story.byte() % 3) * (PRICE / 2));
@@ -697,23 +408,6 @@ impl World {
         let purchase = self.run(self.sound.purchase(hash(token))).expect("reads").expect("a row");
         assert_eq!(purchase.paid.get(), self.tokens[token].paid, "each payment counts once");
         assert!(purchase.is_balanced());
-    }
-
-    fn break_the_store(&mut self, story: &mut Story<'_>) {
-        let text = String::new();
-        let errors =
-            [StoreError::Full(text.clone()), StoreError::Busy(text.clone()), StoreError::ReadOnly(text)];
-        for _ in 0..=story.below(5) {
-            let error = errors[story.below(3)].clone();
-            let fault = match story.byte() % 5 {
-                0 => Fault::None,
-                1 => Fault::Fails(error),
-                2 => Fault::FailsAfterwards(error),
-                3 => Fault::Hangs,
-                _ => Fault::HangsAfterwards,
-            };
-            self.store.next.lock().push_back(fault);
-        }
     }
 
     fn ask_under_a_key(&mut self, story: &mut Story<'_>) {
