@@ -4,6 +4,9 @@
 //! new connection would leave one more behind it, and those that nobody waits for any more would stand in the way of
 //! the first that is answered again. So few are under way at once; who doesn't get a turn within the time for connecting
 //! has asked nothing.
+//!
+//! A name may have several addresses, and one of them be gone without a word: the next one is then tried beside it, so that
+//! one machine that is down, or IPv6 that leads nowhere, doesn't take up all the time for connecting.
 
 use std::{
     io,
@@ -11,11 +14,20 @@ use std::{
     sync::Arc,
 };
 
-use tokio::{net::TcpStream, sync::Semaphore, task::spawn_blocking};
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::{
+    net::TcpStream,
+    sync::Semaphore,
+    task::spawn_blocking,
+    time::{Duration, timeout},
+};
 
 /// How many questions about one host are under way at once: enough for a burst of new connections where an answer takes 50 ms
 /// (a thousand in less than a second), and few beside the 512 threads that a runtime has for such.
 const LOOKUPS_MAX: usize = 64;
+
+/// How long an address may be silent before the next one is tried as well (RFC 8305, section 5).
+const NEXT_AFTER: Duration = Duration::from_millis(250);
 
 /// A host, by name or by address, and a port.
 #[derive(Clone)]
@@ -30,11 +42,11 @@ impl Host {
         Self { name: name.into(), port, lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)) }
     }
 
-    /// Connects to the first of its addresses that lets us.
+    /// Connects to whichever of its addresses lets us first.
     pub(super) async fn connect(&self) -> io::Result<TcpStream> {
         match self.name.parse::<IpAddr>() {
             Ok(ip) => TcpStream::connect((ip, self.port)).await,
-            Err(_) => TcpStream::connect(&*self.look_up().await?).await,
+            Err(_) => first(&self.look_up().await?, TcpStream::connect).await,
         }
     }
 
@@ -51,10 +63,38 @@ impl Host {
     }
 }
 
+/// Connects to these in turn, to the next one as soon as the last has failed or kept silent for a while. The first
+/// connection counts; if there is none, the last error.
+async fn first<C, F>(addresses: &[SocketAddr], connect: impl Fn(SocketAddr) -> F) -> io::Result<C>
+where
+    F: Future<Output = io::Result<C>>,
+{
+    let mut left = addresses.iter();
+    let mut under_way = FuturesUnordered::new();
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    loop {
+        under_way.extend(left.next().map(|address| connect(*address)));
+        let ended = match left.len() {
+            0 => under_way.next().await,
+            _ => match timeout(NEXT_AFTER, under_way.next()).await {
+                Ok(ended) => ended,
+                Err(_) => continue,
+            },
+        };
+        match ended {
+            Some(Ok(connection)) => return Ok(connection),
+            Some(Err(error)) => failed = error,
+            None => return Err(failed),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
     use futures_util::FutureExt;
-    use tokio::net::TcpListener;
+    use tokio::{net::TcpListener, time::Instant};
 
     use super::*;
 
@@ -78,5 +118,36 @@ mod tests {
         assert_eq!(host.lookups.available_permits(), 0);
         drop(taken);
         assert!(!host.look_up().await.unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_is_silent_or_refuses_takes_no_time_from_the_next() {
+        let address = |last: u16| SocketAddr::from(([127, 0, 0, 1], last));
+        // By their ports: 1 is silent, 2 refuses, all others let us in after a second.
+        let connect = |to: SocketAddr| async move {
+            match to.port() {
+                1 => pending().await,
+                2 => Err(io::ErrorKind::ConnectionRefused.into()),
+                port => {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    Ok(port)
+                }
+            }
+        };
+        for (ports, want, millis) in [
+            (&[3][..], 3, 1_000),
+            (&[1, 3], 3, 1_250),
+            (&[2, 3], 3, 1_000),
+            (&[1, 1, 2, 3], 3, 1_500),
+            (&[3, 4], 3, 1_000),
+        ] {
+            let addresses: Vec<_> = ports.iter().copied().map(address).collect();
+            let began = Instant::now();
+            assert_eq!(first(&addresses, connect).await.unwrap(), want, "{ports:?}");
+            assert_eq!(began.elapsed().as_millis(), millis, "{ports:?}");
+        }
+        let refused = first(&[address(2), address(2)], connect).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(first(&[], connect).await.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }
