@@ -5,7 +5,9 @@
 //! (RFC 7239) where there is none. Where both are there and don't agree, `X-Forwarded-For` is the one that proxies write
 //! and the other most likely the client's own: a proxy that writes only `Forwarded` must remove it.
 //!
-//! Nothing here depends on the scheme or host that a proxy says it was asked for; the upstream is told of both.
+//! Nothing here depends on the scheme or host that a proxy says it was asked for; the upstream is told of both. What a proxy
+//! says in one of the two ways is said in the other, too: an upstream that reads only that one would send those who came by
+//! `https` there once more, or elsewhere.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,7 +17,7 @@ use http::{
 };
 use ipnet::IpNet;
 
-use super::Peer;
+use super::{Peer, target::is_host};
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -64,39 +66,103 @@ impl<F: Fn(&IpAddr) -> bool> Walk<F> {
     }
 }
 
+/// One hop, as a line of `Forwarded` tells of it; what it says twice it doesn't say.
+#[derive(Default)]
+struct Element<'l> {
+    by_name: [Said<'l>; 3],
+}
+
+/// The names in it that are read, in their places.
+const NAMES: [&str; 3] = ["for", "proto", "host"];
+
+#[derive(Clone, Copy, Default)]
+enum Said<'l> {
+    #[default]
+    Nothing,
+    Once(&'l str),
+    Twice,
+}
+
+impl<'l> Element<'l> {
+    fn note(&mut self, name: &str, value: &'l str) {
+        if let Some(at) = NAMES.iter().position(|known| known.eq_ignore_ascii_case(name)) {
+            let said = &mut self.by_name[at];
+            *said = if matches!(said, Said::Nothing) { Said::Once(value) } else { Said::Twice };
+        }
+    }
+
+    fn said(&self) -> [Option<&'l str>; 3] {
+        self.by_name.map(|said| if let Said::Once(value) = said { Some(value) } else { None })
+    }
+
+    fn ip(&self) -> Option<IpAddr> {
+        self.said()[0].and_then(|said| address(said.as_bytes()))
+    }
+}
+
+/// What a proxy has said of how the client asked, besides whose it is.
+#[derive(Default)]
+struct Asked {
+    proto: Option<&'static str>,
+    host: Option<HeaderValue>,
+}
+
+impl Asked {
+    /// What can be told on: one of two schemes, and what may be a host.
+    fn read(proto: Option<&str>, host: Option<&str>) -> Self {
+        let proto = proto
+            .and_then(|said| ["http", "https"].into_iter().find(|known| known.eq_ignore_ascii_case(said)));
+        let host = host.filter(|said| is_host(said.as_bytes()));
+        Self { proto, host: host.and_then(|said| HeaderValue::from_str(said).ok()) }
+    }
+
+    /// In `X-Forwarded-Proto` and `-Host`, where each is said once: of several nobody knows whose word they are.
+    fn by_names(headers: &HeaderMap) -> Self {
+        let one = |name: HeaderName| {
+            let mut said = headers.get_all(name).iter();
+            said.next().filter(|_| said.next().is_none())?.to_str().ok().map(str::trim)
+        };
+        Self::read(one(PROTO), one(HOST))
+    }
+
+    /// In the element of `Forwarded` that tells of this client.
+    fn by_forwarded(headers: &HeaderMap, ip: IpAddr) -> Self {
+        let lines = headers.get_all(FORWARDED).iter().rev();
+        let mut all =
+            lines.filter_map(|line| elements(line.to_str().ok()?)).flat_map(|line| line.into_iter().rev());
+        let told = all.find(|element| element.ip() == Some(ip)).unwrap_or_default();
+        let [_, proto, host] = told.said();
+        Self::read(proto, host)
+    }
+}
+
 /// The addresses in a line of `Forwarded`, the nearest first, with none for each element that doesn't tell one. A line that
 /// isn't well formed tells none at all.
-fn said_by(line: &HeaderValue) -> impl Iterator<Item = Option<IpAddr>> + use<> {
-    let read = line.to_str().ok().and_then(elements).unwrap_or_else(|| vec![None]);
-    read.into_iter().rev()
+fn said_by(line: &HeaderValue) -> impl Iterator<Item = Option<IpAddr>> + '_ {
+    let read = line.to_str().ok().and_then(elements).unwrap_or_else(|| vec![Element::default()]);
+    read.into_iter().rev().map(|element| element.ip())
 }
 
 /// RFC 7239, section 4: `for=1.2.3.4;proto=https, for="[2001:db8::1]:443"`.
-fn elements(line: &str) -> Option<Vec<Option<IpAddr>>> {
+fn elements(line: &str) -> Option<Vec<Element<'_>>> {
     let mut hops = Vec::new();
     let mut rest = line.trim();
-    let mut hop = None;
-    let mut names_for = 0;
+    let mut hop = Element::default();
     while !rest.is_empty() {
         let (name, after) = rest.split_once('=')?;
         let (value, after) = match after.strip_prefix('"') {
-            // No address has anything in it that would be escaped.
+            // Nothing that is read has anything in it that would be escaped.
             Some(quoted) => quoted.split_once('"').filter(|(value, _)| !value.contains('\\'))?,
             None => after.split_at(after.find([';', ',', ' ', '\t', '"']).unwrap_or(after.len())),
         };
-        if name.trim().eq_ignore_ascii_case("for") {
-            hop = address(value.as_bytes());
-            names_for += 1;
-        }
+        hop.note(name.trim(), value);
         rest = after.trim_start();
         let ends = rest.is_empty() || rest.starts_with(',');
         if !ends && !rest.starts_with(';') {
             return None;
         }
         if ends {
-            // Who says two says neither.
-            hops.push(hop.take().filter(|_| names_for == 1));
-            names_for = 0;
+            hops.push(std::mem::take(&mut hop));
         }
         rest = rest.get(1..).unwrap_or_default().trim_start();
     }
@@ -123,14 +189,22 @@ pub(super) fn set(headers: &mut HeaderMap, peer: &Peer, host: HeaderValue, ours:
 
 /// Tells the upstream who asks for what, going on with what a trusted proxy has said.
 pub(super) fn go_on(headers: &mut HeaderMap, client: &Client, peer: &Peer, host: HeaderValue) {
-    let ours = if client.ip == peer.ip || headers.contains_key(FORWARDED) {
-        of(peer, &host)
-    } else {
-        written(&client.ip, &text_of(&client.ip), &host, proto(peer))
-    };
-    if client.ip != peer.ip && !headers.contains_key(FOR) {
+    let mut ours = of(peer, &host);
+    if client.ip != peer.ip && !headers.contains_key(FORWARDED) {
+        // Our element is the first, and so it is about the client.
+        let asked = Asked::by_names(headers);
+        let (host, proto) = (asked.host.as_ref().unwrap_or(&host), asked.proto.unwrap_or(proto(peer)));
+        ours = written(&client.ip, &text_of(&client.ip), host, proto);
+    } else if client.ip != peer.ip && !headers.contains_key(FOR) {
         // It was `Forwarded` that told, which not every upstream reads.
+        let Asked { proto, host } = Asked::by_forwarded(headers, client.ip);
         headers.insert(FOR, text_of(&client.ip));
+        if let Some(proto) = proto {
+            headers.entry(PROTO).or_insert(HeaderValue::from_static(proto));
+        }
+        if let Some(host) = host {
+            headers.entry(HOST).or_insert(host);
+        }
     }
     append(headers, FORWARDED, ours);
     append(headers, FOR, peer.text.clone());
@@ -306,6 +380,48 @@ mod tests {
         assert_eq!(sent[FOR], "1.2.3.4, 10.0.0.1");
         assert_eq!(sent[PROTO], "http");
         assert_eq!(sent[HOST], "public.org");
-        assert_eq!(sent[FORWARDED], "for=1.2.3.4;host=\"inner\";proto=https");
+        assert_eq!(sent[FORWARDED], "for=1.2.3.4;host=\"public.org\";proto=http");
+    }
+
+    #[test]
+    fn how_a_client_asked_is_told_in_both_ways() {
+        let tell = |lines: &[(HeaderName, &'static str)]| {
+            let mut sent = headers(lines);
+            let who = Client { ip: "1.2.3.4".parse().unwrap(), is_vouched_for: true };
+            let mut peer = peer("10.0.0.1");
+            peer.is_tls = false;
+            go_on(&mut sent, &who, &peer, HeaderValue::from_static("inner"));
+            let text = |name: HeaderName| sent[name].to_str().unwrap().to_owned();
+            assert_eq!(sent.len(), sent.keys_len(), "{lines:?}");
+            (text(PROTO), text(HOST), text(FORWARDED))
+        };
+        for (said, proto, host) in [
+            ("for=1.2.3.4;proto=https;host=public.org", "https", "public.org"),
+            (
+                "for=6.6.6.6;proto=http, for=1.2.3.4;Proto=HTTPS;Host=\"public.org:8443\"",
+                "https",
+                "public.org:8443",
+            ),
+            ("for=1.2.3.4;proto=https, for=10.0.0.2;proto=http;host=b", "https", "inner"),
+            // What can't be one, or is said twice.
+            ("for=1.2.3.4;proto=gopher;host=\"a b\"", "http", "inner"),
+            ("for=1.2.3.4;proto=https;proto=http;host=a;host=b", "http", "inner"),
+        ] {
+            let (told_proto, told_host, forwarded) = tell(&[(FORWARDED, said)]);
+            assert_eq!((&*told_proto, &*told_host), (proto, host), "{said}");
+            assert_eq!(forwarded, format!("{said}, for=10.0.0.1;host=\"inner\";proto=http"));
+        }
+        for (lines, want) in [
+            (&[(PROTO, "https"), (HOST, "public.org")][..], "for=1.2.3.4;host=\"public.org\";proto=https"),
+            (&[(PROTO, "https")], "for=1.2.3.4;host=\"inner\";proto=https"),
+            (&[], "for=1.2.3.4;host=\"inner\";proto=http"),
+            (
+                &[(PROTO, "https, http"), (HOST, "a\";for=6.6.6.6;b=\"")],
+                "for=1.2.3.4;host=\"inner\";proto=http",
+            ),
+        ] {
+            let lines = [&[(FOR, "1.2.3.4")][..], lines].concat();
+            assert_eq!(tell(&lines).2, want, "{lines:?}");
+        }
     }
 }

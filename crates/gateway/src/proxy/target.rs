@@ -62,8 +62,7 @@ pub(super) fn take_host(parts: &mut Parts) -> Result<Host, Failure> {
     if is_short && is_plain(value.as_bytes()) {
         return Ok(Host { value });
     }
-    let (name, port) = split(value.as_bytes());
-    if is_short && is_name(name) && port.is_none_or(is_port) {
+    if is_short && is_host(value.as_bytes()) {
         Ok(Host { value: normal(value) })
     } else {
         Err(Failure::Host("`Host` is not a name or address with an optional port"))
@@ -172,6 +171,12 @@ fn split(host: &[u8]) -> (&[u8], Option<&[u8]>) {
 fn address(name: &[u8]) -> Option<Ipv6Addr> {
     let inner = name.strip_prefix(b"[")?.strip_suffix(b"]")?;
     std::str::from_utf8(inner).ok()?.parse().ok()
+}
+
+/// Whether this is a name or an address, with a port or without.
+pub(super) fn is_host(said: &[u8]) -> bool {
+    let (name, port) = split(said);
+    is_name(name) && port.is_none_or(is_port)
 }
 
 fn is_name(name: &[u8]) -> bool {
