@@ -116,6 +116,47 @@ async fn where_no_receipts_are_signed_asking_costs_nothing_and_no_upstream_hears
 }
 
 #[tokio::test]
+async fn a_page_of_another_origin_may_ask_whatever_the_services_say() {
+    let upstream = Upstream::echo().await;
+    let mut closed = requests(&upstream.url(), 5);
+    closed.cors = farebox_gateway::Cors::Off;
+    let rig = signing(vec![closed]).await;
+    let bought = sold(&rig, "/", 10_000).await;
+    let origin = ("origin", "https://shop.example.com");
+    for version in [1, 2] {
+        for path in [RECEIPT, KEY, "/.well-known/farebox/refund"] {
+            let asks = [
+                origin,
+                ("access-control-request-method", "POST"),
+                ("access-control-request-headers", "authorization"),
+            ];
+            let leave = rig.send(version, request("OPTIONS", path, &asks)).await;
+            let said = |name: &str| leave.headers()[name].to_str().unwrap();
+            assert_eq!(leave.status(), 204, "{path}");
+            assert_eq!(said("access-control-allow-origin"), "*");
+            assert_eq!(said("access-control-allow-methods"), "POST");
+            assert_eq!(said("access-control-allow-headers"), "authorization");
+            assert!(!leave.headers().contains_key("access-control-allow-credentials"));
+            // What asks for no leave is a question like any other.
+            let plain = asked(&rig, version, request("OPTIONS", path, &[])).await;
+            assert!(plain.status().is_client_error(), "{path}");
+        }
+        let answer = asked(&rig, version, request("POST", RECEIPT, &[origin, bought.header()])).await;
+        assert_eq!(
+            (answer.status(), &answer.headers()["access-control-allow-origin"]),
+            (StatusCode::OK, &"*".parse().unwrap())
+        );
+        let refused = asked(&rig, version, request("POST", RECEIPT, &[origin])).await;
+        assert_eq!(code(&refused).0, 401);
+        assert_eq!(refused.headers()["access-control-allow-origin"], "*");
+        assert!(
+            refused.headers()["access-control-expose-headers"].to_str().unwrap().contains("Farebox-Code")
+        );
+    }
+    assert_eq!(rig.spent(&bought).await, 1);
+}
+
+#[tokio::test]
 async fn paths_beside_it_are_the_services() {
     let upstream = Upstream::echo().await;
     let rig = signing(vec![requests(&upstream.url(), 10)]).await;

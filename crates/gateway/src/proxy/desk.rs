@@ -11,16 +11,23 @@ use farebox_paywall::{
     receipt,
     refund::{self, BODY_BYTES_MAX},
 };
-use http::{Response, request::Parts};
+use http::{Response, header::ORIGIN, request::Parts};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use super::Body;
-use crate::gateway::Shared;
+use crate::{
+    cors::{Cors, is_preflight},
+    gateway::Shared,
+};
 
 /// How long a client may take to send its few bytes.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Which pages may ask: any, without cookies, whatever the services behind here say. A question is answered to whoever has the
+/// credential, from wherever it comes, and a browser brings none of those by itself.
+const PAGES: Cors = Cors::Any;
 
 /// Who answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +60,9 @@ impl Desk {
         query: Option<&str>,
         body: Incoming,
     ) -> Response<Body> {
+        if is_preflight(&parts.method, &parts.headers) {
+            return PAGES.preflight(&parts.headers);
+        }
         let (refunds, receipts) = (shared.refunds.get(), shared.receipts.get());
         let answer = match (self, refunds, receipts) {
             (Self::Refund, Some(refunds), _) => {
@@ -66,7 +76,9 @@ impl Desk {
             (Self::Refund, None, _) => refund::not_offered(),
             (Self::Receipt | Self::ReceiptKey, _, None) => receipt::not_offered(),
         };
-        answer.map(Body::full)
+        let mut answer = answer.map(Body::full);
+        PAGES.open_own(parts.headers.get(ORIGIN), answer.headers_mut());
+        answer
     }
 }
 
