@@ -255,6 +255,9 @@ async fn handle(
         return Err(Failure::Upstream(SendError::Switched).into());
     }
     let found = Survey::of(&head.headers);
+    if found.has(Survey::NEIGHBOURS) && !headers::is_plainly_coded(&head.headers) {
+        return Err(Failure::Upstream(SendError::Coding).into());
+    }
     headers::strip_neighbours(&mut head.headers, found);
     account.begins(head.status, &mut head.headers);
     if account.has_for_nothing(head.status) {
@@ -318,6 +321,9 @@ async fn admit(
 
     // `Upgrade` is between neighbours.
     let may_ask = manner.said.has(Survey::NEIGHBOURS) || parts.method == Method::CONNECT;
+    if may_ask && !headers::is_plainly_coded(&parts.headers) {
+        return Err(Failure::Coding.into());
+    }
     let upgrade = if may_ask { upgrade::asked(parts, &body)? } else { None };
 
     // Whose it is. The request keeps this route to its end, whatever is configured meanwhile.

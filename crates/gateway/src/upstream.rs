@@ -104,6 +104,8 @@ pub(crate) enum SendError {
     Handshake(#[source] hyper::Error),
     #[error("the exchange failed")]
     Exchange(#[source] hyper::Error),
+    #[error("its answer is in a transfer coding that nobody asked for")]
+    Coding,
     #[error("it switched to another protocol than was asked for, if any")]
     Switched,
     #[error("it answered without switching protocols, which cannot be told from consent over HTTP/2")]

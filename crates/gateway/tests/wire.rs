@@ -331,6 +331,7 @@ async fn an_answer_that_can_be_read_in_two_ways_is_put_into_one() {
         ("200 OK\r\ncontent-length: 2\r\n\r\nhiHTTP/1.1 200 OK\r\n\r\n", "200 hi"),
         ("103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi", "200 hi"),
         ("200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nhi", "502"),
+        ("200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n", "502"),
         ("200 OK\r\nx: a\r\n folded\r\ncontent-length: 2\r\n\r\nhi", "502"),
         ("101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\nraw", "502"),
     ] {

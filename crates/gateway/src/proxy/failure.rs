@@ -28,6 +28,8 @@ pub(crate) enum Failure {
     Path(#[source] PathError),
     #[error("the method {0} is not served here")]
     Method(Method),
+    #[error("the body is in a transfer coding other than `chunked`, or in several")]
+    Coding,
     #[error("connections cannot be upgraded here, or not to this protocol")]
     Upgrade,
     #[error("{0}")]
@@ -74,12 +76,13 @@ const UNAVAILABLE: &str = "14";
 
 impl Failure {
     /// The codes of the table. Metrics count by them; one that is forgotten here is counted as the last.
-    pub(crate) const CODES: [&'static str; 22] = [
+    pub(crate) const CODES: [&'static str; 23] = [
         "client_refused",
         "too_many_headers",
         "host_refused",
         "path_refused",
         "method_refused",
+        "coding_refused",
         "upgrade_refused",
         "upgrade_malformed",
         "no_service",
@@ -129,6 +132,12 @@ impl Failure {
             Self::Method(_) => {
                 (StatusCode::NOT_IMPLEMENTED, "12", "method_refused", "this method is not served here")
             }
+            Self::Coding => (
+                StatusCode::NOT_IMPLEMENTED,
+                "12",
+                "coding_refused",
+                "the only transfer coding that is taken here is chunked, once",
+            ),
             Self::Upgrade => (
                 StatusCode::NOT_IMPLEMENTED,
                 "12",
@@ -199,7 +208,11 @@ impl Failure {
                 "the service does not take WebSockets in the version of HTTP that it speaks",
             ),
             Self::Upstream(
-                SendError::Exchange(_) | SendError::Switched | SendError::NotSwitched | SendError::Unproven,
+                SendError::Exchange(_)
+                | SendError::Coding
+                | SendError::Switched
+                | SendError::NotSwitched
+                | SendError::Unproven,
             ) => {
                 (StatusCode::BAD_GATEWAY, UNAVAILABLE, "upstream_failed", "the service gave no usable answer")
             }
@@ -253,7 +266,8 @@ impl Failure {
         let headers = response.headers_mut();
         headers.insert(CODE, HeaderValue::from_static(verdict.code));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if matches!(self, Self::Host(_) | Self::Path(_) | Self::Handshake(_) | Self::BodyLost) {
+        if matches!(self, Self::Host(_) | Self::Path(_) | Self::Coding | Self::Handshake(_) | Self::BodyLost)
+        {
             // Who sends such things may have more of them in the same connection. (HTTP/2 knows no such header; hyper
             // leaves it out.)
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

@@ -162,6 +162,18 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether a body comes as it is: in chunks, or without any coding for the transfer (RFC 9112 6.1). Whoever passes it on in
+/// chunks of their own, and takes off no other coding, must not take off its name. What some servers write for none is none.
+pub(super) fn is_plainly_coded(headers: &HeaderMap) -> bool {
+    let mut said = headers.get_all(TRANSFER_ENCODING).iter();
+    let is_plain = |value: &HeaderValue| {
+        ["chunked", "identity"]
+            .iter()
+            .any(|plain| value.as_bytes().trim_ascii().eq_ignore_ascii_case(plain.as_bytes()))
+    };
+    said.next().is_none_or(is_plain) && said.next().is_none()
+}
+
 /// Leaves one length or none: equal ones are legal and more than many servers take, and beside chunks it means nothing
 /// (RFC 9112 6.3). That they are equal has been checked by whoever read them.
 fn settle_length(headers: &mut HeaderMap) {
@@ -417,6 +429,22 @@ mod tests {
             let found = Survey::of(&sent);
             strip_neighbours(&mut sent, found);
             assert_eq!(sent, headers(&[("content-length", "3")]));
+        }
+    }
+
+    #[test]
+    fn a_body_in_a_coding_of_its_own_is_told_from_one_in_chunks() {
+        let coded = |lines: &[&'static str]| {
+            is_plainly_coded(&headers(
+                &lines.iter().map(|line| ("transfer-encoding", *line)).collect::<Vec<_>>(),
+            ))
+        };
+        for lines in [&[][..], &["chunked"], &[" Chunked\t"], &["identity"]] {
+            assert!(coded(lines), "{lines:?}");
+        }
+        for lines in [&["gzip, chunked"][..], &["gzip", "chunked"], &["chunked", "chunked"], &["gzip"], &[""]]
+        {
+            assert!(!coded(lines), "{lines:?}");
         }
     }
 
