@@ -30,6 +30,7 @@ mod tools;
 pub(crate) use desk::{Caller, Desk, Settings};
 pub(crate) use files::Folder;
 
+use listen::Unread;
 use told::Trouble;
 use tools::Call;
 
@@ -45,7 +46,7 @@ const INSTRUCTIONS: &str = "Fetches web resources that ask for payment over Ligh
 
 /// One session of an agent. All sessions of a process share the desk.
 #[derive(Clone)]
-pub(crate) struct Server(pub(crate) Arc<Desk>, pub(crate) Caller);
+pub(crate) struct Server(pub(crate) Arc<Desk>, pub(crate) Caller, pub(crate) Unread);
 
 impl ServerHandler for Server {
     fn get_info(&self) -> ServerConfig {
@@ -59,6 +60,8 @@ impl ServerHandler for Server {
         _: Option<PaginatedRequestParams>,
         _: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
+        // As long as the agent doesn't read, there is no use in making answers.
+        self.2.taken().await;
         Ok(ListToolsResult::with_all_items(tools::all()))
     }
 
@@ -80,7 +83,7 @@ impl ServerHandler for Server {
         let done = async {
             let call = Call::read(&name, request.arguments.unwrap_or_default())?;
             let _seat = self.0.seat(self.1, call.errand()).await?;
-            match call {
+            let told = match call {
                 Call::Quote(args) => look::quote(&self.0, args).await,
                 Call::Fetch(args) => fetch::fetch(&self.0, self.1, args).await,
                 Call::Resume(args) => fetch::resume(&self.0, self.1, args).await,
@@ -88,7 +91,10 @@ impl ServerHandler for Server {
                 Call::Receipts(args) => look::receipts(&self.0, args).await,
                 Call::Credentials(args) => look::credentials(&self.0, args).await,
                 Call::ApprovalStatus(args) => look::approval(&self.0, args).await,
-            }
+            };
+            // Answers wait where there is room for so many only.
+            self.2.taken().await;
+            told
         };
         let done = tokio::select! {
             done = Box::pin(done) => done,

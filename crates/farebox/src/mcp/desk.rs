@@ -348,10 +348,9 @@ fn nothing() -> Policy {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn desk() -> Desk {
+impl Desk {
+    /// One at which nothing is bought.
+    pub(super) fn for_tests() -> Self {
         #[derive(clap::Parser)]
         struct Flags {
             #[command(flatten)]
@@ -360,7 +359,7 @@ mod tests {
             wallet: WalletFlags,
         }
         let Flags { files, wallet } = clap::Parser::parse_from(["a test"]);
-        Desk::new(Settings {
+        Self::new(Settings {
             files,
             wallet,
             asked: Asked::default(),
@@ -370,6 +369,15 @@ mod tests {
             inline_bytes_max: 0,
             http: HttpConfig::default(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn desk() -> Desk {
+        Desk::for_tests()
     }
 
     fn args(url: &str) -> FetchArgs {

@@ -25,25 +25,36 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::{UnixListener, UnixStream},
     sync::Semaphore,
+    time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Caller, Desk, MESSAGE_BYTES_MAX, Server, Settings, notes};
 
+mod unread;
 mod web;
 
+use unread::Patient;
+pub(crate) use unread::Unread;
 pub(crate) use web::Web;
 
 /// So many sessions are open at the socket at once, and so many of one user; more are closed as they come.
 const SESSIONS_MAX: usize = 64;
 const SESSIONS_EACH_MAX: usize = 32;
+/// How long an agent may leave what it was told unread.
+const UNREAD_MAX: Duration = Duration::from_secs(60);
+/// How long sessions may take to end once the program is to.
+const PARTING: Duration = Duration::from_secs(3);
 /// The wait after a connection that could not be accepted.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// One session over standard input and output.
 pub(crate) async fn stdio(desk: Arc<Desk>, stop: CancellationToken) -> anyhow::Result<()> {
     let (input, output) = standard()?;
-    session(Server(desk, Caller::default()), input, output, stop).await
+    let unread = Unread::default();
+    // Whoever started the program may stop reading for as long as they like: they keep nobody else out.
+    let output = Patient::new(output, None, unread.clone());
+    session(Server(desk, Caller::default(), unread), input, output, stop).await
 }
 
 /// Carries messages between standard input and output and the socket, until either ends.
@@ -146,9 +157,11 @@ impl Socket {
             tracing::info!(uid, pid, "an agent has connected");
             let Settings { files, wallet, .. } = &*desk.settings;
             notes::of_caller(uid, files, wallet).into_iter().for_each(|note| desk.note(note));
-            let (server, stop) = (Server(Arc::clone(&desk), Caller(Some(uid))), stop.clone());
+            let (unread, stop) = (Unread::default(), stop.clone());
+            let server = Server(Arc::clone(&desk), Caller(Some(uid)), unread.clone());
             sessions.spawn(async move {
                 let (input, output) = stream.into_split();
+                let output = Patient::new(output, Some(UNREAD_MAX), unread);
                 if let Err(error) = session(server, input, output, stop).await {
                     tracing::info!(uid, pid, error = %format!("{error:#}"), "a session has ended");
                 }
@@ -192,7 +205,7 @@ where
     R: AsyncRead + Send + Unpin + 'static,
     W: AsyncWrite + Send + Unpin + 'static,
 {
-    let input = Bounded { input, line_bytes: 0, out: Vec::new(), told: 0 };
+    let input = Bounded { input, unread: server.2.clone(), line_bytes: 0, out: Vec::new(), told: 0 };
     let transport = AsyncRwTransport::<RoleServer, _, _>::new_server(input, output)
         .with_max_line_length(MESSAGE_BYTES_MAX + INSTEAD.len());
     let running = tokio::select! {
@@ -207,7 +220,10 @@ where
         }
         () = stop.cancelled() => {
             end.cancel();
-            waiting.await?;
+            // One that reads nothing would keep the others waiting.
+            if let Ok(ended) = timeout(PARTING, waiting).await {
+                ended?;
+            }
         }
     }
     Ok(())
@@ -217,9 +233,10 @@ where
 const INSTEAD: &[u8] = b"\0\n{\"jsonrpc\":\"2.0\"}\n";
 
 /// Input in which no line is longer than a message may be. The transport would pass a longer one over without a word, and
-/// whoever sent it would wait for ever.
+/// whoever sent it would wait for ever. It waits while its agent doesn't read.
 struct Bounded<R> {
     input: R,
+    unread: Unread,
     /// The length of the line so far.
     line_bytes: usize,
     /// What has been read, and how much of it was handed on.
@@ -251,12 +268,14 @@ impl<R: AsyncRead + Unpin> AsyncRead for Bounded<R> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         while this.told == this.out.len() {
+            ready!(this.unread.poll_may_ask(cx))?;
             let mut piece = [0; 8 << 10];
             let mut read = ReadBuf::new(&mut piece);
             ready!(Pin::new(&mut this.input).poll_read(cx, &mut read))?;
             if read.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
+            this.unread.said(read.filled().len());
             (this.out, this.told) = (Vec::new(), 0);
             this.take(read.filled());
         }
@@ -275,3 +294,6 @@ fn standard() -> io::Result<(tokio::fs::File, tokio::fs::File)> {
     let output = io::stdout().as_fd().try_clone_to_owned()?;
     Ok((tokio::fs::File::from_std(File::from(input)), tokio::fs::File::from_std(File::from(output))))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 //! HTTP, for agents on this machine: who knows the secret is let in, if they come by the right `Host`, which keeps web pages out
 //! that have a browser call this machine.
 //!
-//! Whoever connects may keep a place for as long as a call takes, and for no more than [`HEADERS`] without one.
+//! Whoever connects may keep a place for as long as a call takes; how long they may take to ask and to read what they are told, and
+//! how many there may be, is [`Bounds`].
 
 use std::{
     fs,
@@ -17,12 +18,14 @@ use std::{
 use anyhow::Context as _;
 use axum::{
     Router,
-    extract::{Request, State},
+    body::Body,
+    extract::{Extension, Request, State},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
 };
-use http::{HeaderValue, StatusCode, header};
-use hyper::server::conn::http1;
+use http::{StatusCode, header};
+use http_body_util::BodyExt as _;
+use hyper::{server::conn::http1, service::Service as _};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -35,15 +38,47 @@ use subtle::ConstantTimeEq as _;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
+    time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use zeroize::Zeroizing;
 
-use super::ACCEPT_AGAIN;
+use super::{ACCEPT_AGAIN, Patient, UNREAD_MAX, Unread};
 use crate::mcp::{Caller, Desk, MESSAGE_BYTES_MAX, Server};
 
-/// How long the head of a request may take to arrive, and how long a connection is kept that asks for nothing.
-const HEADERS: Duration = Duration::from_secs(10);
+mod guests;
+
+use guests::{Guest, Guests};
+
+/// What those who connect may take up.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// How long the head of a request may take to arrive, and how long a connection is kept that asks for nothing.
+    head: Duration,
+    /// How long its body may take then.
+    body: Duration,
+    /// How long an answer may lie unread.
+    unread: Duration,
+    /// Connections that have shown the secret.
+    known: usize,
+    /// Connections that haven't, yet.
+    strangers: usize,
+}
+
+const BOUNDS: Bounds = Bounds {
+    head: Duration::from_secs(10),
+    body: Duration::from_secs(30),
+    unread: UNREAD_MAX,
+    known: 64,
+    strangers: 64,
+};
+
+/// What every request is judged by.
+#[derive(Clone)]
+struct Door {
+    secret: Arc<Zeroizing<String>>,
+    bounds: Bounds,
+}
 
 /// HTTP, at `/mcp`.
 pub(crate) struct Web {
@@ -78,46 +113,56 @@ impl Web {
             .enforce_origin_validation()
             .with_max_request_body_bytes(MESSAGE_BYTES_MAX)
             .with_cancellation_token(stop.clone());
-        let server = move || Ok(Server(Arc::clone(&desk), Caller::default()));
+        let server = move || Ok(Server(Arc::clone(&desk), Caller::default(), Unread::default()));
         let service = StreamableHttpService::new(server, Arc::new(NeverSessionManager::default()), config);
-        let app = Router::new()
-            .route_service("/mcp", service)
-            .layer(middleware::from_fn_with_state(self.secret, authorized));
-        let connections = TaskTracker::new();
-        loop {
-            let stream = tokio::select! {
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
-                    Err(error) => {
-                        tracing::warn!(%error, "a connection could not be accepted");
-                        tokio::time::sleep(ACCEPT_AGAIN).await;
-                        continue;
-                    }
-                },
-                () = stop.cancelled() => break,
-            };
-            connections.spawn(converse(stream, app.clone(), HEADERS, stop.clone()));
-        }
-        connections.close();
-        connections.wait().await;
+        let app = Router::new().route_service("/mcp", service);
+        serve(self.listener, guarded(app, self.secret, BOUNDS), BOUNDS, stop).await;
         Ok(())
     }
 }
 
+/// Takes connections until `stop`, and waits for those that have been taken.
+async fn serve(listener: TcpListener, app: Router, bounds: Bounds, stop: CancellationToken) {
+    let guests = Guests::new(bounds.known, bounds.strangers);
+    let connections = TaskTracker::new();
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
+                    continue;
+                }
+            },
+            () = stop.cancelled() => break,
+        };
+        connections.spawn(converse(stream, guests.admit(), app.clone(), bounds, stop.clone()));
+    }
+    connections.close();
+    connections.wait().await;
+}
+
 /// One connection to its end or, when `stop` comes, to the end of the call that is under way.
-/// `headers`: how long it is kept without a call.
-async fn converse<S>(stream: S, app: Router, headers: Duration, stop: CancellationToken)
+async fn converse<S>(stream: S, guest: Arc<Guest>, app: Router, bounds: Bounds, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let stream = Patient::new(stream, Some(bounds.unread), Unread::default());
+    let (app, known) = (TowerToHyperService::new(app), Arc::clone(&guest));
+    let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(Arc::clone(&known));
+        app.call(request)
+    });
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(headers)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app))
+            .header_read_timeout(bounds.head)
+            .serve_connection(TokioIo::new(stream), service)
     );
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = guest.away.cancelled() => return tracing::debug!("too many strangers; the one who came first is sent away"),
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -128,21 +173,58 @@ where
     }
 }
 
-/// Lets in who knows the secret.
-async fn authorized(State(secret): State<Arc<Zeroizing<String>>>, request: Request, next: Next) -> Response {
+fn guarded(app: Router, secret: Arc<Zeroizing<String>>, bounds: Bounds) -> Router {
+    app.layer(middleware::from_fn_with_state(Door { secret, bounds }, authorized))
+}
+
+/// Lets in who knows the secret, with a request that has come to its end.
+async fn authorized(
+    State(door): State<Door>,
+    Extension(guest): Extension<Arc<Guest>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let given = given.and_then(|value| value.split_once(' '));
-    match given {
-        Some((scheme, word))
-            if scheme.eq_ignore_ascii_case("bearer")
-                && bool::from(word.as_bytes().ct_eq(secret.as_bytes())) =>
-        {
-            next.run(request).await
+    let is_known = given.and_then(|value| value.split_once(' ')).is_some_and(|(scheme, word)| {
+        scheme.eq_ignore_ascii_case("bearer") && bool::from(word.as_bytes().ct_eq(door.secret.as_bytes()))
+    });
+    if !is_known {
+        let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+        return (StatusCode::UNAUTHORIZED, challenge, "the bearer secret is missing or wrong\n")
+            .into_response();
+    }
+    if !guest.is_seated() {
+        let later = [(header::RETRY_AFTER, "1"), (header::CONNECTION, "close")];
+        let why = "too many agents are connected; ask again when one has left\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, later, why).into_response();
+    }
+    match whole(request, door.bounds.body).await {
+        Ok(request) => next.run(request).await,
+        Err((status, why)) => (status, [(header::CONNECTION, "close")], why).into_response(),
+    }
+}
+
+/// The request with all of its body, if that comes in time.
+async fn whole(request: Request, most: Duration) -> Result<Request, (StatusCode, &'static str)> {
+    let (head, mut body) = request.into_parts();
+    let (mut kept, mut is_too_long) = (Vec::new(), false);
+    let reading = async {
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame?.into_data() else { continue };
+            // Read to its end all the same: whoever is still writing would not hear the answer.
+            is_too_long |= kept.len() + data.len() > MESSAGE_BYTES_MAX;
+            match is_too_long {
+                true => kept = Vec::new(),
+                false => kept.extend_from_slice(&data),
+            }
         }
-        _ => {
-            let challenge = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))];
-            (StatusCode::UNAUTHORIZED, challenge, "the bearer secret is missing or wrong\n").into_response()
-        }
+        Ok::<_, axum::Error>(())
+    };
+    match timeout(most, reading).await {
+        Ok(Ok(())) if !is_too_long => Ok(Request::from_parts(head, Body::from(kept))),
+        Ok(Ok(())) => Err((StatusCode::PAYLOAD_TOO_LARGE, "a message is at most 4 MiB long\n")),
+        Ok(Err(_)) => Err((StatusCode::BAD_REQUEST, "the message broke off\n")),
+        Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the message has taken too long to arrive\n")),
     }
 }
 
@@ -174,92 +256,4 @@ fn bearer(path: &Path) -> anyhow::Result<Zeroizing<String>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use axum::routing::post;
-    use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
-        sync::Notify,
-        time::timeout,
-    };
-
-    use super::*;
-
-    const ASK: &[u8] = b"POST /mcp HTTP/1.1\r\nhost: here\r\ncontent-length: 0\r\n\r\n";
-    const SHORT: Duration = Duration::from_millis(50);
-    /// Longer than any test takes.
-    const LONG: Duration = Duration::from_secs(3_600);
-
-    /// A place where calls are answered when the test says so.
-    struct Place {
-        app: Router,
-        begun: Arc<Notify>,
-        go_on: Arc<Notify>,
-        tasks: TaskTracker,
-        stop: CancellationToken,
-    }
-
-    impl Place {
-        fn new() -> Self {
-            let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-            let (tell, wait) = (Arc::clone(&begun), Arc::clone(&go_on));
-            let call = async move || {
-                tell.notify_one();
-                wait.notified().await;
-                "done"
-            };
-            let app = Router::new().route("/mcp", post(call));
-            Self { app, begun, go_on, tasks: TaskTracker::new(), stop: CancellationToken::new() }
-        }
-
-        /// A connection on which this has been said.
-        async fn connect(&self, said: &[u8], headers: Duration) -> DuplexStream {
-            let (mut ours, theirs) = duplex(4_096);
-            self.tasks.spawn(converse(theirs, self.app.clone(), headers, self.stop.clone()));
-            ours.write_all(said).await.unwrap();
-            ours
-        }
-    }
-
-    /// All that is said until the connection is closed.
-    async fn rest(mut stream: DuplexStream) -> String {
-        let mut text = String::new();
-        let read = timeout(Duration::from_secs(20), stream.read_to_string(&mut text)).await;
-        _ = read.expect("it is closed");
-        text
-    }
-
-    #[tokio::test]
-    async fn a_head_that_does_not_come_to_its_end_in_time_is_not_waited_for() {
-        let place = Place::new();
-        for said in [&b""[..], b"P", &ASK[..ASK.len() - 1]] {
-            let told = rest(place.connect(said, SHORT).await).await;
-            assert!(!told.contains("200"), "{told}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_call_takes_as_long_as_it_takes_and_an_idle_connection_is_closed_behind_it() {
-        let place = Place::new();
-        let asking = place.connect(ASK, SHORT).await;
-        place.begun.notified().await;
-        // The time of one that came later is up.
-        rest(place.connect(b"", SHORT).await).await;
-        place.go_on.notify_one();
-        let told = rest(asking).await;
-        assert!(told.starts_with("HTTP/1.1 200") && told.ends_with("done"), "{told}");
-    }
-
-    #[tokio::test]
-    async fn at_the_end_a_call_that_is_under_way_is_answered_and_nothing_else_is_waited_for() {
-        let place = Place::new();
-        let (idle, asking) = (place.connect(b"", LONG).await, place.connect(ASK, LONG).await);
-        place.begun.notified().await;
-        place.stop.cancel();
-        assert_eq!(rest(idle).await, "");
-        place.go_on.notify_one();
-        let told = rest(asking).await;
-        assert!(told.ends_with("done"), "{told}");
-        place.tasks.close();
-        place.tasks.wait().await;
-    }
-}
+mod tests;
