@@ -24,6 +24,9 @@ pub use usage::{Unreadable, UsageReader};
 /// The highest price: 1,000 BTC. Above it somebody has slipped on the keyboard.
 pub const PRICE_MAX: Msat = Msat::new(100_000_000_000_000);
 
+/// The most requests that one payment can buy: the books count no further.
+pub const REQUESTS_MAX: u64 = i64::MAX.unsigned_abs();
+
 /// Whether a price can be asked for. Zero can't: it would become an invoice for any amount.
 pub(crate) fn is_sellable(price: Msat) -> bool {
     price > Msat::ZERO && price <= PRICE_MAX

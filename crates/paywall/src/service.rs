@@ -163,6 +163,14 @@ pub enum ServiceError {
         /// Its price.
         price: Msat,
     },
+    /// It sells more requests than can be counted.
+    #[error("service `{service}` sells {count} requests at once; sell up to {}, or a pass", price::REQUESTS_MAX)]
+    Requests {
+        /// Which service.
+        service: ServiceName,
+        /// How many.
+        count: u64,
+    },
     /// What is sold beside the default offer can't be.
     #[error(transparent)]
     Menu(#[from] MenuError),
@@ -222,6 +230,13 @@ impl Service {
             return Err(ServiceError::Price { service: service(), price: self.price });
         }
         self.menu.validate(self)?;
+        for (_, offer, _) in self.on_sale() {
+            if let Offer::Requests(count) = offer
+                && count.get() > price::REQUESTS_MAX
+            {
+                return Err(ServiceError::Requests { service: service(), count: count.get() });
+            }
+        }
         for cost in self.costs.routes.iter().map(|route| &route.cost).chain(&self.costs.otherwise) {
             cost.validate().map_err(|error| ServiceError::Cost(service(), error))?;
         }
@@ -371,6 +386,26 @@ mod tests {
         assert!(service.validate().is_err());
         service.auth = Auth::Off;
         assert!(service.validate().is_ok());
+    }
+
+    #[test]
+    fn no_more_requests_are_sold_than_can_be_counted() {
+        let of = |count: u64| {
+            let offer = Offer::Requests(count.try_into().unwrap());
+            Service::new("weather".parse().unwrap(), Msat::new(10_000), offer)
+        };
+        assert_eq!(of(price::REQUESTS_MAX).validate(), Ok(()));
+        let error = of(price::REQUESTS_MAX + 1).validate().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "service `weather` sells 9223372036854775808 requests at once; sell up to 9223372036854775807, or a pass"
+        );
+        let mut service = of(1);
+        let offer = of(u64::MAX).offer;
+        let price = service.price;
+        service.menu.more =
+            vec![crate::Plan { name: "large".into(), price, offer, good_for: None, monthly: Vec::new() }];
+        assert!(service.validate().is_err());
     }
 
     #[test]

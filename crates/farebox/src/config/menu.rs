@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use farebox_paywall::{Capability, DEFAULT_OFFER, Menu, PathPattern, Plan, Tier, price::PRICE_MAX};
+use farebox_paywall::{
+    Capability, DEFAULT_OFFER, Menu, PathPattern, Plan, Tier,
+    price::{PRICE_MAX, REQUESTS_MAX},
+};
 use farebox_protocol::{CapabilityName, MONTHLY_MAX, Monthly, Msat, Offer, caveat::Most};
 use http::Method;
 
@@ -40,7 +43,15 @@ pub(super) fn menu(key: &str, service: &file::Service, findings: &mut Findings<'
 pub(super) fn offer(key: &str, offer: file::Offer, findings: &mut Findings<'_>) -> Offer {
     match offer {
         file::Offer::Forever => Offer::Forever,
-        file::Offer::Requests(count) => Offer::Requests(count),
+        file::Offer::Requests(count) => {
+            if count.get() > REQUESTS_MAX {
+                let message = format!(
+                    "`{count}` are more than can be counted; write up to {REQUESTS_MAX}, or sell `forever`"
+                );
+                findings.problem(format!("{key}.offer.requests"), message);
+            }
+            Offer::Requests(count)
+        }
         file::Offer::Credit => Offer::Credit,
         file::Offer::Duration(span) => {
             if !is_sellable(span.0.0) {
