@@ -112,7 +112,7 @@ async fn list(State(fake): State<Fake>, Query(page): Query<Page>) -> Json<Vec<Va
 fn incoming(hash: PaymentHash, at: u64) -> Value {
     json!({"type": "incoming_payment", "subType": "lightning", "paymentHash": hash.to_string(),
            "preimage": "00".repeat(32), "isPaid": true, "isExpired": false, "requestedSat": 10,
-           "receivedSat": 10, "fees": 0, "completedAt": at, "createdAt": 1})
+           "receivedSat": 10, "fees": 0, "completedAt": at, "createdAt": 1, "description": "weather"})
 }
 
 fn ask() -> Ask {
@@ -225,6 +225,7 @@ async fn settlements_come_in_order_and_from_any_cursor() {
     phoenixd.fake.settled.lock().clone_from(&rows);
     let all: Vec<_> = backend.settlements(Cursor(0)).take(rows.len()).map(Result::unwrap).collect().await;
     assert!(all.windows(2).all(|pair| pair[0].cursor < pair[1].cursor), "cursors rise");
+    assert!(all.iter().all(|settlement| settlement.description.as_deref() == Some("weather")));
     let mut told: Vec<_> = all.iter().map(|settlement| settlement.hash).collect();
     told.sort();
     told.dedup();

@@ -189,7 +189,7 @@ pub(super) fn settlement(row: &IncomingPayment) -> Result<Settlement, ReceiveErr
         Cursor(millis.checked_mul(1 << TIE_BITS).ok_or_else(|| wrong("a time beyond all times"))? | tie);
     let amount = super::received(row);
     let at = Timestamp::from_secs(millis / 1_000);
-    Ok(Settlement { cursor, hash, amount, at, description: None })
+    Ok(Settlement { cursor, hash, amount, at, description: row.description.clone() })
 }
 
 fn wrong(what: &str) -> ReceiveError {
