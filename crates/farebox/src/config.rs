@@ -16,6 +16,8 @@ use farebox_paywall::{PaywallConfig, receipt::SellerName};
 use farebox_protocol::Network;
 
 mod cost;
+#[cfg(feature = "embedded")]
+pub(crate) mod demo;
 mod expand;
 pub(crate) mod file;
 mod judge;

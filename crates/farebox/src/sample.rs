@@ -4,6 +4,7 @@
 //! know. `GET /` is free and says how to ask; `GET /v1/sun` and `GET /v1/sun/year` are for sale. It knows nothing of
 //! payments: that is the gateway's business.
 
+pub(crate) mod echo;
 mod sun;
 
 use std::{convert::Infallible, sync::Arc};

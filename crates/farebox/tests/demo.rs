@@ -137,3 +137,159 @@ fn a_price_that_cannot_be_sold_is_refused_before_anything_starts() {
         assert!(!output.status.success() && text.contains(want), "{price}: {text}");
     }
 }
+
+/// A file of a seller's, with nothing in it that is here.
+fn configuration(directory: &Path, services: &str) -> String {
+    let file = directory.join("seller.yaml");
+    let text = format!(
+        "network: mainnet
+listen: [{{ addr: \"0.0.0.0:443\", tls: {{ cert: none.pem, key: none.pem }} }}]
+lightning: {{ phoenixd: {{ password: {{ file: none }} }} }}
+mint-secrets: [{{ from: {{ env: FAREBOX_NO_SUCH_SECRET }} }}]
+state-dir: state
+services:
+{services}"
+    );
+    fs::write(&file, text).unwrap();
+    file.display().to_string()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_configuration_is_sold_and_what_belongs_to_its_machine_is_left_alone() {
+    let temporary = tempfile::tempdir().unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let services = "  - { name: open, paths: [/open], upstream: \"http://127.0.0.1:1\", auth: off }
+  - { name: maps, hosts: [maps.example.com], paths: [/maps], upstream: \"http://127.0.0.1:1\", price: 7sat, freebie: 2 }
+  - { name: more, hosts: [more.example.com], paths: [/maps], upstream: \"http://127.0.0.1:1\", price: 9sat }
+";
+    let file = configuration(home.path(), services);
+    let output = demo(temporary.path(), &["--once", "--json", "--echo", "--config", &file]).output().unwrap();
+    let text = said(&output);
+    assert!(output.status.success(), "{text}");
+    for line in [
+        "seller.yaml:1:10: network: the demo has a chain of its own",
+        "seller.yaml:2:1: listen: the demo listens on this machine only",
+        "seller.yaml:3:1: lightning: the demo's own node is paid; this one is not spoken to",
+        "seller.yaml:5:12: state-dir: the demo keeps its books in a temporary directory",
+    ] {
+        assert!(text.contains(line), "no `{line}` in:\n{text}");
+    }
+    let events = events(&output);
+    let services = &events[0]["services"];
+    assert_eq!(services[0]["paid"], false);
+    assert_eq!((&services[1]["name"], &services[1]["host"]), (&"maps".into(), &Value::Null));
+    assert_eq!(services[2]["host"], "more.example.com", "another one is at that path of the demo's address");
+    assert!(events[1]["msat"] == 7_000 && events[3]["status"] == 200, "{events:?}");
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1, "nothing but the file");
+    assert!(fs::read_dir(temporary.path()).unwrap().next().is_none());
+}
+
+#[test]
+fn a_configuration_that_cannot_be_sold_is_refused_before_anything_starts() {
+    let temporary = tempfile::tempdir().unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let service = "  - { name: api, upstream: \"http://127.0.0.1:1\", price: 7sat }\n";
+    let run = |services: &str, more: &[&str]| {
+        let file = configuration(home.path(), services);
+        let output = demo(temporary.path(), &["--once", "--config", &file]).args(more).output().unwrap();
+        (output.status.code(), said(&output))
+    };
+    let (code, text) = run(&service.replace("price", "prize"), &[]);
+    assert!(code == Some(1) && text.contains("seller.yaml:7:50: services[0].prize"), "{text}");
+    let (code, text) = run(service, &[]);
+    assert!(code == Some(1) && text.contains("no API answers") && text.contains("--echo"), "{text}");
+    assert!(text.contains("nothing answers at `http://127.0.0.1:1`, behind the service `api`"), "{text}");
+    let (code, text) = run(&service.replace("price", "paths: [/v1], price"), &["--echo", "--path", "/v2"]);
+    assert!(code == Some(2) && text.contains("one that begins with `/v1`"), "{text}");
+    let (code, text) = run(service, &["--price", "1sat"]);
+    assert!(code == Some(2) && text.contains("--price"), "{text}");
+}
+
+#[test]
+fn where_everything_is_free_nothing_is_bought_and_that_is_said() {
+    let temporary = tempfile::tempdir().unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let file = configuration(home.path(), "  - { name: api, upstream: \"http://127.0.0.1:1\", auth: off }\n");
+    let output = demo(temporary.path(), &["--once", "--json", "--echo", "--config", &file]).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(events(&output)[1]["event"], "nothing_bought");
+}
+
+/// The walk of the manual: docs/concepts/what-one-payment-buys.md.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_manual_walks_through_is_what_happens() {
+    let temporary = tempfile::tempdir().unwrap();
+    let shop = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/farebox.demo.yaml");
+    let shop = shop.to_str().unwrap();
+    let mut program = Program::start(&mut demo(temporary.path(), &["--json", "--echo", "--config", shop]));
+    let ready = program.event();
+    let (_, _, answer) = (program.event(), program.event(), program.event());
+    let open = program.event();
+    assert_eq!((&answer["status"], &open["event"]), (&200.into(), &"open".into()));
+    let of = |key: &str| ready[key].as_str().unwrap().to_owned();
+    let buyer = |line: &str| {
+        let line = format!(". '{}' && {line}", open["buyer_file"].as_str().unwrap());
+        let mut shell = Command::new("sh");
+        let output = shell.args(["-c", &line]).current_dir(temporary.path()).stdin(Stdio::null()).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{line}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let json = |line: &str| -> Value {
+        let text = buyer(line);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{line}: {error}: {text}"))
+    };
+
+    // Use: what the story bought is in the journal. 1 sat and 2 sat/kB; what fails is free.
+    let used = json("farebox --json get \"$GATEWAY/files?bytes=5000\"");
+    assert_eq!((&used["status"], &used["paid"]), (&200.into(), &false.into()), "{used}");
+    assert_eq!(json("farebox --json get \"$GATEWAY/files?status=503\"")["status"], 503);
+
+    // A receipt, and the seller's key.
+    let fetched = json("farebox --json receipts fetch $PAID -o receipt.txt");
+    let http = reqwest::Client::new();
+    let key = http.get(format!("{}/.well-known/farebox/receipt-key", of("gateway"))).send().await.unwrap();
+    let key = key.text().await.unwrap();
+    assert_eq!(fetched["key"], key.trim());
+    let verified = buyer(&format!("farebox --human receipt verify receipt.txt --key '{}'", key.trim()));
+    // The story took 1244 msat for 122 bytes, and what was asked for since 11,000 for 5,000.
+    assert!(verified.contains("used          12244 msat of 100 sat"), "{verified}");
+
+    // Money back, to an invoice of the buyer's node.
+    let token = buyer("farebox --human tokens export $PAID");
+    assert_eq!(token.trim(), answer["authorization"]);
+    let refund = format!("{}/.well-known/farebox/refund", of("gateway"));
+    let left: Value =
+        http.get(&refund).header("authorization", token.trim()).send().await.unwrap().json().await.unwrap();
+    assert_eq!(left["credit_msat"], 87_756, "{left}");
+    let invoice = http
+        .post(format!("{}/createinvoice", of("wallet_url")))
+        .basic_auth("", Some(of("wallet_password")))
+        .form(&[("amountSat", "50")]);
+    let invoice: Value = invoice.send().await.unwrap().json().await.unwrap();
+    let ask = http
+        .post(&refund)
+        .header("authorization", token.trim())
+        .json(&serde_json::json!({ "to": invoice["serialized"] }));
+    let paid: Value = ask.send().await.unwrap().json().await.unwrap();
+    assert_eq!((&paid["state"], &paid["amount_msat"]), (&"paid".into(), &50_000.into()), "{paid}");
+
+    // A price by usage, limits by the month, an upper tier.
+    assert_eq!(json("farebox --json get \"$GATEWAY/chat?tokens=500\"")["status"], 200);
+    for _ in 0..4 {
+        assert_eq!(json("farebox --json get \"$GATEWAY/maps\"")["status"], 200);
+    }
+    assert_eq!(json("farebox --json get -X POST \"$GATEWAY/maps\"")["status"], 200);
+    let books = buyer("farebox --json ledger list --state-dir \"$BOOKS\"");
+    let rows = books.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut maps: Vec<_> =
+        rows.filter(|row| row["service"] == "maps").map(|row| row["paid_msat"].as_u64().unwrap()).collect();
+    maps.sort_unstable();
+    assert_eq!(maps, [10_000, 10_000, 50_000], "three requests a month, one more, and the upper tier");
+    assert_eq!(program.interrupt().0, Some(0));
+    assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 1, "nothing but the receipt");
+}

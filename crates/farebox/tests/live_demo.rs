@@ -86,6 +86,30 @@ fn curl_and_get_buy_from_the_demo() {
     assert_eq!(code, Some(0));
 }
 
+/// Word by word, as a person would paste it; what it comes to is looked at in `demo.rs`.
+#[test]
+#[ignore = "live: needs curl and jq"]
+fn the_walk_of_the_manual_can_be_pasted() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    let page = std::fs::read_to_string(docs.join("concepts/what-one-payment-buys.md")).unwrap();
+    let mut blocks = page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let (start, walk) = (blocks.next().unwrap(), blocks.next().unwrap());
+    assert_eq!(start, "farebox demo --config docs/farebox.demo.yaml --echo\n");
+
+    let temporary = tempfile::tempdir().unwrap();
+    let mut demo = Program::start(
+        Command::new(FAREBOX)
+            .args(["--json", "demo", "--echo", "--config"])
+            .arg(docs.join("farebox.demo.yaml"))
+            .env("TMPDIR", temporary.path()),
+    );
+    let open = (0..5).map(|_| demo.event()).last().unwrap();
+    let script = format!("set -e\n. '{}'\n{walk}", open["buyer_file"].as_str().unwrap());
+    let said = output(Command::new("sh").args(["-c", &script]).current_dir(temporary.path()));
+    assert!(said.contains(r#""state":"paid""#) && said.contains(r#""refunded":50000"#), "{said}");
+    assert_eq!(demo.interrupt().0, Some(0));
+}
+
 #[test]
 #[ignore = "live: needs strace"]
 fn the_demo_stays_on_loopback_and_writes_only_to_its_temporary_directory() {

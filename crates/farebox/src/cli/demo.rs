@@ -1,34 +1,45 @@
 //! `farebox demo`: the whole thing in one command, on a simulated chain: a seller's and a buyer's Lightning node, an API,
-//! the gateway before it, and one purchase told step by step.
+//! the gateway before it, and one purchase told step by step. With `--config` it sells what a seller's own file says.
 //!
 //! The coins are worthless and the chain lives in this process; channels, payments, invoices, tokens and the gateway are
 //! the real ones. All that is kept lies in a temporary directory, which is removed at the end.
 
+mod commands;
+mod counters;
+mod goods;
 mod stage;
 mod story;
 mod tell;
 
-use std::{fmt, num::NonZeroU64, process::ExitCode};
+use std::{num::NonZeroU64, path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::Context as _;
 use farebox_gateway::UpstreamUrl;
 use farebox_protocol::{Msat, Offer};
-use tokio::{
-    net::{TcpStream, UnixStream},
-    time::Instant,
-};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    commands::{Buyer, Commands},
+    counters::Counter,
+    goods::Goods,
     stage::Stage,
+    story::Wish,
     tell::{Ready, Teller},
 };
+use super::Usage;
 use crate::{logging, runtime};
+
+/// How long requests and payments under way may take at the end.
+const DRAIN: Duration = Duration::from_secs(2);
 
 /// Sell an API over Lightning on a simulated chain, and buy from it
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 The story is printed for people; --json prints it as JSON lines.
+
+With --config, everything is sold as that file says: offers, costs, limits, refunds, receipts. Only
+what belongs to the machine it is meant for is the demo's own, and said: the node, the network, the
+addresses, the mint secret and the state directory. Nothing is asked of the node that the file names.
 
 Examples:
   farebox demo                                           sell the sample API, buy once, then stay up
@@ -36,6 +47,8 @@ Examples:
   farebox demo --upstream http://127.0.0.1:3000          sell your own API
   farebox demo --requests 3                              one payment buys three requests
   farebox demo --credit --cost 4sat                      10 sat of credit, 4 sat a request
+  farebox demo --config farebox.yaml                     sell what your configuration says
+  farebox demo --config farebox.yaml --echo              the same, without your APIs
   farebox demo --once --json | jq -r '.authorization // empty'")]
 pub(crate) struct Args {
     /// Exit after the story
@@ -44,6 +57,16 @@ pub(crate) struct Args {
     /// Sell this API instead of the sample: http://, https:// or h2c://, host and port
     #[arg(long, value_name = "URL")]
     upstream: Option<UpstreamUrl>,
+    /// Sell what this configuration says, with the demo's own node in the place of `lightning`
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["upstream", "price", "requests", "credit", "cost"])]
+    config: Option<PathBuf>,
+    /// Answer in the place of every API that is sold: what came in, as JSON, with a usage object; `?bytes=5000` makes it as
+    /// long, `?tokens=200` says how much output was used, `?status=503` fails
+    #[arg(long, conflicts_with = "upstream")]
+    echo: bool,
+    /// What the story asks for [default: the first path of the first service that has to be paid]
+    #[arg(long, value_name = "PATH")]
+    path: Option<String>,
     /// What one payment costs, like 10sat or 1500msat; it opens the API for as long as the demo runs, if nothing else is
     /// said
     #[arg(long, value_name = "AMOUNT", default_value = "10sat")]
@@ -85,28 +108,34 @@ async fn play(args: Args, tell: Teller) -> anyhow::Result<ExitCode> {
 }
 
 async fn perform(args: &Args, tell: &Teller, stop: &CancellationToken) -> anyhow::Result<()> {
-    if let Some(upstream) = &args.upstream {
-        reach(upstream).await?;
-    }
+    let goods = Goods::gather(args, tell).await?;
+    let chosen = chosen(args, &goods)?;
     tell.step(format_args!("start a chain, two Lightning nodes, an API and the gateway"));
-    let stage = Stage::set(args, tell).await?;
-    let outcome = tell_story(args, tell, stop, &stage).await;
+    let stage = Stage::set(&goods, tell).await?;
+    let outcome = tell_story(args, tell, stop, &stage, &goods, chosen).await;
     // Whatever happened, everything is taken down in order: LDK aborts the process if its runtime goes first.
     let struck = stage.strike().await;
     outcome.and(struck)
 }
 
-/// Makes sure that there is something to sell, before anybody pays for it.
-async fn reach(upstream: &UpstreamUrl) -> anyhow::Result<()> {
-    let connected = match upstream.socket() {
-        Some(path) => UnixStream::connect(path).await.map(drop),
-        None => {
-            let host = upstream.authority().host().trim_start_matches('[').trim_end_matches(']');
-            TcpStream::connect((host, upstream.port())).await.map(drop)
-        }
-    };
-    connected.with_context(|| {
-        format!("nothing answers at `{upstream}`; start your API first, or correct --upstream")
+/// The service that the story buys from: the first one that has to be paid. None where everything is free.
+fn chosen<'a>(args: &Args, goods: &'a Goods) -> anyhow::Result<Option<&'a Counter>> {
+    let mut paid = goods.counters.iter().filter(|counter| counter.is_paid && !counter.is_silent).peekable();
+    let Some(path) = &args.path else { return Ok(paid.next()) };
+    let is_path = path.starts_with('/');
+    if paid.peek().is_none() && is_path {
+        return Ok(None);
+    }
+    let found = paid.find(|counter| is_path && counter.has(path));
+    found.map(Some).ok_or_else(|| {
+        let paid = goods.counters.iter().filter(|counter| counter.is_paid);
+        let mut sold: Vec<_> = paid.map(|counter| counter.path.as_str()).collect();
+        sold.dedup();
+        Usage(format!(
+            "--path: nothing is sold at `{path}`; write one that begins with `{}`",
+            sold.join("`, `")
+        ))
+        .into()
     })
 }
 
@@ -115,6 +144,8 @@ async fn tell_story(
     tell: &Teller,
     stop: &CancellationToken,
     stage: &Stage,
+    goods: &Goods,
+    chosen: Option<&Counter>,
 ) -> anyhow::Result<()> {
     tell.ready(&Ready {
         gateway: &stage.gateway_url,
@@ -123,69 +154,31 @@ async fn tell_story(
         wallet_password: stage.wallet_password.expose(),
         ops_url: &stage.ops_url,
         data_dir: &stage.data_dir(),
+        counters: &goods.counters,
+        replaced: &goods.replaced,
     });
-    let url = format!("{}{}", stage.gateway_url, stage.example_path);
-    let bought = tokio::select! {
-        bought = story::run(&url, &stage.outgoing, tell) => bought?,
-        () = stop.cancelled() => return Ok(()),
+    let wish = chosen.map(|counter| Wish {
+        url: format!("{}{}", stage.gateway_url, args.path.as_ref().unwrap_or(&counter.path)),
+        method: counter.method.clone(),
+        host: counter.host.clone(),
+        freebies: counter.freebies,
+    });
+    let bought = match &wish {
+        Some(wish) => tokio::select! {
+            bought = story::run(wish, &stage.outgoing, tell) => Some((wish, bought?)),
+            () = stop.cancelled() => return Ok(()),
+        },
+        None => {
+            tell.nothing("there is nothing to buy: everything is free");
+            None
+        }
     };
     if args.once {
         return Ok(());
     }
-    tell.commands(&Commands { stage, url: &url, authorization: &bought.authorization, offer: args.offer() });
+    let bought = bought.as_ref().map(|(wish, bought)| (*wish, bought));
+    let buyer = Buyer::settle(stage, bought).await?;
+    tell.commands(&buyer.file, &Commands { stage, goods, buyer: &buyer, bought });
     stop.cancelled().await;
     Ok(())
-}
-
-/// What a person can paste into another terminal.
-struct Commands<'a> {
-    stage: &'a Stage,
-    url: &'a str,
-    authorization: &'a str,
-    offer: Offer,
-}
-
-impl fmt::Display for Commands<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { stage, url, authorization, offer } = self;
-        let (again, twice) = if offer.is_counted() {
-            ("`farebox-left` tells how much of it is left", "run it again, it buys anew when nothing is left")
-        } else {
-            ("the token is a pass, it costs nothing more", "run it twice, the second costs nothing")
-        };
-        let show = if offer.is_counted() { "-i " } else { "" };
-        let (wallet, password) = (&stage.wallet_url, stage.wallet_password.expose());
-        let program = std::env::current_exe().unwrap_or_else(|_| "farebox".into());
-        let program = program.display();
-        write!(
-            f,
-            "
-the demo stays up; Ctrl-C ends it. In another terminal:
-
-  # what was just bought, again: {again}
-  curl {show}'{url}' -H 'Authorization: {authorization}'
-
-  # the same by hand: ask, and see what it costs
-  curl -i '{url}'
-
-  # pay the invoice from that answer with the buyer's wallet: `paymentPreimage` is the proof
-  curl -u ':{password}' {wallet}/payinvoice -d invoice=INVOICE
-
-  # ask again with both
-  curl '{url}' -H 'Authorization: L402 TOKEN:PREIMAGE'
-
-  # or all of it in one command; {twice}
-  export FAREBOX_WALLET_URL={wallet} FAREBOX_WALLET_PASSWORD={password} FAREBOX_JOURNAL={dir}/journal.sqlite
-  {program} get '{url}'
-
-  # the seller's books
-  {program} ledger list --state-dir {dir}
-
-  # what the gateway counts
-  curl {ops}/metrics
-",
-            dir = stage.data_dir(),
-            ops = stage.ops_url,
-        )
-    }
 }

@@ -6,17 +6,13 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
-    num::NonZeroU32,
     path::Path,
     sync::Arc,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 use axum::Router;
-use farebox_gateway::{
-    Gateway, GatewayConfig, Listen, OpsConfig, ServiceRoute, Timeouts, UpstreamConfig, UpstreamUrl,
-};
+use farebox_gateway::{Gateway, GatewayConfig, Listen, OpsConfig, UpstreamConfig};
 use farebox_lightning::{
     Pay, Receive,
     clock::{Clock, SystemClock},
@@ -25,23 +21,27 @@ use farebox_lightning::{
     phoenixd::Secret,
     sim::{Net, NetConfig},
 };
-use farebox_paywall::{Paywall, PaywallConfig, Rate, Service, price::Cost, store::sqlite::SqliteStore};
-use farebox_protocol::Network;
+use farebox_paywall::{
+    Paywall, PaywallConfig,
+    receipt::{ReceiptKey, Receipts},
+    store::sqlite::SqliteStore,
+};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Args, tell::Teller};
-use crate::{runtime, sample, state};
+use super::{
+    DRAIN,
+    goods::{Behind, Goods},
+    tell::Teller,
+};
+use crate::{refunds, runtime, sample, state};
 
 /// Where things listen, if nobody else does.
 const GATEWAY_PORT: u16 = 8402;
 const SAMPLE_PORT: u16 = 8403;
 const OPS_PORT: u16 = 9402;
 const WALLET_PORT: u16 = 9740;
-
-/// How long requests and payments under way may take at the end.
-const DRAIN: Duration = Duration::from_secs(2);
 
 /// The running demo.
 pub(super) struct Stage {
@@ -52,8 +52,6 @@ pub(super) struct Stage {
     pub(super) wallet_password: Secret,
     /// Through which the buyer's money leaves.
     pub(super) outgoing: Outgoing,
-    /// What the story asks for.
-    pub(super) example_path: &'static str,
     net: Net,
     dir: TempDir,
     stop: CancellationToken,
@@ -61,10 +59,10 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// Starts everything.
-    pub(super) async fn set(args: &Args, tell: &Teller) -> Result<Self> {
+    /// Starts everything that sells these.
+    pub(super) async fn set(goods: &Goods, tell: &Teller) -> Result<Self> {
         let net = Net::start(NetConfig::default()).await.context("cannot start the simulated network")?;
-        match Self::around(&net, args, tell).await {
+        match Self::around(&net, goods, tell).await {
             Ok(parts) => Ok(parts.with(net)),
             Err(error) => {
                 net.stop().await;
@@ -92,7 +90,7 @@ impl Stage {
         outcome
     }
 
-    async fn around(net: &Net, args: &Args, tell: &Teller) -> Result<Parts> {
+    async fn around(net: &Net, goods: &Goods, tell: &Teller) -> Result<Parts> {
         let dir = tempfile::Builder::new()
             .prefix("farebox-demo-")
             .tempdir()
@@ -101,15 +99,19 @@ impl Stage {
         let mut tasks = JoinSet::new();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
 
-        let (upstream, example_path) = match &args.upstream {
-            Some(url) => (url.clone(), "/"),
-            None => {
-                let listener = listen(SAMPLE_PORT, "the sample API", tell).await?;
-                let url = format!("http://{}", listener.local_addr()?);
-                serve(&mut tasks, listener, sample::router(Arc::clone(&clock)), &stop);
-                (url.parse()?, "/v1/sun?lat=52.52&lon=13.40")
-            }
+        let mut services = goods.gateway.services.clone();
+        let router = match goods.behind {
+            Behind::Upstream => None,
+            Behind::Sample => Some(("the sample API", sample::router(Arc::clone(&clock)))),
+            Behind::Echo => Some(("the echo", sample::echo::router())),
         };
+        if let Some((what, router)) = router {
+            let listener = listen(SAMPLE_PORT, what, tell).await?;
+            let url = format!("http://{}", listener.local_addr()?).parse()?;
+            serve(&mut tasks, listener, router, &stop);
+            services.iter_mut().for_each(|route| route.upstream = UpstreamConfig::new(Clone::clone(&url)));
+        }
+        let upstream_url = services.first().and_then(|route| Some(route.upstream.urls.first()?.to_string()));
 
         let wallet_password = Secret::generate().map_err(|error| io::Error::other(error.to_string()))?;
         let listener = listen(WALLET_PORT, "the buyer's wallet", tell).await?;
@@ -131,33 +133,45 @@ impl Stage {
         serve(&mut tasks, listener, door, &stop);
 
         let node = Arc::clone(&net.seller) as Arc<dyn Receive>;
-        let paywall = paywall(dir.path(), node, clock).await?;
+        let paywall = paywall(dir.path(), goods.paywall.clone(), node, clock).await?;
         let config = GatewayConfig {
             listen: vec![Listen::new(free(GATEWAY_PORT, "the gateway", tell).await?)],
             ops: Some(OpsConfig {
                 addr: free(OPS_PORT, "the operations listener", tell).await?,
                 hosts: Vec::new(),
             }),
-            services: vec![service(args, upstream.clone())?],
-            timeouts: Timeouts { drain: DRAIN, ..Timeouts::default() },
-            ..GatewayConfig::default()
+            services,
+            ..goods.gateway.clone()
         };
         let gateway = Gateway::bind(config, Arc::clone(&paywall))?;
         let gateway_url =
             gateway.addrs().first().map(|addr| format!("http://{addr}")).context("no address")?;
         let ops_url =
             gateway.ops_addr().map(|addr| format!("http://{addr}")).context("no operations address")?;
+        if let Some(seller) = goods.signs_receipts_as.clone() {
+            let key = ReceiptKey::load_or_create(&state::receipt_key(dir.path()))?;
+            gateway.sign_receipts(Receipts::new(Arc::clone(&paywall), key, Some(seller)));
+        }
+        if let Some(refunds) = refunds::open(goods.refunds.clone(), &paywall, dir.path()).await? {
+            refunds.pay_from(Arc::clone(&net.seller) as Arc<dyn Pay>).await?;
+            gateway.pay_back(Arc::clone(&refunds));
+            let told = stop.clone();
+            tasks.spawn(async move {
+                told.cancelled().await;
+                refunds.stop(DRAIN).await;
+                Ok(())
+            });
+        }
         let told = stop.clone();
         tasks.spawn(async move { Ok(runtime::sell(gateway, &paywall, &told).await?) });
 
         Ok(Parts {
             gateway_url,
-            upstream_url: upstream.to_string(),
+            upstream_url: upstream_url.context("no service")?,
             ops_url,
             wallet_url: format!("http://{wallet}"),
             wallet_password,
             outgoing,
-            example_path,
             dir,
             stop,
             tasks,
@@ -173,7 +187,6 @@ struct Parts {
     wallet_url: String,
     wallet_password: Secret,
     outgoing: Outgoing,
-    example_path: &'static str,
     dir: TempDir,
     stop: CancellationToken,
     tasks: JoinSet<Result<()>>,
@@ -182,7 +195,7 @@ struct Parts {
 impl Parts {
     fn with(self, net: Net) -> Stage {
         let Self { gateway_url, upstream_url, ops_url, wallet_url, wallet_password, .. } = self;
-        let Self { outgoing, example_path, dir, stop, tasks, .. } = self;
+        let Self { outgoing, dir, stop, tasks, .. } = self;
         Stage {
             gateway_url,
             upstream_url,
@@ -190,7 +203,6 @@ impl Parts {
             wallet_url,
             wallet_password,
             outgoing,
-            example_path,
             net,
             dir,
             stop,
@@ -199,26 +211,15 @@ impl Parts {
     }
 }
 
-fn service(args: &Args, upstream: UpstreamUrl) -> Result<ServiceRoute> {
-    let name = if args.upstream.is_some() { "api" } else { "sun" };
-    let mut service = Service::new(name.parse()?, args.price, args.offer());
-    service.costs.otherwise = args.cost.map(|cost| Arc::new(Cost::Fixed(cost)));
-    if args.upstream.is_none() {
-        service.free_paths = vec!["/".parse()?];
-    }
-    service.validate().context(if args.credit { "--price and --cost" } else { "--price" })?;
-    Ok(ServiceRoute::new(service, UpstreamConfig::new(upstream)))
-}
-
-async fn paywall(dir: &Path, node: Arc<dyn Receive>, clock: Arc<dyn Clock>) -> Result<Arc<Paywall>> {
+async fn paywall(
+    dir: &Path,
+    config: PaywallConfig,
+    node: Arc<dyn Receive>,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<Paywall>> {
     let keyring = state::keyring(dir, &[])?;
     let store = SqliteStore::open(&state::books(dir))?;
-    let config = PaywallConfig {
-        // One person plays with it, perhaps with a load generator.
-        mint_per_client: Rate::per_second(const { NonZeroU32::new(100_000).expect("above zero") }),
-        mint_total: Rate::per_second(const { NonZeroU32::new(100_000).expect("above zero") }),
-        ..PaywallConfig::new(Network::Regtest)
-    };
+    let config = PaywallConfig { freebie_file: Some(state::freebies(dir)), ..config };
     Ok(Paywall::open(config, keyring, node, Arc::new(store), clock).await?)
 }
 

@@ -11,7 +11,7 @@ use farebox_lightning::{
     outgoing::{Ended, Outgoing},
 };
 use farebox_protocol::{Credential, Invoice, Msat, OfferedChallenge, PaymentHash, Preimage, Scheme};
-use http::{StatusCode, header};
+use http::{Method, StatusCode, header};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
@@ -23,10 +23,25 @@ const FEE_MAX: Msat = Msat::new(10_000);
 /// How long the payment may take.
 const PAY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What was bought, for the commands that are printed afterwards.
+/// What is asked for.
+pub(super) struct Wish {
+    pub(super) url: String,
+    pub(super) method: Method,
+    /// The host, where it isn't the one in the address.
+    pub(super) host: Option<String>,
+    /// How many requests may be free before one must be paid.
+    pub(super) freebies: u32,
+}
+
+/// What was bought, for the journal and the commands that are printed afterwards.
 pub(super) struct Bought {
     /// The whole value of the `Authorization` header.
     pub(super) authorization: Zeroizing<String>,
+    pub(super) hash: PaymentHash,
+    pub(super) price: Msat,
+    pub(super) fee: Msat,
+    pub(super) token: String,
+    pub(super) preimage: Preimage,
 }
 
 /// The answer to the first request: what it costs and what to pay.
@@ -36,15 +51,16 @@ struct Asked {
     invoice: Invoice,
 }
 
-/// Buys `url` with `wallet`.
-pub(super) async fn run(url: &str, wallet: &Outgoing, tell: &Teller) -> Result<Bought> {
+/// Buys it with `wallet`.
+pub(super) async fn run(wish: &Wish, wallet: &Outgoing, tell: &Teller) -> Result<Bought> {
     let http = reqwest::Client::builder().no_proxy().build().context("cannot make an HTTP client")?;
 
-    tell.step(format_args!("ask without paying: GET {url}"));
-    let asked = ask(&http, url).await?;
+    tell.step(format_args!("ask without paying: {} {}", wish.method, wish.url));
+    let asked = ask(&http, wish, tell).await?;
     tell.challenge(&asked.lines, &asked.challenge.token, &asked.invoice);
 
-    tell.step(format_args!("pay {} over Lightning", asked.invoice.amount().unwrap_or_default()));
+    let price = asked.invoice.amount().unwrap_or_default();
+    tell.step(format_args!("pay {price} over Lightning"));
     let (preimage, fee) = pay(wallet, &asked.invoice).await?;
     let hash = asked.invoice.payment_hash();
     tell.payment(&preimage, fee, &hash);
@@ -54,17 +70,40 @@ pub(super) async fn run(url: &str, wallet: &Outgoing, tell: &Teller) -> Result<B
     let token = asked.challenge.macaroon().context("the challenge's token is not a macaroon")?;
     let authorization =
         Credential { tokens: vec![token], preimage: preimage.clone() }.header_value(Scheme::L402);
-    answer(&http, url, &authorization, &hash, &preimage, tell).await?;
-    Ok(Bought { authorization })
+    answer(&http, wish, &authorization, &hash, &preimage, tell).await?;
+    Ok(Bought { authorization, hash, price, fee, token: asked.challenge.token, preimage })
 }
 
-async fn ask(http: &reqwest::Client, url: &str) -> Result<Asked> {
-    let response = http.get(url).send().await.with_context(|| format!("cannot reach `{url}`"))?;
-    let status = response.status();
-    if status != StatusCode::PAYMENT_REQUIRED {
-        let body = response.text().await.unwrap_or_default();
-        bail!("expected `{url}` to ask for payment, but it answered {status}: {body}");
+impl Wish {
+    fn request(&self, http: &reqwest::Client) -> reqwest::RequestBuilder {
+        let request = http.request(self.method.clone(), &self.url);
+        match &self.host {
+            Some(host) => request.header(header::HOST, host),
+            None => request,
+        }
     }
+}
+
+/// Asks until it has to be paid: what the first requests get for nothing is used up first.
+async fn ask(http: &reqwest::Client, wish: &Wish, tell: &Teller) -> Result<Asked> {
+    let url = &wish.url;
+    let mut free = 0;
+    let response = loop {
+        let response = wish.request(http).send().await.with_context(|| format!("cannot reach `{url}`"))?;
+        match response.status() {
+            StatusCode::PAYMENT_REQUIRED => break response,
+            status if status.as_u16() != 401 && free < wish.freebies => {
+                free += 1;
+                tell.note(format_args!("{status}: request {free} of {} that are free", wish.freebies));
+            }
+            status => {
+                let body = response.text().await.unwrap_or_default();
+                bail!(
+                    "expected `{url}` to ask for payment, but it answered {status}: {body}; name a path that is for sale with --path"
+                );
+            }
+        }
+    };
     let values: Vec<_> = response.headers().get_all(header::WWW_AUTHENTICATE).iter().collect();
     let lines = values.iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect();
     let challenge = OfferedChallenge::read_all(values.iter().map(|value| value.as_bytes()))
@@ -89,18 +128,24 @@ async fn pay(wallet: &Outgoing, invoice: &Invoice) -> Result<(Preimage, Msat)> {
 
 async fn answer(
     http: &reqwest::Client,
-    url: &str,
+    wish: &Wish,
     authorization: &str,
     hash: &PaymentHash,
     preimage: &Preimage,
     tell: &Teller,
 ) -> Result<()> {
     let asked_at = Instant::now();
-    let response = http.get(url).header(header::AUTHORIZATION, authorization).send().await?;
+    let response = wish.request(http).header(header::AUTHORIZATION, authorization).send().await?;
     let status = response.status();
     let took = asked_at.elapsed();
     let body = response.text().await?;
     tell.answer(status, authorization, hash, preimage, &body, took);
-    ensure!(status.is_success(), "paid, but the answer was {status}: {body}");
+    let is_refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::PAYMENT_REQUIRED);
+    ensure!(!is_refused && !status.is_server_error(), "paid, but the answer was {status}: {body}");
+    if status.is_client_error() {
+        tell.note(format_args!(
+            "paid for all the same: that is the API's own answer; ask for another path with --path"
+        ));
+    }
     Ok(())
 }

@@ -6,13 +6,16 @@
 use std::{
     fmt,
     io::{self, Write},
+    path::Path,
     time::Duration,
 };
 
 use farebox_protocol::{Invoice, Msat, PaymentHash, Preimage};
-use http::StatusCode;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::Instant;
+
+use super::counters::Counter;
 
 /// Tells the story to standard output.
 pub(super) struct Teller {
@@ -29,6 +32,9 @@ pub(super) struct Ready<'a> {
     pub(super) wallet_password: &'a str,
     pub(super) ops_url: &'a str,
     pub(super) data_dir: &'a str,
+    pub(super) counters: &'a [Counter],
+    /// What a configuration says and the demo does otherwise, by key.
+    pub(super) replaced: &'a [String],
 }
 
 impl Teller {
@@ -57,14 +63,39 @@ impl Teller {
     }
 
     pub(super) fn ready(&self, ready: &Ready<'_>) {
+        let url = |counter: &Counter| format!("{}{}", ready.gateway, counter.path);
+        let service = |counter: &Counter| {
+            json!({
+                "name": counter.name, "url": url(counter), "method": counter.method.as_str(), "host": counter.host,
+                "paid": counter.is_paid, "answers": !counter.is_silent,
+            })
+        };
         self.event(json!({
             "event": "ready", "gateway": ready.gateway, "upstream": ready.upstream, "wallet_url": ready.wallet_url,
             "wallet_password": ready.wallet_password, "ops_url": ready.ops_url, "data_dir": ready.data_dir,
+            "services": ready.counters.iter().map(service).collect::<Vec<_>>(), "replaced": ready.replaced,
         }));
         self.note(format_args!("gateway     {}", ready.gateway));
-        self.note(format_args!("sells       {}", ready.upstream));
+        if let [_] = ready.counters {
+            self.note(format_args!("sells       {}", ready.upstream));
+        }
         self.note(format_args!("wallet      {} (the buyer's node)", ready.wallet_url));
         self.note(format_args!("operations  {}", ready.ops_url));
+        for counter in ready.counters {
+            let method = if counter.method == Method::GET { "" } else { counter.method.as_str() };
+            let host = counter.host.as_ref().map_or(String::new(), |host| format!(" with `Host: {host}`"));
+            let asked = format!("{method} {}{host}", url(counter));
+            self.note(format_args!("service     {}", asked.trim_start()));
+            for line in counter.sold.to_string().lines() {
+                self.note(format_args!("            {line}"));
+            }
+        }
+    }
+
+    /// Nothing was bought.
+    pub(super) fn nothing(&self, why: &str) {
+        self.event(json!({ "event": "nothing_bought", "why": why }));
+        self.note(format_args!("{why}"));
     }
 
     pub(super) fn challenge(&self, lines: &[String], token: &str, invoice: &Invoice) {
@@ -122,8 +153,9 @@ impl Teller {
         self.note(format_args!("{}", body.trim_end()));
     }
 
-    /// What a person can paste.
-    pub(super) fn commands(&self, commands: &dyn fmt::Display) {
+    /// The demo stays up, and `commands` is what a person can paste; `file` is for a shell to read first.
+    pub(super) fn commands(&self, file: &Path, commands: &dyn fmt::Display) {
+        self.event(json!({ "event": "open", "buyer_file": file }));
         if !self.json {
             print(format_args!("{commands}"));
         }
