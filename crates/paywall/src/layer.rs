@@ -11,6 +11,7 @@
 //! before the inner service hears of it: so nothing has to be cut off in the middle of an upload. An answer isn't cut off
 //! either where the buyer's credit ends, since only the inner service could break off its own body: what it costs beyond
 //! what is left is written off. Where answers are long, choose the reserve accordingly, or put the gateway in front.
+//! Bodies of requests are not read: an inner service whose cost is its usage has to tell that unasked, in streams too.
 //!
 //! Free paths and tokens bound to a path mean the path that the layer sees: inside axum's `nest`, that is the rest.
 

@@ -2,12 +2,15 @@
 //!
 //! A streamed answer in the style of OpenAI's API tells its usage only when asked. So on metered routes the request is asked
 //! to ask, where it is one JSON object with `"stream": true` of at most [`ASK_BYTES_MAX`] bytes, and says nothing of
-//! `stream_options.include_usage` itself. The bytes are put in between the others, of which none is changed. Everything else
-//! goes on as it came, and its answer is charged by the rule for unreadable usage if it doesn't tell.
+//! `stream_options.include_usage` itself. The bytes are put in between the others, of which none is changed, but for a
+//! `null` in the place of the options: to that API it says nothing either, and programs write it for what they leave out.
+//! Everything else goes on as it came, and its answer is charged by the rule for unreadable usage if it doesn't tell.
 
 use serde_json::{Map, Value};
 
 use super::usage::json::{Event, Scanner};
+
+const OPTIONS: &str = "stream_options";
 
 /// The largest body that is looked at; larger ones go on as they are.
 pub const ASK_BYTES_MAX: usize = 1 << 20;
@@ -21,28 +24,34 @@ pub fn ask_for_usage(body: &[u8]) -> Option<Vec<u8>> {
     if object.get("stream") != Some(&Value::Bool(true)) {
         return None;
     }
-    let (path, question): (&[String], &str) = match object.get("stream_options") {
+    let (path, question): (&[String], &str) = match object.get(OPTIONS) {
         None => (&[], r#""stream_options":{"include_usage":true}"#),
         Some(Value::Object(options)) if options.contains_key("include_usage") => return None,
-        Some(Value::Object(_)) => (&["stream_options".to_owned()], r#""include_usage":true"#),
+        Some(Value::Object(_)) => (&[OPTIONS.to_owned()], r#""include_usage":true"#),
+        Some(Value::Null) => {
+            // What is read of it is told with the byte behind it.
+            let end = place(body, &[OPTIONS.to_owned()], Event::Literal)?;
+            let before = body.get(..end)?.strip_suffix(b"null")?;
+            return Some([before, br#"{"include_usage":true}"#, body.get(end..)?].concat());
+        }
         Some(_) => return None,
     };
-    let at = opening(body, path)?;
+    let at = place(body, path, Event::Object)? + 1;
     let rest = body.get(at..)?;
     let is_empty = rest.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'}');
     let comma: &[u8] = if is_empty { b"" } else { b"," };
     Some([&body[..at], question.as_bytes(), comma, rest].concat())
 }
 
-/// Behind the bracket with which the object at this path begins; `None` where there are several.
-fn opening(body: &[u8], path: &[String]) -> Option<usize> {
+/// Where the one thing at this path is told of: an object at the bracket with which it begins. `None` where there are several.
+fn place(body: &[u8], path: &[String], what: Event) -> Option<usize> {
     let (mut scanner, mut found, mut count) = (Scanner::new(), None, 0);
     for (at, byte) in body.iter().enumerate() {
         scanner.push(*byte, &mut |scanner: &Scanner, event| {
-            if event == Event::Object && scanner.is_at(path) {
-                found = Some(at + 1);
-                count += 1;
+            if event == what && scanner.is_at(path) {
+                found = Some(at);
             }
+            count += usize::from(scanner.is_at(path));
         });
     }
     found.filter(|_| count == 1 && scanner.is_whole())
@@ -84,6 +93,22 @@ mod tests {
     }
 
     #[test]
+    fn options_that_are_null_say_nothing() {
+        check(
+            r#"{"stream":true,"stream_options":null}"#,
+            Some(r#"{"stream":true,"stream_options":{"include_usage":true}}"#),
+        );
+        check(
+            r#"{"stream_options" : null , "x":null,"stream":true}"#,
+            Some(r#"{"stream_options" : {"include_usage":true} , "x":null,"stream":true}"#),
+        );
+        check(
+            r#"{"a":{"stream_options":null},"stream":true}"#,
+            Some(r#"{"stream_options":{"include_usage":true},"a":{"stream_options":null},"stream":true}"#),
+        );
+    }
+
+    #[test]
     fn what_is_no_such_request_goes_on_as_it_came() {
         for body in [
             "",
@@ -107,8 +132,11 @@ mod tests {
     fn a_buyer_who_has_said_something_of_it_has_said_it() {
         check(r#"{"stream":true,"stream_options":{"include_usage":true}}"#, None);
         check(r#"{"stream":true,"stream_options":{"include_usage":false}}"#, None);
-        check(r#"{"stream":true,"stream_options":null}"#, None);
+        check(r#"{"stream":true,"stream_options":false}"#, None);
         check(r#"{"stream":true,"stream_options":{},"stream_options":{}}"#, None);
+        check(r#"{"stream":true,"stream_options":{},"stream_options":null}"#, None);
+        check(r#"{"stream":true,"stream_options":null,"stream_options":null}"#, None);
+        check(r#"{"stream":true,"stream_options":"null","stream_options":null}"#, None);
     }
 
     #[test]

@@ -78,7 +78,9 @@ pub(crate) struct UsageCost {
     /// Where the answer names its model, likewise. Default: `model`.
     #[serde(default, deserialize_with = "present")]
     pub(crate) model: Option<Written<JsonPath>>,
-    /// What the units of input are called in the object; any of these. Default: `[prompt_tokens, input_tokens]`.
+    /// What the units of input are called in the object; any of these. With `prompt_tokens` among them, streamed requests are
+    /// made to ask for their usage as OpenAI's API wants it (`stream_options.include_usage`); leave it out for an API that would
+    /// refuse that. Default: `[prompt_tokens, input_tokens]`.
     #[serde(default, deserialize_with = "some")]
     pub(crate) input_names: Vec<String>,
     /// What the units of output are called in it; any of these. Default: `[completion_tokens, output_tokens]`.
