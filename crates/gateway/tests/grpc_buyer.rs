@@ -14,11 +14,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use axum::{Router, extract::Request as HttpRequest, routing::post};
 use buyer::{PaidChannel, Words, channel, say};
 use farebox_client::{Engine, EngineConfig, FetchError, Limits};
-use farebox_lightning::{FeeControl, Outcome, Pay, PayError, PayFacts, PayRequest, WalletId};
-use farebox_protocol::{Msat, Network, PaymentHash};
+use farebox_lightning::{Outcome, Pay, PayError, PayFacts, PayRequest};
+use farebox_protocol::{Msat, PaymentHash};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream};
 use http::uri::PathAndQuery;
-use support::{Rig, node::Node, service, upstream::Upstream, within};
+use support::{
+    Rig,
+    node::{self, Node},
+    service,
+    upstream::Upstream,
+    within,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, client::Grpc, server};
@@ -72,13 +78,7 @@ struct Wallet {
 
 impl Pay for Wallet {
     fn facts(&self) -> PayFacts {
-        PayFacts {
-            wallet: WalletId("double".to_owned()),
-            network: Network::Regtest,
-            proves_unsent: true,
-            refuses_paid_hash: true,
-            fee_control: FeeControl::Exact,
-        }
+        node::of_a_wallet()
     }
 
     fn pay(&self, request: PayRequest) -> BoxFuture<'_, Result<Outcome, PayError>> {

@@ -7,7 +7,7 @@ mod support;
 use std::{sync::Arc, time::Duration};
 
 use farebox_lightning::{
-    Ask, FeeControl, Outcome, Pay, PayError, PayFacts, PayRequest, Receive, WalletId,
+    Ask, Outcome, Pay, PayError, PayFacts, PayRequest, Receive,
     clock::SystemClock,
     lnaddress::{AddressError, LightningAddress, Resolve},
 };
@@ -16,7 +16,7 @@ use farebox_paywall::{
     refund::{PATH, RefundConfig, Refunds},
     store::accounts::{RefundId, RefundOf, RefundOrder},
 };
-use farebox_protocol::{Invoice, Msat, Network, PaymentHash, Timestamp};
+use farebox_protocol::{Invoice, Msat, PaymentHash, Timestamp};
 use futures_util::future::BoxFuture;
 use http::Request;
 use parking_lot::Mutex;
@@ -25,7 +25,7 @@ use support::{
     Rig, ask, body, config,
     counted::{credit, requests},
     get,
-    node::Node,
+    node::{self, Node},
     upstream::Upstream,
     within,
 };
@@ -39,13 +39,7 @@ struct Wallet {
 
 impl Pay for Wallet {
     fn facts(&self) -> PayFacts {
-        PayFacts {
-            wallet: WalletId("double".to_owned()),
-            network: Network::Regtest,
-            proves_unsent: true,
-            refuses_paid_hash: true,
-            fee_control: FeeControl::Exact,
-        }
+        node::of_a_wallet()
     }
 
     fn pay(&self, _: PayRequest) -> BoxFuture<'_, Result<Outcome, PayError>> {

@@ -11,7 +11,10 @@ use bitcoin::{
     hashes::Hash,
     secp256k1::{Secp256k1, SecretKey},
 };
-use farebox_lightning::{Ask, Cursor, Health, Incoming, Receive, ReceiveError, ReceiveFacts, Settlement};
+use farebox_lightning::{
+    Ask, Cursor, FeeControl, Health, Incoming, PayFacts, Receive, ReceiveError, ReceiveFacts, Settlement,
+    WalletId,
+};
 use farebox_protocol::{Invoice, Msat, Network, PaymentHash, Preimage};
 use futures_util::{
     future::BoxFuture,
@@ -97,6 +100,17 @@ impl Node {
 )]
 fn now() -> Duration {
     Duration::from_secs(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs())
+}
+
+/// What the double of a wallet states: all that can be proved, so that nothing is held back for its sake.
+pub fn of_a_wallet() -> PayFacts {
+    PayFacts {
+        wallet: WalletId("double".to_owned()),
+        network: Network::Regtest,
+        proves_unsent: true,
+        refuses_paid_hash: true,
+        fee_control: FeeControl::Exact,
+    }
 }
 
 impl Receive for Node {

@@ -12,24 +12,42 @@ use tokio::{
 
 use super::*;
 
-/// Tells how it was written to: in how many pieces, and how many bytes.
-#[derive(Default)]
-struct Told(Vec<(usize, usize)>);
+/// Takes so many bytes at a time, and each time none before it is asked once more.
+struct Socket {
+    at_once: usize,
+    is_ready: bool,
+    taken: Vec<u8>,
+    /// Of each write, in how many pieces it came, and how many bytes were taken.
+    writes: Vec<(usize, usize)>,
+}
 
-impl AsyncWrite for Told {
-    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.0.push((1, bytes.len()));
-        Poll::Ready(Ok(bytes.len()))
+impl Socket {
+    fn taking(at_once: usize) -> Self {
+        Self { at_once, is_ready: true, taken: Vec::new(), writes: Vec::new() }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let bytes = pieces.iter().map(|piece| piece.len()).sum();
-        self.0.push((pieces.len(), bytes));
-        Poll::Ready(Ok(bytes))
+        self.is_ready = !self.is_ready;
+        if self.is_ready {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = self.taken.len();
+        let taken = pieces.iter().flat_map(|piece| piece.iter()).take(self.at_once);
+        self.taken.extend(taken);
+        let length = self.taken.len() - before;
+        self.writes.push((pieces.len(), length));
+        Poll::Ready(Ok(length))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -103,42 +121,6 @@ async fn what_was_wanted_is_kept_as_it_was_written_and_nothing_else() {
     assert_eq!(written.take().unwrap(), b"a head");
 }
 
-/// Takes so many bytes at a time, and after each time none until it is asked again.
-struct Slow {
-    at_once: usize,
-    is_ready: bool,
-    taken: Vec<u8>,
-}
-
-impl AsyncWrite for Slow {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.is_ready = !self.is_ready;
-        if self.is_ready {
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        let length = bytes.len().min(self.at_once);
-        self.taken.extend_from_slice(&bytes[..length]);
-        Poll::Ready(Ok(length))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
 fn lines(said: &[(&'static str, &'static str)]) -> Lines {
     Lines::of(&said.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect())
 }
@@ -151,8 +133,7 @@ async fn our_lines_stand_behind_the_request_line_however_little_is_taken_at_once
     for at_once in (1..80).chain([SMALL + 10, 3 * SMALL]) {
         for body in [&b""[..], b"body", &large] {
             let written = Arc::<Written>::default();
-            let slow = Slow { at_once, is_ready: true, taken: Vec::new() };
-            let mut stream = Gathered::new(slow, Arc::clone(&written));
+            let mut stream = Gathered::new(Socket::taking(at_once), Arc::clone(&written));
             let mut wanted = Vec::new();
             for is_told in [true, false, true] {
                 written.write_next(Some(&ours).filter(|_| is_told));
@@ -176,7 +157,7 @@ async fn our_lines_stand_behind_the_request_line_however_little_is_taken_at_once
 #[tokio::test]
 async fn a_head_is_kept_with_our_lines_and_what_they_were_not_written_to_is_not_sent() {
     let written = Arc::<Written>::default();
-    let mut stream = Gathered::new(Told::default(), Arc::clone(&written));
+    let mut stream = Gathered::new(Socket::taking(usize::MAX), Arc::clone(&written));
     written.keep_next();
     written.write_next(Some(&lines(&[("x-a", "1")])));
     stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
@@ -184,7 +165,7 @@ async fn a_head_is_kept_with_our_lines_and_what_they_were_not_written_to_is_not_
     // Nothing that isn't a head goes out without what it should have been told with.
     written.write_next(Some(&lines(&[("x-a", "1")])));
     assert!(stream.write_all(b"no head").await.is_err());
-    assert_eq!(stream.stream.0.len(), 1);
+    assert_eq!(stream.stream.writes.len(), 1);
     // To one who has closed, it is as if it were written.
     let mut stream = Gathered::new(Closed(b"its last words"), Arc::clone(&written));
     written.write_next(Some(&lines(&[("x-a", "1")])));
@@ -279,12 +260,12 @@ async fn a_head_that_is_answered_before_it_is_written_gets_no_lines_of_the_next_
 
 #[tokio::test]
 async fn little_is_written_in_one_piece_and_much_as_it_lies() {
-    let mut stream = Gathered::new(Told::default(), Arc::default());
+    let mut stream = Gathered::new(Socket::taking(usize::MAX), Arc::default());
     let large = [b'x'; SMALL];
     for pieces in [&[&b"head"[..], b"body"][..], &[b"", b"head", b""], &[b"head", &large], &[&large]] {
         let length: usize = pieces.iter().map(|piece| piece.len()).sum();
         let pieces: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
         assert_eq!(stream.write_vectored(&pieces).await.unwrap(), length);
     }
-    assert_eq!(stream.stream.0, [(1, 8), (1, 4), (2, SMALL + 4), (1, SMALL)]);
+    assert_eq!(stream.stream.writes, [(1, 8), (1, 4), (2, SMALL + 4), (1, SMALL)]);
 }
