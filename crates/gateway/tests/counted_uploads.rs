@@ -5,9 +5,12 @@
 
 mod support;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::SeqCst},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
 };
 
 use axum::{Router, body::Body, extract::Request as Received, response::IntoResponse};
@@ -361,23 +364,29 @@ async fn an_upload_that_goes_on_after_its_answer_ends_where_nothing_is_left_to_p
 
 #[tokio::test]
 async fn an_upstream_that_has_answered_and_reads_no_more_does_not_keep_what_its_buyer_has_left() {
-    let upstream = Puppet::start().await;
-    let mut route = uploads(&upstream.url(), 100_000_000);
-    route.upstream.idle_timeout = Some(std::time::Duration::from_millis(150));
-    let rig = Rig::counting(config(vec![route])).await;
-    let bought = rig.purchase("/").await;
-    let answers = async {
-        let (mut socket, _) = upstream.accept().await;
-        socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
-        socket
-    };
-    let (mut stream, _socket) = tokio::join!(answered(&rig, &bought, "ok"), answers);
-    let writes = async { while stream.write_all(&chunk()).await.is_ok() {} };
-    tokio::select! {
-        balance = rig.settled(&bought) => {
-            assert!(balance.spent() >= 100 * RATE && balance.left() > 0, "{balance:?}");
+    const SHORT: Duration = Duration::from_millis(150);
+    // A service that bears any silence bears none there.
+    for idle_timeout in [Some(SHORT), None] {
+        let upstream = Puppet::start().await;
+        let mut route = uploads(&upstream.url(), 100_000_000);
+        route.upstream.idle_timeout = idle_timeout;
+        let mut config = config(vec![route]);
+        config.timeouts.outlived = SHORT;
+        let rig = Rig::counting(config).await;
+        let bought = rig.purchase("/").await;
+        let answers = async {
+            let (mut socket, _) = upstream.accept().await;
+            socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            socket
+        };
+        let (mut stream, _socket) = tokio::join!(answered(&rig, &bought, "ok"), answers);
+        let writes = async { while stream.write_all(&chunk()).await.is_ok() {} };
+        tokio::select! {
+            balance = rig.settled(&bought) => {
+                assert!(balance.spent() >= 100 * RATE && balance.left() > 0, "{balance:?}");
+            }
+            () = async { writes.await; std::future::pending().await } => {}
         }
-        () = async { writes.await; std::future::pending().await } => {}
     }
 }
 
@@ -502,7 +511,7 @@ async fn an_upload_that_grows_too_large_or_stops_halfway_costs_what_has_passed_o
             for stops in [false, true] {
                 let mut route = uploads(&url, 10_000);
                 if stops {
-                    route.upstream.idle_timeout = Some(std::time::Duration::from_millis(400));
+                    route.upstream.idle_timeout = Some(Duration::from_millis(400));
                 } else {
                     route.request_bytes_max = Some(399);
                 }

@@ -213,5 +213,6 @@ pub(super) fn timeouts(limits: &file::Limits, findings: &mut Findings<'_>) -> Ti
         keep_alive: findings.positive("limits.keep-alive", limits.keep_alive),
         write_stall: findings.positive("limits.write-stall", limits.write_stall),
         drain: limits.drain.0.0,
+        ..Timeouts::default()
     }
 }

@@ -52,6 +52,9 @@ pub struct Timeouts {
     /// How long a client may take nothing of an answer that is waiting for it. Then its connection is closed, or over
     /// HTTP/2, if it takes other answers, just this one is cut. Default 60 s.
     pub write_stall: Duration,
+    /// How long an upload whose answer has ended may get on no further before its bill is settled, where its service bears any
+    /// silence (`idle_timeout` of none): for ever would keep what its buyer has left. Default 10 min.
+    pub outlived: Duration,
     /// How long requests in flight may take to finish once the gateway was told to stop. Default 30 s.
     pub drain: Duration,
 }
@@ -63,6 +66,7 @@ impl Default for Timeouts {
             headers: Duration::from_secs(15),
             keep_alive: Duration::from_secs(75),
             write_stall: Duration::from_secs(60),
+            outlived: Duration::from_secs(600),
             drain: Duration::from_secs(30),
         }
     }

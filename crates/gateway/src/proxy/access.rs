@@ -144,7 +144,8 @@ impl Account {
         if !tab.end(Ending::Whole, &route.metrics) {
             return;
         }
-        let Some(idle) = route.upstream.config().idle_timeout else { return };
+        let idle =
+            route.upstream.config().idle_timeout.unwrap_or(self.worker.shared.config.timeouts.outlived);
         let (departure, route, draining) = (tab.departure(), route.clone(), self.worker.draining.clone());
         self.worker.tasks.spawn(async move {
             let outlived = departure.outlive(idle, &route.metrics);

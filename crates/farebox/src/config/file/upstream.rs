@@ -37,7 +37,8 @@ pub(crate) struct UpstreamMap {
     /// deadline instead. Default: `2m`.
     #[serde(default = "two_minutes")]
     pub(crate) answer_timeout: Written<Patience>,
-    /// How long a body may be silent in either direction, or `never` for any time; it never limits the whole.
+    /// How long a body may be silent in either direction, or `never` for any time; it never limits the whole. An upload that gets
+    /// on no further once its answer has ended is charged after ten minutes at the latest, and no more of it is sent on.
     /// Default: `10m`.
     #[serde(default = "ten_minutes")]
     pub(crate) idle_timeout: Written<Patience>,
