@@ -132,6 +132,23 @@ async fn a_payment_outlives_the_caller_that_wanted_it() {
     assert!(matches!(got, Incoming::Settled { amount, .. } if amount == Msat::new(5_000)));
 }
 
+/// As after a start with an older copy of the book.
+#[tokio::test]
+async fn a_payment_that_the_book_does_not_know_is_asked_of_ldk() {
+    let net = net().await;
+    let invoice = net.seller.invoice(ask(5_000)).await.unwrap();
+    let hash = invoice.payment_hash();
+    assert!(matches!(Pay::lookup(&*net.buyer, hash).await.unwrap(), Outcome::NotFound));
+    let bolt11: Bolt11Invoice = invoice.as_str().parse().unwrap();
+    net.buyer.with_ldk(move |node| node.bolt11_payment().send(&bolt11, None)).await.unwrap().unwrap();
+    loop {
+        match Pay::lookup(&*net.buyer, hash).await.unwrap() {
+            Outcome::InFlight => tokio::task::yield_now().await,
+            known => break assert!(matches!(known, Outcome::Settled { .. }), "{known:?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_payment_that_takes_too_long_is_in_flight_and_settles_later() {
     let net = net().await;

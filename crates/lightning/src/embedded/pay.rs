@@ -66,7 +66,7 @@ impl Pay for EmbeddedNode {
             let row = self.shared.book(move |book| book.sent(hash)).await?;
             match row {
                 Some(row) => self.shared.known(hash, row).await,
-                None => Ok(Outcome::NotFound),
+                None => self.shared.unbooked(hash).await,
             }
         })
     }
@@ -88,6 +88,22 @@ impl Shared {
             Sent::Failed(reason) => Ok(Outcome::Failed(reason)),
             Sent::Begun if !self.is_running() => Ok(Outcome::InFlight),
             Sent::Begun => Ok(self.settled_in_ldk(hash).await?.unwrap_or(Outcome::InFlight)),
+        }
+    }
+
+    /// The outcome of a payment that is not in the book. The book may be an older copy, and LDK's records younger.
+    async fn unbooked(self: &Arc<Self>, hash: PaymentHash) -> Result<Outcome, PayError> {
+        let recorded = move |node: &Node| {
+            let details = node.payment(&PaymentId(*hash.as_bytes()));
+            details.filter(|details| details.direction == PaymentDirection::Outbound).map(|sent| sent.status)
+        };
+        match self.call(recorded).await? {
+            None => Ok(Outcome::NotFound),
+            Some(PaymentStatus::Pending) => Ok(Outcome::InFlight),
+            Some(PaymentStatus::Succeeded) => Ok(self.settled_in_ldk(hash).await?.unwrap_or(Outcome::InFlight)),
+            Some(PaymentStatus::Failed) => {
+                Err(PayError::Wrong("LDK knows a payment that its book doesn't: is the book a copy?".into()))
+            }
         }
     }
 
