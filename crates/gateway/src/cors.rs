@@ -37,7 +37,7 @@ pub enum Cors {
 
 /// What a page may read of an answer besides the few headers it always may.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
-    "WWW-Authenticate, Retry-After, Farebox-Code, Farebox-Left, Idempotent-Replayed, Grpc-Status, Grpc-Message",
+    "WWW-Authenticate, Retry-After, Farebox-Code, Farebox-Left, Farebox-Left-Unit, Idempotent-Replayed, Grpc-Status, Grpc-Message",
 );
 const ANYONE: HeaderValue = HeaderValue::from_static("*");
 const PREFLIGHT_SECS: HeaderValue = HeaderValue::from_static("600");

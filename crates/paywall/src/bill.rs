@@ -26,6 +26,9 @@ use call::Call;
 /// Tells a buyer how many units are certainly left, in answers to requests that were counted.
 pub const LEFT_HEADER: HeaderName = HeaderName::from_static("farebox-left");
 
+/// Tells what they are: `request` or `msat`.
+pub const LEFT_UNIT_HEADER: HeaderName = HeaderName::from_static("farebox-left-unit");
+
 /// What OpenAI's API, and those in its style, call the units of input. Others refuse to be asked in its way.
 const ASKED_FOR: &str = "prompt_tokens";
 
@@ -150,7 +153,9 @@ impl Bill {
             }
         }
         if let Some(held) = self.reservation.as_ref().filter(|held| held.is_of_account()) {
+            let unit = if self.meter.is_some() { Unit::Msat } else { Unit::Request };
             headers.insert(LEFT_HEADER, HeaderValue::from(held.left()));
+            headers.insert(LEFT_UNIT_HEADER, HeaderValue::from_static(unit.as_str()));
         }
     }
 

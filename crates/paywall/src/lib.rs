@@ -31,7 +31,7 @@ pub mod store;
 mod trouble;
 
 pub use admission::{Admission, Answer, Pass, Request};
-pub use bill::{Bill, LEFT_HEADER};
+pub use bill::{Bill, LEFT_HEADER, LEFT_UNIT_HEADER};
 pub use code::Code;
 pub use config::{Continuity, PaywallConfig, Rate};
 pub use keyring::{KeyState, Keyring};

@@ -293,7 +293,12 @@ async fn the_answer_loses_what_is_for_us_alone_and_tells_what_is_left() {
     let (_shop, mut bill) = of(Some(by_header())).await;
     let mut headers = head(&[("x-cost", "42"), ("farebox-left", "1000000"), ("x-other", "1")]);
     bill.answer(StatusCode::OK, &mut headers);
-    assert_eq!(headers, head(&[("farebox-left", "900"), ("x-other", "1")]));
+    assert_eq!(headers, head(&[("farebox-left", "900"), ("farebox-left-unit", "msat"), ("x-other", "1")]));
+    // Where requests are sold, it is requests that are left.
+    let (_shop, mut bill) = of(None).await;
+    let mut headers = head(&[("farebox-left-unit", "msat")]);
+    bill.answer(StatusCode::OK, &mut headers);
+    assert_eq!(headers["farebox-left-unit"], "request");
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, path::Path, time::Duration};
 
-use farebox_client::{Fetched, Money, Receipt};
+use farebox_client::{Fetched, Money, Receipt, Unit};
 use farebox_paywall::Code;
 use serde::Serialize;
 
@@ -27,9 +27,12 @@ pub(super) struct Report {
     /// The payment under whose credential the answer was given, if it took one.
     #[serde(skip_serializing_if = "Option::is_none")]
     credential: Option<String>,
-    /// What is left of what was bought, in requests or msat, where it is counted.
+    /// What is left of what was bought, where it is counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     left: Option<u64>,
+    /// Of what: `request` or `msat`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_unit: Option<&'static str>,
     /// Why a farebox gateway answers as it does, in its one word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
@@ -95,6 +98,7 @@ impl Report {
             payment: fetched.purchase.as_ref().map(Payment::of),
             credential: fetched.credential.map(|hash| hash.to_string()),
             left: text("farebox-left").and_then(|left| left.parse().ok()),
+            left_unit: text("farebox-left-unit").and_then(|name| unit(&name)).map(Unit::as_str),
             reason: fetched.reason().map(str::to_owned),
             retry_after_secs: text("retry-after").and_then(|secs| secs.parse().ok()),
             shortfalls: fetched.shortfalls.iter().map(shortfall::fields).collect(),
@@ -119,8 +123,11 @@ impl Report {
             let sat = |msat: u64| farebox_protocol::Msat::new(msat);
             format!("paid {} and {} of fee to {origin}", sat(*amount_msat), sat(*fee_msat))
         });
-        let left =
-            self.left.map(|left| format!("{left} left of what was bought (requests, or msat of credit)"));
+        let left = self.left.map(|left| match self.left_unit.and_then(unit) {
+            Some(of) => format!("{} left of what was bought", shortfall::counted(of, left)),
+            // A gateway of before doesn't say.
+            None => format!("{left} left of what was bought (requests, or msat of credit)"),
+        });
         let refused = (self.status >= 400 && self.reason.is_some()).then(|| self.refusal());
         self.short.iter().cloned().chain(paid).chain(left).chain(refused)
     }
@@ -163,6 +170,11 @@ impl Report {
             }
         }
     }
+}
+
+/// What a gateway counts in, by the name it gives it.
+fn unit(name: &str) -> Option<Unit> {
+    [Unit::Request, Unit::Msat].into_iter().find(|unit| unit.as_str() == name)
 }
 
 /// What to do about it.

@@ -6,7 +6,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use farebox_paywall::{
-    Admission, KEY_HEADER, LEFT_HEADER, Paywall, Request,
+    Admission, KEY_HEADER, LEFT_HEADER, LEFT_UNIT_HEADER, Paywall, Request,
     ledger::ANSWER_BYTES_MAX,
     store::accounts::{RequestDigest, StoredAnswer},
 };
@@ -82,7 +82,8 @@ impl Kept {
     pub(in crate::proxy) fn new(status: StatusCode, headers: &HeaderMap) -> Self {
         let mut lines = BytesMut::new();
         // The date is put on again, and what is left has changed by then.
-        for (name, value) in headers.iter().filter(|(name, _)| *name != DATE && *name != LEFT_HEADER) {
+        let is_kept = |name: &HeaderName| ![DATE, LEFT_HEADER, LEFT_UNIT_HEADER].contains(name);
+        for (name, value) in headers.iter().filter(|(name, _)| is_kept(name)) {
             lines.put(name.as_str().as_bytes());
             lines.put(&b": "[..]);
             lines.put(value.as_bytes());
