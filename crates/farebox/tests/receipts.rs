@@ -37,6 +37,41 @@ fn fetch(home: &Path, hash: PaymentHash, args: &[&str]) -> Ran {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_tells_the_limits_by_the_month_that_were_bought() {
+    let services = "  - name: api
+    upstream: http://UPSTREAM
+    price: 10sat
+    capabilities: [{ name: all }]
+    monthly: { all: { requests: 5 } }
+receipts:
+  seller: Weather Inc.
+";
+    let seller = Seller::with_services(FAREBOX, "[\"127.0.0.1:0\"]", services);
+    let (_gateway, url) = seller.serve();
+    let challenge = Challenge::ask(&url).await;
+    let (hash, authorization) = (challenge.invoice.payment_hash(), challenge.pay().await);
+    assert_eq!(ask_with(&url, &authorization).await.0, 200);
+    booked(&seller, hash).await;
+
+    let buyer = tempfile::tempdir().unwrap();
+    let home = buyer.path();
+    let held = run_with_input(home, &["tokens", "import", "-", "--origin", &url], &authorization);
+    assert_eq!(held.code, 0, "{held:?}");
+    let fetched = fetch(home, hash, &["-o", "receipt.txt"]);
+    assert_eq!(fetched.code, 0, "{fetched:?}");
+    let verified = run(home, &["receipt", "verify", "receipt.txt"], &[]);
+    for told in [&fetched.stdout, &verified.stdout] {
+        let told: Value = serde_json::from_str(told).unwrap();
+        assert_eq!(
+            told["monthly"],
+            serde_json::json!([{ "capability": "all", "unit": "request", "most": 5 }])
+        );
+    }
+    let verified = run(home, &["receipt", "verify", "receipt.txt", "--human"], &[]);
+    assert!(verified.stdout.contains("limited to    at most 5 requests a month of `all`\n"), "{verified:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_buyer_fetches_the_receipt_of_what_was_bought_and_anybody_can_check_it() {
     let seller = Seller::new(FAREBOX, "receipts:\n  seller: Weather Inc.\n");
     let (gateway, url) = seller.serve();

@@ -8,11 +8,12 @@
 
 use std::{fmt, path::Path, str::FromStr};
 
-use farebox_protocol::{Msat, Network, Offer, PaymentHash, ServiceName, Timestamp};
+use farebox_protocol::{CapabilityName, Msat, Network, Offer, PaymentHash, ServiceName, Timestamp};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 
 use crate::{
     keyring::{Secret, SecretFileError, load_or_create_bytes},
+    ledger::month::in_units,
     store::{
         accounts::{Account, Unit},
         entry::Entry,
@@ -43,6 +44,9 @@ pub struct Receipt {
     pub price: Msat,
     /// Until when it is good.
     pub valid_until: Option<Timestamp>,
+    /// How much of it may be used in a calendar month, as it was sold. Empty, too, where whoever made the receipt had only the
+    /// books, which don't say.
+    pub monthly: Vec<Monthly>,
     /// All that was paid.
     pub paid: Msat,
     /// In how many payments.
@@ -57,6 +61,17 @@ pub struct Receipt {
     pub units: Option<Units>,
     /// When the receipt was made: what it says is what was so then.
     pub issued_at: Timestamp,
+}
+
+/// A limit by the calendar month (UTC).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Monthly {
+    /// Of what.
+    pub capability: CapabilityName,
+    /// What is counted.
+    pub unit: Unit,
+    /// How much, over all tokens that are made from the one that was bought.
+    pub most: u64,
 }
 
 /// What has become of units. The rest of what was sold is on its way back.
@@ -170,6 +185,7 @@ impl Receipt {
             offer: sold.terms.offer,
             price: sold.terms.price,
             valid_until: sold.valid_until,
+            monthly: Vec::new(),
             paid: purchase.paid,
             payments: purchase.payments,
             surplus: purchase.surplus,
@@ -178,6 +194,15 @@ impl Receipt {
             units: entry.account.as_ref().map(Units::of),
             issued_at: now,
         })
+    }
+
+    /// The same of a purchase whose token is limited by the month. The books don't have that: only the token says so.
+    pub(crate) fn limited(self, monthly: &[farebox_protocol::caveat::Monthly]) -> Self {
+        let known = monthly.iter().filter_map(|limit| {
+            let (unit, most) = in_units(limit.most)?;
+            Some(Monthly { capability: limit.capability.clone(), unit, most })
+        });
+        Self { monthly: known.collect(), ..self }
     }
 
     /// Signs it.

@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context as _;
 use farebox_lightning::clock::{Clock as _, SystemClock};
 use farebox_paywall::{
-    receipt::{Receipt, ReceiptKey, ReceiptPublicKey, SellerName, SignedReceipt},
+    receipt::{Monthly, Receipt, ReceiptKey, ReceiptPublicKey, SellerName, SignedReceipt},
     store::sqlite::SqliteStore,
 };
 use farebox_protocol::Network;
@@ -43,7 +43,8 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 HASH is the payment hash, the first 8 digits or more of it, or the identifier hash that `token
-inspect` shows. The key is made with the first receipt: `receipt-key` in the state directory.
+inspect` shows. Limits by the month stand in the token and not in the books: only a receipt that the
+buyer asks the gateway for tells them. The key is made with the first receipt: `receipt-key` in the state directory.
 
 Examples:
   farebox receipt make 5f3c09aa
@@ -124,6 +125,8 @@ struct Checked {
     offer: String,
     price_msat: u64,
     valid_until: Option<u64>,
+    /// How much of it may be used in a calendar month.
+    monthly: Vec<Limit>,
     paid_msat: u64,
     payments: u32,
     surplus_msat: u64,
@@ -136,6 +139,32 @@ struct Checked {
     issued_at: u64,
     #[serde(skip)]
     receipt: Receipt,
+}
+
+/// A limit by the month, in the words of a gateway's 402.
+#[derive(Debug, Serialize)]
+pub(super) struct Limit {
+    capability: String,
+    unit: &'static str,
+    most: u64,
+}
+
+impl Limit {
+    pub(super) fn all(limits: &[Monthly]) -> Vec<Self> {
+        let told = |Monthly { capability, unit, most }: &Monthly| Self {
+            capability: capability.to_string(),
+            unit: unit.as_str(),
+            most: *most,
+        };
+        limits.iter().map(told).collect()
+    }
+}
+
+/// `at most 1000 requests a month of `read``, for each.
+pub(super) fn limited(limits: &[Monthly]) -> impl Iterator<Item = String> {
+    limits.iter().map(|Monthly { capability, unit, most }| {
+        format!("at most {} a month of `{capability}`", counted(*unit, *most))
+    })
 }
 
 pub(crate) fn run(command: &Command, reader: Reader) -> anyhow::Result<ExitCode> {
@@ -220,6 +249,7 @@ impl Checked {
             offer: receipt.offer.to_string(),
             price_msat: receipt.price.get(),
             valid_until: receipt.valid_until.map(farebox_protocol::Timestamp::secs),
+            monthly: Limit::all(&receipt.monthly),
             paid_msat: receipt.paid.get(),
             payments: receipt.payments,
             surplus_msat: receipt.surplus.get(),
@@ -253,6 +283,9 @@ impl fmt::Display for Checked {
         writeln!(f, "offer         {} for {}", receipt.offer, receipt.price)?;
         if let Some(until) = receipt.valid_until {
             writeln!(f, "valid until   {}", utc(until))?;
+        }
+        for limit in limited(&receipt.monthly) {
+            writeln!(f, "limited to    {limit}")?;
         }
         writeln!(f, "paid          {} on {}, {}", receipt.paid, receipt.network, utc(receipt.settled_at))?;
         let zero = farebox_protocol::Msat::ZERO;

@@ -42,6 +42,7 @@ fn receipt() -> Receipt {
         offer: Offer::Forever,
         price: Msat::new(10_000),
         valid_until: None,
+        monthly: Vec::new(),
         paid: Msat::new(10_000),
         payments: 1,
         surplus: Msat::ZERO,

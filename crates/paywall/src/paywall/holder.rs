@@ -6,7 +6,7 @@
 
 use std::{fmt, time::Duration};
 
-use farebox_protocol::{Identifier, Network, Presented, Sale, Timestamp};
+use farebox_protocol::{Identifier, Network, Presented, Sale, Timestamp, caveat::Monthly};
 use http::HeaderMap;
 use tokio::time;
 
@@ -26,6 +26,8 @@ use crate::{
 pub(crate) struct Holder {
     pub(crate) identifier: Identifier,
     pub(crate) sold: Sold,
+    /// What it is limited to in a month. The books don't have it.
+    pub(crate) monthly: Vec<Monthly>,
 }
 
 /// Why somebody isn't taken for the one who has paid.
@@ -94,9 +96,10 @@ impl Paywall {
         if self.revoked.contains(|| identifier.hash()) {
             return Err(NoHolder::Revoked);
         }
-        let Sale { service, tier, terms, valid_until, .. } = Sale::of(token).ok_or(NoHolder::Narrowed)?;
+        let Sale { service, tier, terms, valid_until, monthly, .. } = Sale::of(token).ok_or(NoHolder::Narrowed)?;
         let (token_id, identifier_hash) = (identifier.token_id, identifier.hash());
-        Ok(Holder { identifier, sold: Sold { token_id, identifier_hash, service, tier, terms, valid_until } })
+        let sold = Sold { token_id, identifier_hash, service, tier, terms, valid_until };
+        Ok(Holder { identifier, sold, monthly })
     }
 
     /// What is left of it. Its money must have arrived: a preimage alone gets no money back. Books its presentation, and

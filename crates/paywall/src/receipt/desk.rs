@@ -89,7 +89,7 @@ impl Receipts {
         let now = self.paywall.now();
         let entry = self.paywall.entry(&holder, now).await?;
         let receipt = Receipt::of(&entry, self.paywall.network(), self.seller.clone(), now)?;
-        Ok(receipt.sign(&self.key))
+        Ok(receipt.limited(&holder.monthly).sign(&self.key))
     }
 
     /// Answers a request to [`PATH`]. Whatever its body says, there is nothing to say.

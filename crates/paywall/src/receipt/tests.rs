@@ -18,6 +18,7 @@ fn receipt() -> Receipt {
         offer: Offer::Credit,
         price: Msat::new(10_000),
         valid_until: Some(Timestamp::from_secs(2_000_000_000)),
+        monthly: Vec::new(),
         paid: Msat::new(12_000),
         payments: 2,
         surplus: Msat::new(2_000),
@@ -55,11 +56,52 @@ fn a_receipt_is_a_text_that_says_everything_once() {
     .assert_eq(&text::signed(&receipt(), &key().public()));
 }
 
+/// The same, limited by the month.
+fn limited() -> Receipt {
+    let limit = |unit, most| Monthly { capability: "read".parse().unwrap(), unit, most };
+    Receipt { monthly: vec![limit(Unit::Request, 1_000), limit(Unit::Msat, 21_000)], ..receipt() }
+}
+
+#[test]
+fn limits_by_the_month_are_lines_of_their_own_and_change_nothing_where_there_are_none() {
+    let (with, without) =
+        (text::signed(&limited(), &key().public()), text::signed(&receipt(), &key().public()));
+    let lines =
+        "monthly: capability=read;unit=request;most=1000\nmonthly: capability=read;unit=msat;most=21000\n";
+    assert_eq!(with.replacen(lines, "", 1), without);
+    assert!(with.contains(&format!("valid-until: 2000000000\n{lines}paid-msat: ")), "{with}");
+    for wrong in [
+        "most=01000",
+        "most=-1",
+        "most=1000;",
+        "unit=apples;most=1000",
+        "capability=a b;unit=request;most=1000",
+    ] {
+        let changed = limited().sign(&key()).to_string().replace("most=1000", wrong);
+        assert!(SignedReceipt::verify(&changed, None).is_err(), "{changed}");
+    }
+}
+
+/// Kept from before limits were told.
+#[test]
+fn a_receipt_that_was_signed_earlier_still_verifies() {
+    let old = "farebox receipt v1\n\
+        network: regtest\n\
+        payment-hash: abababababababababababababababababababababababababababababababab\n\
+        service: weather\ntier: 0\noffer: offer=forever\nprice-msat: 10000\npaid-msat: 10000\npayments: 1\nsurplus-msat: 0\n\
+        settled-at: 1763800980\nrefunded-msat: 0\nissued-at: 1763900000\n\
+        key: ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22c\n\
+        signature: 5a769a2134bfd252dd175be4556d56874bc708597bc840677634f5ca5c1a5264ae8ba69d5eb8a8221bfdf0f81761aeeb004c3f47036011c29133543311933f0b\n";
+    let signed = SignedReceipt::verify(old, Some(&key().public())).unwrap();
+    assert_eq!(signed.receipt().monthly, []);
+    assert_eq!(signed.to_string(), old);
+}
+
 #[test]
 fn what_was_signed_is_verified_and_read() {
     let bare = Receipt { seller: None, valid_until: None, units: None, offer: Offer::Forever, ..receipt() };
     let timed = Receipt { offer: Offer::Duration(Duration::from_secs(60)), ..receipt() };
-    for receipt in [receipt(), bare, timed] {
+    for receipt in [receipt(), limited(), bare, timed] {
         let signed = receipt.clone().sign(&key());
         let text = signed.to_string();
         for expected in [None, Some(&key().public())] {
@@ -88,7 +130,7 @@ fn the_way_it_came_may_change_the_ends_of_its_lines_and_nothing_else() {
 
 #[test]
 fn no_character_can_be_changed() {
-    let text = receipt().sign(&key()).to_string();
+    let text = limited().sign(&key()).to_string();
     for (at, was) in text.char_indices().filter(|(_, c)| *c != '\n') {
         let other = if was == '1' { '2' } else { '1' };
         let changed = format!("{}{other}{}", &text[..at], &text[at + was.len_utf8()..]);
@@ -98,7 +140,7 @@ fn no_character_can_be_changed() {
 
 #[test]
 fn no_line_can_be_left_out_repeated_or_moved() {
-    let text = receipt().sign(&key()).to_string();
+    let text = limited().sign(&key()).to_string();
     let lines: Vec<&str> = text.lines().collect();
     let refused =
         |lines: &[&str]| assert!(SignedReceipt::verify(&lines.join("\n"), None).is_err(), "{lines:?}");

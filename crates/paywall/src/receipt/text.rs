@@ -3,11 +3,11 @@
 //! Reading is strict, in the order of writing, and what was read is written again and compared: there is one text for each
 //! receipt. Only the ends of lines may have changed on the way, as mail does it.
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 use farebox_protocol::{Msat, Timestamp};
 
-use super::{Receipt, ReceiptError, ReceiptPublicKey, SignedReceipt, Units};
+use super::{Monthly, Receipt, ReceiptError, ReceiptPublicKey, SignedReceipt, Units};
 
 /// The first line of every receipt of this version.
 pub(super) const FIRST: &str = "farebox receipt v1";
@@ -26,6 +26,7 @@ pub(super) fn signed(receipt: &Receipt, key: &ReceiptPublicKey) -> String {
         offer,
         price,
         valid_until,
+        monthly,
         paid,
         payments,
         surplus,
@@ -47,6 +48,9 @@ pub(super) fn signed(receipt: &Receipt, key: &ReceiptPublicKey) -> String {
     line("price-msat", &price.get());
     if let Some(until) = valid_until {
         line("valid-until", &until.secs());
+    }
+    for limit in monthly {
+        line("monthly", limit);
     }
     line("paid-msat", &paid.get());
     line("payments", payments);
@@ -81,6 +85,7 @@ pub(super) fn read(text: &str) -> Result<SignedReceipt, ReceiptError> {
         offer: lines.must("offer")?,
         price: lines.must("price-msat").map(msat)?,
         valid_until: lines.maybe("valid-until")?.map(Timestamp::from_secs),
+        monthly: lines.all("monthly", |Limit(limit)| limit)?,
         paid: lines.must("paid-msat").map(msat)?,
         payments: lines.must("payments")?,
         surplus: lines.must("surplus-msat").map(msat)?,
@@ -111,6 +116,30 @@ pub(super) fn read(text: &str) -> Result<SignedReceipt, ReceiptError> {
     if same { Ok(read) } else { Err(ReceiptError::Spelling) }
 }
 
+impl fmt::Display for Monthly {
+    /// As terms are written: `capability=read;unit=request;most=1000`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "capability={};unit={};most={}", self.capability, self.unit.as_str(), self.most)
+    }
+}
+
+/// A limit that was read.
+struct Limit(Monthly);
+
+impl FromStr for Limit {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let read = || {
+            let (capability, rest) = text.strip_prefix("capability=")?.split_once(";unit=")?;
+            let (unit, most) = rest.split_once(";most=")?;
+            let (capability, unit) = (capability.parse().ok()?, unit.parse().ok()?);
+            Some(Self(Monthly { capability, unit, most: most.parse().ok()? }))
+        };
+        read().ok_or(())
+    }
+}
+
 struct Lines<'t> {
     lines: Vec<&'t str>,
     /// How many are read.
@@ -131,6 +160,15 @@ impl Lines<'_> {
         let Some(value) = rest.strip_prefix(": ") else { return Ok(None) };
         self.at += 1;
         value.trim_end().parse().map(Some).map_err(|_| self.wrong(name, self.at))
+    }
+
+    /// The values of the next lines that have this name.
+    fn all<T: FromStr, U>(
+        &mut self,
+        name: &'static str,
+        of: impl Fn(T) -> U,
+    ) -> Result<Vec<U>, ReceiptError> {
+        std::iter::from_fn(|| self.maybe(name).transpose()).map(|read| read.map(&of)).collect()
     }
 
     fn wrong(&self, want: &'static str, line: usize) -> ReceiptError {

@@ -7,14 +7,21 @@ use std::{fmt, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use farebox_client::{Engine, EngineConfig, HttpConfig, PurchaseRow, SellerAnswer};
-use farebox_paywall::receipt::{PATH, Receipt, ReceiptPublicKey, SignedReceipt};
-use farebox_protocol::{Msat, PaymentHash};
+use farebox_paywall::{
+    receipt::{Monthly, PATH, Receipt, ReceiptPublicKey, SignedReceipt},
+    store::accounts::Unit,
+};
+use farebox_protocol::{Macaroon, Msat, PaymentHash, Sale, caveat::Most};
 use http::{Method, StatusCode};
 use serde::Serialize;
 
 use crate::{
     buyer::Files,
-    cli::{get::certificates, ledger::export::to_file, receipt::RECEIPT_BYTES_MAX},
+    cli::{
+        get::certificates,
+        ledger::export::to_file,
+        receipt::{Limit, RECEIPT_BYTES_MAX, limited},
+    },
     output::{Reader, harmless},
 };
 
@@ -57,12 +64,17 @@ struct Fetched {
     /// Whether that is the key that was given; none where none was.
     is_sellers: Option<bool>,
     paid_msat: u64,
+    /// How much of it may be used in a calendar month, as the receipt says.
+    monthly: Vec<Limit>,
     /// What it says otherwise than the journal.
     differs: Vec<String>,
     /// Where it is kept.
     file: Option<String>,
     /// The receipt, where it isn't.
     receipt: Option<String>,
+    /// The limits in words.
+    #[serde(skip)]
+    limits: Vec<String>,
 }
 
 /// How long a seller may be silent.
@@ -81,7 +93,9 @@ impl Fetch {
         let most = usize::try_from(RECEIPT_BYTES_MAX)?;
         let answer = engine.ask_seller(self.payment, Method::POST, PATH, most).await?;
         let answer = answer.with_context(|| format!("payment {} has bought no credential", self.payment))?;
-        let fetched = self.checked(&row, &answer)?;
+        let pass = engine.credential(self.payment).await?;
+        let token = pass.and_then(|pass| Macaroon::from_base64(&pass.token).ok());
+        let fetched = self.checked(&row, token.as_ref().and_then(Sale::of).as_ref(), &answer)?;
         let agrees = fetched.differs.is_empty();
         reader.print(&fetched)?;
         Ok(if agrees { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -97,7 +111,12 @@ impl Fetch {
     }
 
     /// Keeps it, too: also where it differs, for then it is worth having.
-    fn checked(&self, row: &PurchaseRow, answer: &SellerAnswer) -> anyhow::Result<Fetched> {
+    fn checked(
+        &self,
+        row: &PurchaseRow,
+        sold: Option<&Sale>,
+        answer: &SellerAnswer,
+    ) -> anyhow::Result<Fetched> {
         let text = str::from_utf8(&answer.body).unwrap_or_default();
         anyhow::ensure!(answer.status == StatusCode::OK, "{}", refusal(answer, text));
         let signed = SignedReceipt::verify(text, self.key.as_ref())
@@ -120,7 +139,12 @@ impl Fetch {
             key: signed.key().to_string(),
             is_sellers: self.key.is_some().then_some(true),
             paid_msat: receipt.paid.get(),
-            differs: differences(row.price, &row.service, receipt),
+            monthly: Limit::all(&receipt.monthly),
+            differs: differences(row.price, &row.service, receipt)
+                .into_iter()
+                .chain(limited_otherwise(sold, receipt))
+                .collect(),
+            limits: limited(&receipt.monthly).collect(),
             file: self.output.as_ref().map(|path| path.display().to_string()),
             receipt: self.output.is_none().then_some(text),
         })
@@ -159,6 +183,22 @@ fn differences(price: Msat, service: &str, receipt: &Receipt) -> Vec<String> {
     differs
 }
 
+/// What it says of limits by the month otherwise than the token. One that says nothing of them may be older than the telling.
+fn limited_otherwise(sold: Option<&Sale>, receipt: &Receipt) -> Option<String> {
+    let limits = &sold?.monthly;
+    let is_like = |(told, sold): (&Monthly, &farebox_protocol::Monthly)| {
+        let most = match sold.most {
+            Most::Requests(most) => (Unit::Request, most),
+            Most::Spent(most) => (Unit::Msat, most.get()),
+            _ => return false,
+        };
+        told.capability == sold.capability && (told.unit, told.most) == most
+    };
+    let told = &receipt.monthly;
+    let agrees = told.is_empty() || (told.len() == limits.len() && told.iter().zip(limits).all(is_like));
+    (!agrees).then(|| "its limits by the month are not those of the token".to_owned())
+}
+
 impl fmt::Display for Fetched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(receipt) = &self.receipt {
@@ -166,6 +206,9 @@ impl fmt::Display for Fetched {
         }
         if let Some(file) = &self.file {
             writeln!(f, "kept in {file}")?;
+        }
+        for limit in &self.limits {
+            writeln!(f, "good for {limit}")?;
         }
         match self.is_sellers {
             Some(_) => writeln!(f, "signed with the key that you gave")?,
@@ -198,6 +241,7 @@ mod tests {
             offer: Offer::Forever,
             price: Msat::new(10_000),
             valid_until: None,
+            monthly: Vec::new(),
             paid: Msat::new(10_000),
             payments: 1,
             surplus: Msat::ZERO,
@@ -222,5 +266,29 @@ mod tests {
         check(12_000, "weather", 2);
         check(9_000, "weather", 1);
         check(10_000, "maps", 1);
+    }
+
+    #[test]
+    fn limits_by_the_month_are_held_against_those_of_the_token() {
+        let limit = |most| farebox_protocol::Monthly { capability: "read".parse().unwrap(), most };
+        let sold = |monthly| Sale {
+            service: "weather".parse().unwrap(),
+            tier: 0,
+            terms: farebox_protocol::Terms { offer: Offer::Forever, price: Msat::new(10_000) },
+            valid_until: None,
+            capabilities: None,
+            monthly,
+            bound: None,
+            replaces: None,
+        };
+        let told = |most| Monthly { capability: "read".parse().unwrap(), unit: Unit::Request, most };
+        let says = |monthly: Vec<Monthly>, token: Vec<_>| {
+            limited_otherwise(Some(&sold(token)), &Receipt { monthly, ..receipt() }).is_some()
+        };
+        assert!(!says(vec![told(5)], vec![limit(Most::Requests(5))]));
+        assert!(!says(vec![], vec![limit(Most::Requests(5))]), "a seller of before");
+        assert!(says(vec![told(5)], vec![limit(Most::Requests(6))]));
+        assert!(says(vec![told(5)], vec![limit(Most::Spent(Msat::new(5_000)))]));
+        assert!(says(vec![told(5)], vec![]));
     }
 }

@@ -1,7 +1,9 @@
 use std::sync::atomic::Ordering;
 
 use farebox_lightning::{Cursor, Settlement};
-use farebox_protocol::{Macaroon, MintSecret, Msat, Network, Offer, PaymentHash, Preimage, Timestamp};
+use farebox_protocol::{
+    Macaroon, MintSecret, Monthly, Msat, Network, Offer, PaymentHash, Preimage, Timestamp, caveat::Most,
+};
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -35,8 +37,14 @@ fn receipts(paywall: &Arc<Paywall>) -> Arc<Receipts> {
 
 impl Desk {
     async fn selling(offer: Offer) -> Self {
+        Self::limiting(offer, Vec::new()).await
+    }
+
+    /// With limits by the month.
+    async fn limiting(offer: Offer, monthly: Vec<Monthly>) -> Self {
         let mut shop = Shop::open().await;
         shop.service.offer = offer;
+        shop.service.menu.monthly = monthly;
         let (macaroon, preimage) = shop.buy().await;
         Self { receipts: receipts(&shop.paywall), shop, macaroon, preimage }
     }
@@ -126,6 +134,18 @@ fn want(status: u16, code: &str, wait: Option<&str>) -> (u16, String, Option<Str
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_receipt_tells_the_limits_by_the_month_that_were_sold() {
+    let limit = |most| Monthly { capability: "read".parse().unwrap(), most };
+    let limits = vec![limit(Most::Requests(2)), limit(Most::Spent(Msat::new(21_000)))];
+    let desk = Desk::limiting(Offer::Forever, limits).await;
+    desk.settle(1, 10_000).await;
+    desk.tell().await;
+    let told: Vec<_> =
+        desk.receipt().await.monthly.iter().map(|limit| (limit.unit.as_str(), limit.most)).collect();
+    assert_eq!(told, [("request", 2), ("msat", 21_000)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pass_has_its_receipt_with_what_was_paid_for_it() {
     let desk = Desk::sold(Offer::Forever).await;
     let receipt = desk.receipt().await;
@@ -140,6 +160,7 @@ async fn a_pass_has_its_receipt_with_what_was_paid_for_it() {
             offer: Offer::Forever,
             price: Msat::new(10_000),
             valid_until: None,
+            monthly: Vec::new(),
             paid: Msat::new(10_000),
             payments: 1,
             surplus: Msat::ZERO,
