@@ -3,6 +3,7 @@
 //! A purchase sends its request more than once, so what is sent must be there more than once. Of a file no more is in memory
 //! than is on its way: each attempt opens it anew and reads it as it goes out. That it is still the same file, as long as it was
 //! and not written to since, is looked at before each attempt, and so before anything is paid. What stands in it is not compared.
+//! What is kept goes out in pieces as well, and may be kept in pieces: nobody needs it in one, and joining them takes twice the room.
 
 use std::{
     fs, io,
@@ -18,6 +19,8 @@ use http_body::{Frame, SizeHint};
 use tokio::fs::File;
 use tokio_util::io::poll_read_buf;
 
+use crate::http::Progress;
+
 /// So much of a file is read at once.
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -28,6 +31,7 @@ pub struct RequestBody(Kind);
 #[derive(Clone, Debug)]
 enum Kind {
     Bytes(Bytes),
+    Pieces(Arc<[Bytes]>),
     File(Arc<Source>),
 }
 
@@ -66,24 +70,30 @@ impl RequestBody {
 
     /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
+        self.length() == 0
+    }
+
+    /// How many bytes there are to send.
+    pub fn length(&self) -> u64 {
         match &self.0 {
-            Kind::Bytes(bytes) => bytes.is_empty(),
-            Kind::File(source) => source.version.bytes == 0,
+            Kind::Bytes(bytes) => bytes.len() as u64,
+            Kind::Pieces(pieces) => pieces.iter().map(|piece| piece.len() as u64).sum(),
+            Kind::File(source) => source.version.bytes,
         }
     }
 
-    /// What is kept of it: all, or of a file nothing.
+    /// All of it, where it is kept in one piece.
     pub fn kept(&self) -> Option<&Bytes> {
         match &self.0 {
             Kind::Bytes(bytes) => Some(bytes),
-            Kind::File(_) => None,
+            Kind::Pieces(_) | Kind::File(_) => None,
         }
     }
 
     /// Where it is read from.
     pub(crate) fn path(&self) -> Option<&Path> {
         match &self.0 {
-            Kind::Bytes(_) => None,
+            Kind::Bytes(_) | Kind::Pieces(_) => None,
             Kind::File(source) => Some(&source.path),
         }
     }
@@ -91,17 +101,19 @@ impl RequestBody {
     /// Whether it can be sent, as far as anybody can know before it is.
     pub(crate) async fn is_there(&self) -> bool {
         match &self.0 {
-            Kind::Bytes(_) => true,
+            Kind::Bytes(_) | Kind::Pieces(_) => true,
             Kind::File(source) => source.open().await.is_ok(),
         }
     }
 
-    /// All of it, for one attempt.
-    pub(crate) async fn begin(&self) -> Result<reqwest::Body, ReadError> {
-        Ok(match &self.0 {
-            Kind::Bytes(bytes) => bytes.clone().into(),
-            Kind::File(source) => reqwest::Body::wrap(source.open().await?),
-        })
+    /// All of it, for one attempt. `progress` is told of each piece that is taken.
+    pub(crate) async fn begin(&self, progress: &Progress) -> Result<reqwest::Body, ReadError> {
+        let from = match &self.0 {
+            Kind::Bytes(bytes) => Outlet::Kept([bytes.clone()].into()),
+            Kind::Pieces(pieces) => Outlet::Kept(pieces.iter().cloned().collect()),
+            Kind::File(source) => Outlet::File(source.open().await?),
+        };
+        Ok(reqwest::Body::wrap(Sending { from, left: self.length(), progress: progress.clone() }))
     }
 }
 
@@ -114,6 +126,13 @@ impl Default for RequestBody {
 impl From<Bytes> for RequestBody {
     fn from(bytes: Bytes) -> Self {
         Self(Kind::Bytes(bytes))
+    }
+}
+
+impl From<Vec<Bytes>> for RequestBody {
+    /// These pieces, one behind the other.
+    fn from(pieces: Vec<Bytes>) -> Self {
+        Self(Kind::Pieces(pieces.into()))
     }
 }
 
@@ -136,12 +155,12 @@ impl ReadError {
 }
 
 impl Source {
-    async fn open(&self) -> Result<Sending, ReadError> {
+    async fn open(&self) -> Result<Reading, ReadError> {
         let file = File::open(&self.path).await?;
         if Version::of(&file.metadata().await?) != self.version {
             return Err(ReadError::Changed);
         }
-        Ok(Sending { file, left: self.version.bytes, room: BytesMut::new() })
+        Ok(Reading { file, room: BytesMut::new() })
     }
 }
 
@@ -156,11 +175,49 @@ impl Version {
     }
 }
 
-/// A file on its way out: as much of it as was announced.
+/// A body on its way out: as much of it as was announced.
 struct Sending {
-    file: File,
+    from: Outlet,
     left: u64,
+    progress: Progress,
+}
+
+/// Where it comes from.
+enum Outlet {
+    /// What is left of what is kept.
+    Kept(std::collections::VecDeque<Bytes>),
+    File(Reading),
+}
+
+/// A file that is being read.
+struct Reading {
+    file: File,
     room: BytesMut,
+}
+
+impl Outlet {
+    /// The next piece, no longer than what is read of a file at once.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, ReadError>> {
+        match self {
+            Self::Kept(pieces) => Poll::Ready(loop {
+                let Some(first) = pieces.front_mut() else { break Err(ReadError::Shorter) };
+                if first.is_empty() {
+                    pieces.pop_front();
+                    continue;
+                }
+                break Ok(first.split_to(first.len().min(PIECE_BYTES)));
+            }),
+            Self::File(Reading { file, room }) => {
+                room.reserve(PIECE_BYTES);
+                let read = ready!(poll_read_buf(Pin::new(file), cx, room));
+                Poll::Ready(match read {
+                    Ok(0) => Err(ReadError::Shorter),
+                    Ok(_) => Ok(room.split().freeze()),
+                    Err(error) => Err(error.into()),
+                })
+            }
+        }
+    }
 }
 
 impl http_body::Body for Sending {
@@ -175,19 +232,12 @@ impl http_body::Body for Sending {
         if this.left == 0 {
             return Poll::Ready(None);
         }
-        this.room.reserve(PIECE_BYTES);
-        let read = ready!(poll_read_buf(Pin::new(&mut this.file), cx, &mut this.room));
-        let mut piece = this.room.split();
-        Poll::Ready(Some(match read {
-            Ok(0) => Err(ReadError::Shorter),
-            Ok(_) => {
-                // Of one that has grown, no more than was announced.
-                piece.truncate(usize::try_from(this.left).unwrap_or(usize::MAX));
-                this.left -= piece.len() as u64;
-                Ok(Frame::data(piece.freeze()))
-            }
-            Err(error) => Err(error.into()),
-        }))
+        let mut piece = ready!(this.from.poll(cx))?;
+        // Of a file that has grown, no more than was announced.
+        piece.truncate(usize::try_from(this.left).unwrap_or(usize::MAX));
+        this.left -= piece.len() as u64;
+        this.progress.add(piece.len());
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -218,7 +268,8 @@ mod tests {
 
     async fn open(body: &RequestBody) -> Result<Sending, ReadError> {
         let Kind::File(source) = &body.0 else { panic!("{body:?}") };
-        source.open().await
+        let progress = Progress::new(body.length());
+        source.open().await.map(|file| Sending { from: Outlet::File(file), left: body.length(), progress })
     }
 
     #[tokio::test]
@@ -259,7 +310,8 @@ mod tests {
             change(&path);
             // What was put in its place is not ours to delete.
             _ = file.keep();
-            assert!(!body.is_there().await && body.begin().await.is_err(), "{number}");
+            let begun = body.begin(&Progress::new(body.length())).await;
+            assert!(!body.is_there().await && begun.is_err(), "{number}");
             _ = fs::remove_file(path);
         }
     }
@@ -276,6 +328,30 @@ mod tests {
         cut.as_file().set_len(10).unwrap();
         let error = sending.collect().await.unwrap_err();
         assert!(matches!(error, ReadError::Shorter), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_goes_out_piece_by_piece_and_each_is_told() {
+        let long = Bytes::from(vec![7; 150_000]);
+        for body in [
+            RequestBody::from(long.clone()),
+            RequestBody::from(vec![long.slice(..100_000), Bytes::new(), long.slice(100_000..)]),
+        ] {
+            assert_eq!((body.length(), body.is_empty()), (150_000, false));
+            for _ in 0..2 {
+                let sending = body.begin(&Progress::new(body.length())).await.unwrap();
+                assert_eq!(http_body::Body::size_hint(&sending).exact(), Some(150_000));
+                let mut sending = std::pin::pin!(sending);
+                let mut whole = Vec::new();
+                while let Some(frame) = sending.frame().await {
+                    let piece = frame.unwrap().into_data().unwrap();
+                    assert!(piece.len() <= PIECE_BYTES);
+                    whole.extend_from_slice(&piece);
+                }
+                assert_eq!(whole, long);
+            }
+        }
+        assert!(RequestBody::from(Vec::new()).is_empty());
     }
 
     #[test]

@@ -116,7 +116,9 @@ impl FetchError {
     /// Making it again is always safe for the money; this says whether it is any use.
     pub const fn retryable(&self) -> bool {
         match &self.fault {
-            Fault::Request(RequestError::Network { .. }) | Fault::Service(_) | Fault::Busy(_) => true,
+            Fault::Request(RequestError::Network { .. } | RequestError::Silent { .. })
+            | Fault::Service(_)
+            | Fault::Busy(_) => true,
             Fault::Purchase(stop) => matches!(
                 stop,
                 Stop::LeaseLost | Stop::Failed(_) | Stop::Refused(Refusal::InvoiceExpired { .. })

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use farebox_lightning::lnaddress::public::{Names, SystemNames};
 use http::{HeaderMap, Method, StatusCode, header};
-use reqwest::Url;
+use reqwest::{ResponseBuilderExt as _, Url};
 use rustls::pki_types::CertificateDer;
 
 use crate::body::ReadError;
@@ -17,8 +17,12 @@ use crate::engine::Target;
 use crate::error::BoxError;
 use crate::{Origin, Pass, RequestBody};
 
+mod idle;
 mod reach;
 
+use idle::Coming;
+pub(crate) use idle::Progress;
+pub use idle::Silent;
 use reach::Finder;
 pub use reach::Reach;
 
@@ -27,8 +31,8 @@ pub use reach::Reach;
 pub struct HttpConfig {
     /// How long a connection may take to stand.
     pub connect_timeout: Duration,
-    /// How long a server may be silent, before its answer, which comes behind all of the request, or within it. There is no
-    /// limit on the whole: streams last.
+    /// How long a server may be silent: neither take more of the request's body nor send more of its answer. There is no limit
+    /// on the whole: uploads and streams last.
     pub idle_timeout: Duration,
     /// The way out.
     pub proxy: Proxy,
@@ -100,6 +104,15 @@ pub enum RequestError {
         #[source]
         source: reqwest::Error,
     },
+    /// The server is there, and silent.
+    #[error("no answer from `{origin}`")]
+    Silent {
+        /// Who was asked.
+        origin: Origin,
+        /// At what, and for how long.
+        #[source]
+        source: Silent,
+    },
     /// What answers there is not TLS.
     #[error("`{origin}` does not speak TLS; is it http? write `http://{}`", origin.address())]
     NotTls {
@@ -164,7 +177,7 @@ impl RequestError {
         match self {
             Self::Setup(_) | Self::Certificate(_) => "http_setup",
             Self::Address | Self::OtherServer { .. } | Self::Unfinished(_) => "address",
-            Self::Network { .. } | Self::NotTls { .. } => "network",
+            Self::Network { .. } | Self::Silent { .. } | Self::NotTls { .. } => "network",
             Self::PrivateTarget(_) => "private_target",
             Self::Body { .. } => "body",
             Self::Followed { .. }
@@ -182,6 +195,7 @@ pub(crate) struct Http {
     /// plain HTTP to a stranger.
     direct: reqwest::Client,
     finder: Arc<Finder>,
+    idle_timeout: Duration,
     goes_by_tor: bool,
 }
 
@@ -219,7 +233,6 @@ impl Http {
                 .retry(reqwest::retry::never())
                 .referer(false)
                 .connect_timeout(config.connect_timeout)
-                .read_timeout(config.idle_timeout)
                 .user_agent(config.user_agent.as_str())
         };
         let direct = builder().no_proxy().build().map_err(RequestError::Setup)?;
@@ -233,7 +246,8 @@ impl Http {
         };
         // Who names a proxy for this very call knows what it is.
         let direct = if matches!(config.proxy, Proxy::Through(_)) { client.clone() } else { direct };
-        Ok(Self { client, direct, finder, goes_by_tor: config.proxy.may_be_tor() })
+        let (idle_timeout, goes_by_tor) = (config.idle_timeout, config.proxy.may_be_tor());
+        Ok(Self { client, direct, finder, idle_timeout, goes_by_tor })
     }
 
     /// Whether onion services are reached as they must be: by a proxy that gets their names.
@@ -249,8 +263,10 @@ impl Http {
     ) -> Result<reqwest::Response, RequestError> {
         let mut request = reqwest::Request::new(hop.method.clone(), hop.url.clone());
         *request.headers_mut() = hop.headers.clone();
+        let progress = Progress::new(hop.body.length());
         if !hop.body.is_empty() {
-            *request.body_mut() = Some(hop.body.begin().await.map_err(|error| hop.unsent(error.into()))?);
+            *request.body_mut() =
+                Some(hop.body.begin(&progress).await.map_err(|error| hop.unsent(error.into()))?);
         }
         if let Some(value) = pass.and_then(Pass::header_value) {
             request.headers_mut().insert(header::AUTHORIZATION, value);
@@ -267,7 +283,20 @@ impl Http {
             false => RequestError::Network { origin: hop.origin.clone(), source: source.without_url() },
         };
         let client = if hop.origin.is_this_machine() { &self.direct } else { &self.client };
-        client.execute(request).await.map_err(network)
+        let answered = progress.until(self.idle_timeout, client.execute(request)).await;
+        let silent = |source| RequestError::Silent { origin: hop.origin.clone(), source };
+        Ok(self.watched(answered.map_err(silent)?.map_err(network)?))
+    }
+
+    /// The same answer, of which a silence of its server is an end.
+    fn watched(&self, answer: reqwest::Response) -> reqwest::Response {
+        let url = answer.url().clone();
+        let mut answer = http::Response::from(answer)
+            .map(|body| reqwest::Body::wrap(Coming::new(body, self.idle_timeout)));
+        let named = http::response::Builder::new().url(url).body(());
+        let named = named.expect("nothing is written into it that could be wrong");
+        answer.extensions_mut().extend(named.into_parts().0.extensions);
+        answer.into()
     }
 }
 

@@ -36,7 +36,7 @@ pub use engine::{
 };
 pub use error::{Fault, FetchError, OpenError};
 pub use failpoint::FAILPOINTS;
-pub use http::{HttpConfig, Proxy, Reach, RequestError};
+pub use http::{HttpConfig, Proxy, Reach, RequestError, Silent};
 pub use journal::{
     Approval, Broken, Brought, JournalError, Overrun, PendingApproval, PurchaseRow, ReceiptRow, Verified,
 };

@@ -11,10 +11,14 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
-use farebox_client::{Approve, Engine, EngineConfig, Question, RequestBody, policy::Policy};
+use farebox_client::{
+    Approve, Engine, EngineConfig, Fault, HttpConfig, Question, RequestBody, RequestError, Silent,
+    policy::Policy,
+};
 use parking_lot::Mutex;
 use support::shop::{Asked, Till, redirect};
 use support::{Shop, World, told};
@@ -82,6 +86,46 @@ async fn a_file_that_has_changed_by_the_time_of_the_price_buys_nothing() {
     assert_eq!((world.net.payments().len(), seen.lock().len()), (0, 1));
     // As it is now it can be sent.
     assert_eq!(told(engine.fetch(put(&shop.url("/"), &path)).await).await, "200 goods");
+}
+
+/// A server that takes connections and does nothing with them, or reads all that comes and never answers.
+async fn silent(reads: bool) -> (String, tokio::task::JoinSet<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let mut serving = tokio::task::JoinSet::new();
+    serving.spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            if reads {
+                _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+            }
+            kept.push(stream);
+        }
+    });
+    (url, serving)
+}
+
+#[tokio::test]
+async fn silence_is_told_with_how_far_the_upload_had_come() {
+    let world = World::new();
+    let http = HttpConfig { idle_timeout: Duration::from_millis(200), ..world.config().http };
+    let engine = Engine::open(EngineConfig { http, ..world.config() }).unwrap();
+    let path = world.directory.path().join("upload");
+    // Longer than what any socket takes by itself.
+    fs::File::create(&path).unwrap().set_len(64 << 20).unwrap();
+    for reads in [false, true] {
+        let (url, _serving) = silent(reads).await;
+        let error = engine.fetch(put(&url, &path)).await.unwrap_err();
+        assert_eq!((error.code(), error.retryable()), ("network", true));
+        let Fault::Request(RequestError::Silent { source, .. }) = error.fault() else { panic!("{error:?}") };
+        match source {
+            Silent::Sending { sent, length, .. } if !reads => {
+                assert!(*length == 64 << 20 && (1..64 << 20).contains(sent), "{source}");
+            }
+            Silent::Answering(_) if reads => {}
+            _ => panic!("{source}"),
+        }
+    }
 }
 
 /// Agrees, and writes to a file meanwhile.

@@ -163,7 +163,7 @@ struct Network {
     /// How long a connection may take to stand, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     connect_timeout: Duration,
-    /// How long a server may be silent, in seconds. Before an answer that is the time for all of the request, too
+    /// How long a server may be silent, in seconds: neither take more of the request's body nor send more of its answer
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
     idle_timeout: Duration,
     /// How long the whole may take, in seconds. A payment that has been sent by then is waited for a few seconds more and never

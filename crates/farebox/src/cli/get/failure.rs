@@ -39,7 +39,9 @@ impl Exit {
 
     fn of(error: &FetchError) -> Self {
         match error.fault() {
-            Fault::Request(RequestError::Network { .. } | RequestError::NotTls { .. }) => Self::Network,
+            Fault::Request(
+                RequestError::Network { .. } | RequestError::Silent { .. } | RequestError::NotTls { .. },
+            ) => Self::Network,
             Fault::Request(RequestError::PrivateTarget(_)) => Self::Refused,
             Fault::Request(RequestError::Address | RequestError::Setup(_) | RequestError::Certificate(_)) => {
                 Self::Usage
@@ -140,6 +142,12 @@ impl Failure {
             (Some(id), _) => _ = write!(message, "; agree with `farebox approve {id}`, then ask again"),
             (None, Fault::Purchase(Stop::Refused(Refusal::ApprovalNeeded { .. }))) => {
                 message.push_str("; at a terminal you are asked, and elsewhere once `farebox policy secret` has set a secret");
+            }
+            (_, Fault::Purchase(Stop::Refused(Refusal::OverPriceLimit { .. }))) => message.push_str(
+                "; --max-cost raises it as far as the policy allows, and --dry-run tells whether there are other offers",
+            ),
+            (_, Fault::Purchase(Stop::Refused(Refusal::OverFeeLimit { .. }))) => {
+                message.push_str("; --max-fee raises it as far as the policy allows");
             }
             (_, Fault::Purchase(Stop::Rejected(..))) => {
                 if let Some(reason) = error.reason() {

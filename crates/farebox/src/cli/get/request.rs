@@ -11,6 +11,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 /// Bodies that are no files are whole in memory, since a purchase sends the request twice.
 const BODY_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
+/// So much of them is read into one piece.
+const PIECE_BYTES: usize = 1024 * 1024;
+
 /// The offer to buy, as farebox gateways read it.
 const OFFER: HeaderName = HeaderName::from_static("farebox-offer");
 
@@ -207,16 +210,31 @@ fn file(path: &str) -> anyhow::Result<RequestBody> {
 }
 
 fn whole(from: impl std::io::Read, name: &str) -> anyhow::Result<RequestBody> {
-    let mut body = Vec::new();
-    let read = from.take(BODY_BYTES_MAX + 1).read_to_end(&mut body);
-    read.with_context(|| format!("cannot read the body from {name}"))?;
+    up_to(BODY_BYTES_MAX, from, name)
+}
+
+/// It is kept in the pieces in which it is read: a buffer that grows is copied, and takes more than twice its content meanwhile.
+fn up_to(most: u64, mut from: impl std::io::Read, name: &str) -> anyhow::Result<RequestBody> {
+    let mut pieces = Vec::new();
+    let mut length = 0;
+    while length <= most {
+        let mut piece = Vec::with_capacity(PIECE_BYTES);
+        let read = from.by_ref().take(PIECE_BYTES as u64).read_to_end(&mut piece);
+        let read = read.with_context(|| format!("cannot read the body from {name}"))?;
+        if read == 0 {
+            break;
+        }
+        piece.shrink_to_fit();
+        length += read as u64;
+        pieces.push(Bytes::from(piece));
+    }
     anyhow::ensure!(
-        body.len() as u64 <= BODY_BYTES_MAX,
+        length <= most,
         "the body from {name} is longer than {} MiB, the most that is kept for a request that may have to be \
          sent twice; put it into a file and name that, which is read as it is sent",
-        BODY_BYTES_MAX >> 20
+        most >> 20
     );
-    Ok(Bytes::from(body).into())
+    Ok(pieces.into())
 }
 
 #[cfg(test)]
@@ -274,12 +292,23 @@ mod tests {
     fn a_file_stays_where_it_is_until_it_is_sent() {
         let file = tempfile::NamedTempFile::new().expect("there is room");
         let data = format!("@{}", file.path().display());
-        check("http://a/", &args(None, &[], Some(&data)), "POST http://a/ b\"\"");
+        let empty = build("http://a/", &args(None, &[], Some(&data)), None).unwrap();
+        assert!(empty.body().is_empty());
         std::fs::write(file.path(), "a").expect("it can be written");
         check("http://a/", &args(None, &[], Some(&data)), "POST http://a/ a file");
         // It has no length and can't be read twice, so it is kept.
-        check("http://a/", &args(None, &[], Some("@/dev/null")), "POST http://a/ b\"\"");
+        let nothing = build("http://a/", &args(None, &[], Some("@/dev/null")), None).unwrap();
+        assert!(nothing.body().is_empty());
         check("http://a/", &args(None, &[], Some("@/no/such")), "cannot read the body from `/no/such`");
+    }
+
+    #[test]
+    fn what_is_read_once_is_kept_in_pieces_and_not_beyond_its_bound() {
+        let endless = || std::io::repeat(7);
+        let kept = whole(endless().take(3 * PIECE_BYTES as u64 + 1), "a pipe").unwrap();
+        assert_eq!(kept.length(), 3 * PIECE_BYTES as u64 + 1);
+        let error = up_to(2 << 20, endless(), "a pipe").unwrap_err().to_string();
+        assert!(error.contains("longer than 2 MiB"), "{error}");
     }
 
     #[test]
