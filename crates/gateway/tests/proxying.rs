@@ -154,7 +154,7 @@ async fn a_trusted_proxy_speaks_for_the_client() {
         received(&rig, &[("x-forwarded-for", "6.6.6.6, 9.9.9.9"), ("x-forwarded-proto", "https")]).await;
     assert_eq!(values(&lines, "x-forwarded-for"), ["6.6.6.6, 9.9.9.9, 127.0.0.1"]);
     assert_eq!(values(&lines, "x-forwarded-proto"), ["https"]);
-    assert_eq!(values(&lines, "forwarded"), ["for=9.9.9.9;host=\"localhost\";proto=http"]);
+    assert_eq!(values(&lines, "forwarded"), ["for=9.9.9.9;host=\"localhost\";proto=https"]);
 }
 
 #[tokio::test]

@@ -153,6 +153,7 @@ async fn a_trusted_proxy_may_tell_by_forwarded_alone() {
     let said = [("forwarded", "for=6.6.6.6, for=\"[2001:db8::1]:99\";proto=https")];
     let answer = told(&get(rig.addr, "/", &said).await);
     assert_eq!(values(&answer, "x-forwarded-for"), ["2001:db8::1, 127.0.0.1"]);
+    assert_eq!(values(&answer, "x-forwarded-proto"), ["https"]);
     let forwarded = values(&answer, "forwarded");
     assert_eq!(
         forwarded,
