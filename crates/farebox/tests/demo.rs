@@ -205,8 +205,25 @@ fn a_configuration_that_cannot_be_sold_is_refused_before_anything_starts() {
     assert!(text.contains("nothing answers at `http://127.0.0.1:1`, behind the service `api`"), "{text}");
     let (code, text) = run(&service.replace("price", "paths: [/v1], price"), &["--echo", "--path", "/v2"]);
     assert!(code == Some(2) && text.contains("one that begins with `/v1`"), "{text}");
+    let (code, text) = run(&service.replace("price: 7sat", "auth: off"), &["--echo", "--path", "/v2"]);
+    assert!(code == Some(2) && text.contains("as everything is free"), "{text}");
     let (code, text) = run(service, &["--price", "1sat"]);
     assert!(code == Some(2) && text.contains("--price"), "{text}");
+}
+
+#[test]
+fn the_story_asks_for_another_path_where_it_is_told_to() {
+    let temporary = tempfile::tempdir().unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let services = "  - { name: first, paths: [/first], upstream: \"http://127.0.0.1:1\", price: 7sat }
+  - { name: second, paths: [/second], methods: [POST], upstream: \"http://127.0.0.1:1\", price: 8sat }
+";
+    let file = configuration(home.path(), services);
+    let arguments = ["--once", "--json", "--echo", "--path", "/second/it?status=404", "--config", &file];
+    let output = demo(temporary.path(), &arguments).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let events = events(&output);
+    assert_eq!((&events[1]["msat"], &events[3]["status"]), (&8_000.into(), &404.into()), "{events:?}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ mod stage;
 mod story;
 mod tell;
 
-use std::{num::NonZeroU64, path::PathBuf, process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, num::NonZeroU64, path::PathBuf, process::ExitCode, time::Duration};
 
 use farebox_gateway::UpstreamUrl;
 use farebox_protocol::{Msat, Offer};
@@ -108,8 +108,8 @@ async fn play(args: Args, tell: Teller) -> anyhow::Result<ExitCode> {
 }
 
 async fn perform(args: &Args, tell: &Teller, stop: &CancellationToken) -> anyhow::Result<()> {
-    let goods = Goods::gather(args, tell).await?;
-    let chosen = chosen(args, &goods)?;
+    let mut goods = Goods::gather(args, tell).await?;
+    let chosen = choose(args.path.as_deref(), &mut goods.counters)?;
     tell.step(format_args!("start a chain, two Lightning nodes, an API and the gateway"));
     let stage = Stage::set(&goods, tell).await?;
     let outcome = tell_story(args, tell, stop, &stage, &goods, chosen).await;
@@ -118,25 +118,28 @@ async fn perform(args: &Args, tell: &Teller, stop: &CancellationToken) -> anyhow
     outcome.and(struck)
 }
 
-/// The service that the story buys from: the first one that has to be paid. None where everything is free.
-fn chosen<'a>(args: &Args, goods: &'a Goods) -> anyhow::Result<Option<&'a Counter>> {
-    let mut paid = goods.counters.iter().filter(|counter| counter.is_paid && !counter.is_silent).peekable();
-    let Some(path) = &args.path else { return Ok(paid.next()) };
+/// The service that the story buys from: the first one that has to be paid, or that has `path`, which it is then asked for.
+/// None where everything is free.
+fn choose(path: Option<&str>, counters: &mut [Counter]) -> anyhow::Result<Option<usize>> {
+    let for_sale = |counter: &Counter| counter.is_paid && !counter.is_silent;
+    let Some(path) = path else { return Ok(counters.iter().position(for_sale)) };
     let is_path = path.starts_with('/');
-    if paid.peek().is_none() && is_path {
-        return Ok(None);
-    }
-    let found = paid.find(|counter| is_path && counter.has(path));
-    found.map(Some).ok_or_else(|| {
-        let paid = goods.counters.iter().filter(|counter| counter.is_paid);
-        let mut sold: Vec<_> = paid.map(|counter| counter.path.as_str()).collect();
-        sold.dedup();
-        Usage(format!(
-            "--path: nothing is sold at `{path}`; write one that begins with `{}`",
-            sold.join("`, `")
-        ))
-        .into()
-    })
+    let Some(at) = counters.iter().position(|counter| is_path && for_sale(counter) && counter.has(path))
+    else {
+        let sold: BTreeSet<_> = counters
+            .iter()
+            .filter(|counter| for_sale(counter))
+            .map(|counter| counter.path.as_str())
+            .collect();
+        let sold = sold.into_iter().collect::<Vec<_>>().join("`, `");
+        let message = match sold.as_str() {
+            "" => format!("--path: nothing is sold at `{path}`, as everything is free; leave it out"),
+            sold => format!("--path: nothing is sold at `{path}`; write one that begins with `{sold}`"),
+        };
+        return Err(Usage(message).into());
+    };
+    path.clone_into(&mut counters[at].path);
+    Ok(Some(at))
 }
 
 async fn tell_story(
@@ -145,7 +148,7 @@ async fn tell_story(
     stop: &CancellationToken,
     stage: &Stage,
     goods: &Goods,
-    chosen: Option<&Counter>,
+    chosen: Option<usize>,
 ) -> anyhow::Result<()> {
     tell.ready(&Ready {
         gateway: &stage.gateway_url,
@@ -157,8 +160,8 @@ async fn tell_story(
         counters: &goods.counters,
         replaced: &goods.replaced,
     });
-    let wish = chosen.map(|counter| Wish {
-        url: format!("{}{}", stage.gateway_url, args.path.as_ref().unwrap_or(&counter.path)),
+    let wish = chosen.and_then(|at| goods.counters.get(at)).map(|counter| Wish {
+        url: format!("{}{}", stage.gateway_url, counter.path),
         method: counter.method.clone(),
         host: counter.host.clone(),
         freebies: counter.freebies,

@@ -1,7 +1,8 @@
 //! A seller's file for `farebox demo`: what it sells, without what belongs to the machine that will serve it.
 //!
-//! That is its node, network, addresses, keys and directories. Nothing of it is opened or spoken to, and none of its secrets or
-//! variables has to be here. All rules of the file hold all the same, also for that: what `farebox check` refuses is refused.
+//! That is its node, network, addresses, keys and directories. None of it is used or spoken to, and none of its secrets and
+//! variables has to be here. The rules of the file hold for it all the same, as `farebox check` looks at them: what that
+//! refuses is refused.
 
 use std::{collections::BTreeSet, path::Path};
 

@@ -138,7 +138,9 @@ impl Commands<'_> {
     /// One service: the whole purchase in one command.
     fn counter(&self, f: &mut fmt::Formatter<'_>, counter: &Counter) -> fmt::Result {
         let Counter { name, path, method, .. } = counter;
-        let is_bought = self.bought.is_some_and(|(wish, _)| wish.url == self.url(counter));
+        let is_bought = self.bought.is_some_and(|(wish, _)| {
+            (&wish.url, &wish.method, &wish.host) == (&self.url(counter), method, &counter.host)
+        });
         let more = match (counter.is_paid, is_bought, counter.is_counted) {
             (false, ..) => "free",
             (_, true, true) => {
@@ -146,7 +148,7 @@ impl Commands<'_> {
             }
             (_, true, false) => "what was just bought, again: the token is a pass, it costs nothing more",
             (_, false, true) => "bought, and used; `farebox-left` tells what is left",
-            (_, false, false) => "bought, and used; again, it costs nothing",
+            (_, false, false) => "bought, and used; again, with the pass that was bought",
         };
         let method = if *method == Method::GET { String::new() } else { format!("-X {method} ") };
         writeln!(f, "\n  # {name}: {more}")?;

@@ -23,6 +23,9 @@ const FEE_MAX: Msat = Msat::new(10_000);
 /// How long the payment may take.
 const PAY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How many free requests are used up to come to one that isn't.
+const FREEBIES_MAX: u32 = 1_000;
+
 /// What is asked for.
 pub(super) struct Wish {
     pub(super) url: String,
@@ -92,9 +95,8 @@ async fn ask(http: &reqwest::Client, wish: &Wish, tell: &Teller) -> Result<Asked
         let response = wish.request(http).send().await.with_context(|| format!("cannot reach `{url}`"))?;
         match response.status() {
             StatusCode::PAYMENT_REQUIRED => break response,
-            status if status.as_u16() != 401 && free < wish.freebies => {
-                free += 1;
-                tell.note(format_args!("{status}: request {free} of {} that are free", wish.freebies));
+            status if status != StatusCode::UNAUTHORIZED && free < wish.freebies.min(FREEBIES_MAX) => {
+                free += 1
             }
             status => {
                 let body = response.text().await.unwrap_or_default();
@@ -104,6 +106,11 @@ async fn ask(http: &reqwest::Client, wish: &Wish, tell: &Teller) -> Result<Asked
             }
         }
     };
+    if free > 0 {
+        tell.note(format_args!(
+            "answered {free} times without payment: the service gives as many requests away first"
+        ));
+    }
     let values: Vec<_> = response.headers().get_all(header::WWW_AUTHENTICATE).iter().collect();
     let lines = values.iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect();
     let challenge = OfferedChallenge::read_all(values.iter().map(|value| value.as_bytes()))
