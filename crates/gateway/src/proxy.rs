@@ -21,6 +21,7 @@ mod desk;
 pub(crate) mod failure;
 mod forwarded;
 mod headers;
+mod kept;
 mod meter;
 mod patience;
 mod rewrite;
@@ -49,6 +50,7 @@ use self::{
 };
 pub(crate) use self::{
     body::{Body, RequestBody},
+    kept::Kept,
     telling::{Lines, may_be_written},
     upgrade::Asked,
 };

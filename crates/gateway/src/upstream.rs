@@ -4,8 +4,9 @@
 //! Each worker has connections of its own, so nothing here is contended (`pool`). An upstream may have several addresses:
 //! a request goes to the least busy one of those that are in good standing (`standing`), and on to another one if it was
 //! never sent, or if nothing came back and it does no more when it is sent twice (`outgoing`). Each address is tried at
-//! most once, besides one more connection where a kept one has proved stale. What a failure means to the client is not
-//! decided here but in `proxy/failure.rs`.
+//! most once, besides one more connection where a kept one has proved stale, and a few where the upstream ends its HTTP/2
+//! connections without having looked at the request. What a failure means to the client is not decided here but in
+//! `proxy/failure.rs`.
 
 mod address;
 mod connect;
@@ -32,7 +33,7 @@ use tokio::time::{Duration, Instant};
 
 use self::{
     address::Address,
-    outgoing::{again, is_answer},
+    outgoing::{Heard, again},
     pool::Want,
     trust::Trust,
 };
@@ -41,6 +42,10 @@ use crate::{
     config::{UpstreamConfig, UpstreamScheme, UpstreamTls, UpstreamUrl},
     worker::Worker,
 };
+
+/// How many times over a request may find that its HTTP/2 connection is just being ended, before that is a failure. Many
+/// requests at once find the same end, and share the connection after it.
+const GOODBYES_MAX: usize = 4;
 
 /// One upstream, as all workers see it.
 pub(crate) struct Upstream {
@@ -163,6 +168,8 @@ struct Failed {
     error: SendError,
     /// The same request again, where it may go elsewhere.
     again: Option<Box<Outgoing>>,
+    /// It was not looked at, and the connection is at an end, which says nothing about the address.
+    is_goodbye: bool,
 }
 
 impl Upstream {
@@ -210,7 +217,7 @@ impl Upstream {
         // A connection that is to be handed over is a new one: it never comes back, and what was asked isn't kept.
         let begun = if outgoing.upgrade.is_none() && lease.checkout(came) {
             lease.shape(&mut outgoing, address.naming());
-            let spare = lease.keep(&outgoing.request);
+            let spare = lease.keep(&mut outgoing.request);
             let Outgoing { request, host, upgrade, lines } = outgoing;
             Ok((lease.send(request, lines.as_ref()), spare, host, upgrade, lines))
         } else {
@@ -226,7 +233,7 @@ impl Upstream {
                     Err(mut failed) => {
                         let unsent = failed.take_message().inspect(outgoing::came_back);
                         lease.give_up(unsent.is_none());
-                        match again(unsent, lines, spare).filter(|_| !is_answer(failed.error())) {
+                        match again(unsent, lines, spare, Heard::of(failed.error())) {
                             Some((request, lines)) => {
                                 (Box::new(Outgoing { request, host, upgrade, lines }), Want::New)
                             }
@@ -257,9 +264,10 @@ impl Upstream {
         mut outgoing: Box<Outgoing>,
     ) -> Result<(http::Response<Incoming>, Lease), SendError> {
         let mut tried = Vec::new();
+        let mut goodbyes = 0;
         loop {
             let address = &self.addresses[pick.at];
-            let Failed { error, again } =
+            let Failed { error, again, is_goodbye } =
                 match self.attempt(worker, with, pick, &mut lease, want, outgoing).await {
                     Ok(response) => {
                         address.answered();
@@ -267,6 +275,15 @@ impl Upstream {
                     }
                     Err(failed) => failed,
                 };
+            let again = match again {
+                Some(request) if is_goodbye && goodbyes < GOODBYES_MAX => {
+                    goodbyes += 1;
+                    lease = address.lease(worker);
+                    (outgoing, want) = (request, Want::New);
+                    continue;
+                }
+                again => again,
+            };
             address.failed(pick.is_trial, &error);
             tried.push(pick.at);
             let Some(request) = again else { return Err(error) };
@@ -306,11 +323,12 @@ impl Upstream {
         if let Err(error) = connected {
             // Where all connections are in use, those of the other addresses are as well: this one was the least busy.
             let again = (!matches!(error, SendError::Busy)).then_some(outgoing);
-            return Err(Failed { error, again });
+            return Err(Failed { error, again, is_goodbye: false });
         }
         lease.shape(&mut outgoing, address.naming());
-        let may_move = self.addresses.len() > 1 && outgoing.upgrade.is_none();
-        let spare = if may_move { lease.keep(&outgoing.request) } else { None };
+        let is_shared = lease.is_shared();
+        let may_move = (self.addresses.len() > 1 || is_shared) && outgoing.upgrade.is_none();
+        let spare = if may_move { lease.keep(&mut outgoing.request) } else { None };
         let Outgoing { request, host, upgrade, lines } = *outgoing;
         with.tell(pick);
         let mut failed = match lease.send(request, lines.as_ref()).await {
@@ -319,10 +337,11 @@ impl Upstream {
         };
         let unsent = failed.take_message().inspect(outgoing::came_back);
         lease.give_up(unsent.is_none());
-        let again = again(unsent, lines, spare)
-            .filter(|_| !is_answer(failed.error()))
+        let heard = Heard::of(failed.error());
+        let is_goodbye = is_shared && (unsent.is_some() || heard == Heard::Never);
+        let again = again(unsent, lines, spare, heard)
             .map(|(request, lines)| Box::new(Outgoing { request, host, upgrade, lines }));
-        Err(Failed { error: SendError::Exchange(failed.into_error()), again })
+        Err(Failed { error: SendError::Exchange(failed.into_error()), again, is_goodbye })
     }
 
     /// A request has had no answer within its time: as good as a failure of the address that it was with.

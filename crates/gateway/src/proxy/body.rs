@@ -22,6 +22,7 @@ use super::{
     access::Account,
     failure::{grpc_trailers_for_a_lost_upstream, grpc_trailers_for_exhausted_credit},
     headers::clean_trailers,
+    kept::{Again, KEPT_MAX, Kept},
     meter::{Ahead, Arriving, Departure},
     patience::{Patience, Upload, UploadState},
     upgrade::Tunnel,
@@ -56,10 +57,17 @@ pub(super) struct Streamed {
 
 /// The body of a request.
 pub(crate) struct RequestBody {
-    /// Boxed: most requests have no body, and all are moved from hand to hand and lie in queues with room for one.
-    reading: Option<Box<Reading>>,
+    load: Load,
     /// Where to tell that it leaves, if somebody wants to know.
     departure: Option<Arc<Departure>>,
+}
+
+/// What there is of it. Boxed: most requests have no body, and all are moved from hand to hand and lie in queues with room for
+/// one.
+enum Load {
+    None,
+    Reading(Box<Reading>),
+    Again(Box<Again>),
 }
 
 struct Reading {
@@ -73,6 +81,8 @@ struct Reading {
     route: Arc<Route>,
     /// Whom to tell that it ends, where its bytes have a price.
     priced: Option<Arc<Departure>>,
+    /// Where a copy goes, if it may have to be sent again.
+    kept: Option<Arc<Kept>>,
     /// Nobody pays for the rest, which is told next.
     is_cut_off: bool,
     /// Made when nobody else limits its silence.
@@ -381,7 +391,7 @@ impl Drop for Reading {
 impl RequestBody {
     /// No body at all.
     pub(crate) const fn none() -> Self {
-        Self { reading: None, departure: None }
+        Self { load: Load::None, departure: None }
     }
 
     pub(super) fn new(
@@ -398,14 +408,35 @@ impl RequestBody {
         let reading = |upload| {
             let priced = departure.as_ref().filter(|departure| departure.take_up()).cloned();
             let route = route.clone();
-            let (is_cut_off, timer) = (false, None);
-            Box::new(Reading { body, ahead, is_http2, left, upload, route, priced, is_cut_off, timer })
+            let (kept, is_cut_off, timer) = (None, false, None);
+            let reading =
+                Reading { body, ahead, is_http2, left, upload, route, priced, kept, is_cut_off, timer };
+            Load::Reading(Box::new(reading))
         };
-        Self { reading: upload.map(reading), departure }
+        Self { load: upload.map_or(Load::None, reading), departure }
     }
 
     pub(crate) const fn is_none(&self) -> bool {
-        self.reading.is_none()
+        matches!(self.load, Load::None)
+    }
+
+    /// Keeps a copy from now on, where that is small and costs nobody anything to be sent twice.
+    pub(crate) fn keep(&mut self) -> Option<Arc<Kept>> {
+        let lower = self.size_hint().lower();
+        match &mut self.load {
+            Load::Reading(reading) if reading.priced.is_none() && lower <= KEPT_MAX => {
+                let kept = || Arc::new(Kept::new(self.departure.clone()));
+                Some(reading.kept.get_or_insert_with(kept).clone())
+            }
+            Load::Again(again) => Some(again.kept()),
+            Load::Reading(_) | Load::None => None,
+        }
+    }
+
+    /// A body that was sent to its end, once more.
+    pub(crate) fn again(kept: &Arc<Kept>) -> Option<Self> {
+        let again = Again::of(kept)?;
+        Some(Self { load: Load::Again(Box::new(again)), departure: kept.departure().cloned() })
     }
 
     /// A connection takes the request that it belongs to; or it has come back, and was never sent.
@@ -424,8 +455,46 @@ impl HttpBody for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self { reading: Some(reading), departure } = &mut *self else { return Poll::Ready(None) };
-        let reading = &mut **reading;
+        let Self { load, departure } = &mut *self;
+        let reading = match load {
+            Load::None => return Poll::Ready(None),
+            Load::Again(again) => return Poll::Ready(again.next().map(Ok)),
+            Load::Reading(reading) => &mut **reading,
+        };
+        let frame = reading.poll_frame(context, departure.as_deref());
+        if reading.kept.is_some() {
+            reading.copy(&frame);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.load {
+            Load::None => true,
+            Load::Reading(reading) => reading.is_end_stream(),
+            Load::Again(again) => again.is_end(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.load {
+            Load::None => SizeHint::with_exact(0),
+            Load::Reading(reading) => match &reading.ahead {
+                Some(ahead) => ahead.size_hint(&reading.body),
+                None => reading.body.size_hint(),
+            },
+            Load::Again(again) => again.size_hint(),
+        }
+    }
+}
+
+impl Reading {
+    fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+        departure: Option<&Departure>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let reading = self;
         if reading.is_cut_off {
             return Poll::Ready(Some(Err(BodyError::CreditExhausted)));
         }
@@ -470,7 +539,7 @@ impl HttpBody for RequestBody {
                 let length = frame.data_ref().map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX));
                 match reading.left.checked_sub(length) {
                     None => (UploadState::TooLarge, Poll::Ready(Some(Err(BodyError::TooLarge)))),
-                    Some(_) if departure.as_ref().is_some_and(|departure| !departure.passes(length)) => {
+                    Some(_) if departure.is_some_and(|departure| !departure.passes(length)) => {
                         return reading.cut_off(context);
                     }
                     Some(left) => {
@@ -487,17 +556,25 @@ impl HttpBody for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.reading.as_ref().is_none_or(|reading| match &reading.ahead {
-            Some(ahead) => ahead.is_end(&reading.body),
-            None => reading.body.is_end_stream(),
-        })
+        match &self.ahead {
+            Some(ahead) => ahead.is_end(&self.body),
+            None => self.body.is_end_stream(),
+        }
     }
 
-    fn size_hint(&self) -> SizeHint {
-        let Some(reading) = &self.reading else { return SizeHint::with_exact(0) };
-        match &reading.ahead {
-            Some(ahead) => ahead.size_hint(&reading.body),
-            None => reading.body.size_hint(),
+    /// Puts what is sent aside, for as long as somebody may ask for it again and it isn't too much.
+    fn copy(&mut self, frame: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
+        let is_end = self.is_end_stream();
+        let goes_on = match (&self.kept, frame) {
+            (_, Poll::Pending) => true,
+            (Some(kept), Poll::Ready(Some(Ok(frame)))) if Arc::strong_count(kept) > 1 => {
+                kept.add(frame, is_end)
+            }
+            (Some(kept), Poll::Ready(None)) => kept.end(),
+            _ => false,
+        };
+        if !goes_on {
+            self.kept = None;
         }
     }
 }

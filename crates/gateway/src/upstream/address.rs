@@ -16,7 +16,7 @@ use super::{
     AddressStatus, SendError, UpstreamError,
     connect::Connector,
     lease::Lease,
-    outgoing::Naming,
+    outgoing::{Heard, Naming},
     pool::Pool,
     standing::{Change, Standing},
 };
@@ -155,7 +155,7 @@ fn is_its_own_fault(error: &SendError) -> bool {
     match error {
         SendError::Connect(error) => !is_for_want_of_ours(error),
         SendError::ConnectTimeout | SendError::Handshake(_) => true,
-        SendError::Exchange(error) => !super::is_answer(error),
+        SendError::Exchange(error) => Heard::of(error) != Heard::Surely,
         _ => false,
     }
 }

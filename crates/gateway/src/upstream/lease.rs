@@ -69,8 +69,13 @@ impl Lease {
         }
     }
 
+    /// Whether others use the connection, too.
+    pub(super) const fn is_shared(&self) -> bool {
+        matches!(self.taken, Some(Connection::Http2(_)))
+    }
+
     /// Keeps a request that is about to be sent, if it may be sent a second time.
-    pub(super) fn keep(&self, request: &Request<RequestBody>) -> Option<Spare> {
+    pub(super) fn keep(&self, request: &mut Request<RequestBody>) -> Option<Spare> {
         let written = match &self.taken {
             Some(Connection::Http1(http1)) => Some(&http1.written),
             _ => None,

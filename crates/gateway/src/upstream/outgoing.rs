@@ -13,7 +13,7 @@ use http::{
 use hyper::body::Body as _;
 
 use super::gather::Written;
-use crate::proxy::{Asked, Lines, RequestBody};
+use crate::proxy::{Asked, Kept, Lines, RequestBody};
 
 /// A request on its way, before it is known which version of HTTP it will be put in.
 pub(crate) struct Outgoing {
@@ -105,16 +105,29 @@ fn is_repeatable(request: &Request<RequestBody>) -> bool {
         )
 }
 
+/// Whether an upstream has heard of a request that has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// It says that it has not looked at it (RFC 9113 sections 6.8, 8.7).
+    Never,
+    Perhaps,
+    /// It did say something.
+    Surely,
+}
+
 /// The request that failed, to be sent again: itself, where it was never sent, with the lines that are to be written beside
 /// it; or what was kept of it, which has them among its headers.
 pub(super) fn again(
     unsent: Option<Request<RequestBody>>,
     lines: Option<Lines>,
     spare: Option<Spare>,
+    heard: Heard,
 ) -> Option<(Request<RequestBody>, Option<Lines>)> {
-    match unsent {
-        Some(request) => Some((request, lines)),
-        None => Some((spare?.into_request()?, None)),
+    match (unsent, heard) {
+        (_, Heard::Surely) => None,
+        (Some(request), _) => Some((request, lines)),
+        (None, Heard::Never) => Some((spare?.into_request()?, None)),
+        (None, Heard::Perhaps) => Some((spare.filter(Spare::is_repeatable)?.into_request()?, None)),
     }
 }
 
@@ -134,21 +147,27 @@ pub(super) enum Spare {
         uri: Uri,
         /// For each header its name, `:`, its value and an end of line.
         headers: Vec<u8>,
+        /// Where it has one.
+        body: Option<Arc<Kept>>,
+        /// Whether it does no more when it is heard twice.
+        is_repeatable: bool,
     },
 }
 
 impl Spare {
     /// Keeps a request that is sent next on the connection whose writing is told to `written`, or on one that tells nobody.
-    /// None where it can't be repeated.
-    pub(super) fn of(request: &Request<RequestBody>, written: Option<&Arc<Written>>) -> Option<Self> {
-        if !is_repeatable(request) {
-            written.inspect(|written| written.keep_none());
-            return None;
-        }
+    /// None where it can't be sent again, whatever becomes of it.
+    pub(super) fn of(request: &mut Request<RequestBody>, written: Option<&Arc<Written>>) -> Option<Self> {
+        let is_repeatable = is_repeatable(request);
         if let Some(written) = written {
+            if !is_repeatable {
+                written.keep_none();
+                return None;
+            }
             written.keep_next();
             return Some(Self::Written(Arc::clone(written)));
         }
+        let body = if request.body().is_none() { None } else { Some(request.body_mut().keep()?) };
         let headers = request.headers();
         let room = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 2).sum();
         let mut text = Vec::with_capacity(room);
@@ -158,7 +177,15 @@ impl Spare {
             text.extend_from_slice(value.as_bytes());
             text.push(b'\n');
         }
-        Some(Self::Copied { method: request.method().clone(), uri: request.uri().clone(), headers: text })
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        Some(Self::Copied { method, uri, headers: text, body, is_repeatable })
+    }
+
+    const fn is_repeatable(&self) -> bool {
+        match self {
+            Self::Written(_) => true,
+            Self::Copied { is_repeatable, .. } => *is_repeatable,
+        }
     }
 
     /// The request again. Which of its values were secret isn't known any more, so all are taken for it. None where it has
@@ -166,7 +193,10 @@ impl Spare {
     pub(super) fn into_request(self) -> Option<Request<RequestBody>> {
         let mut request = Request::new(RequestBody::none());
         let text = match self {
-            Self::Copied { method, uri, headers } => {
+            Self::Copied { method, uri, headers, body, .. } => {
+                if let Some(kept) = body {
+                    *request.body_mut() = RequestBody::again(&kept)?;
+                }
                 *request.method_mut() = method;
                 *request.uri_mut() = uri;
                 headers
@@ -196,12 +226,21 @@ fn read_lines(text: &[u8], is_sensitive: bool, headers: &mut HeaderMap) -> Optio
     Some(())
 }
 
-/// Whether the upstream did say something, so that there is no doubt whether it has heard of the request.
-pub(super) fn is_answer(error: &hyper::Error) -> bool {
-    let reset =
-        error.source().and_then(|source| source.downcast_ref::<h2::Error>()).filter(|error| error.is_reset());
-    let refused = reset.is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM));
-    error.is_parse() || error.is_user() || (reset.is_some() && !refused)
+impl Heard {
+    pub(super) fn of(error: &hyper::Error) -> Self {
+        let of_http2 = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+        // Only what came after the last request that it has dealt with ends with its goodbye.
+        let is_unheard = of_http2.is_some_and(|error| {
+            error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+        });
+        if is_unheard {
+            Self::Never
+        } else if error.is_parse() || error.is_user() || of_http2.is_some_and(h2::Error::is_reset) {
+            Self::Surely
+        } else {
+            Self::Perhaps
+        }
+    }
 }
 
 #[cfg(test)]
@@ -220,7 +259,7 @@ mod tests {
             let name = HeaderName::from_static(name);
             request.headers_mut().append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        let again = Spare::of(&request, None).unwrap().into_request().unwrap();
+        let again = Spare::of(&mut request, None).unwrap().into_request().unwrap();
         assert_eq!(again.method(), request.method());
         assert_eq!(again.uri(), request.uri());
         assert_eq!(again.headers(), request.headers());
@@ -232,9 +271,9 @@ mod tests {
         let written = Arc::<Written>::default();
         let mut stream = Gathered::new(tokio::io::sink(), Arc::clone(&written));
         let mut request = Request::new(RequestBody::none());
-        let unwritten = Spare::of(&request, Some(&written)).unwrap();
+        let unwritten = Spare::of(&mut request, Some(&written)).unwrap();
         assert!(unwritten.into_request().is_none());
-        let spare = Spare::of(&request, Some(&written)).unwrap();
+        let spare = Spare::of(&mut request, Some(&written)).unwrap();
         stream
             .write_all(b"DELETE /a?b HTTP/1.1\r\nhost: a\r\nx-a: 1: 2\r\nx-b: \r\nx-a: 4\r\n\r\n")
             .await
@@ -248,7 +287,7 @@ mod tests {
             again.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         assert_eq!(lines, [("host", &b"a"[..]), ("x-a", b"1: 2"), ("x-a", b"4"), ("x-b", b"")]);
         *request.method_mut() = Method::POST;
-        assert!(Spare::of(&request, Some(&written)).is_none());
+        assert!(Spare::of(&mut request, Some(&written)).is_none());
     }
 
     #[test]
@@ -295,7 +334,7 @@ mod tests {
         outgoing.shape_for_http1(&naming.host);
         assert_eq!(outgoing.request.headers().keys().collect::<Vec<_>>(), [HOST]);
         // Never sent, it goes on with them.
-        let (request, lines) = again(Some(outgoing.request), outgoing.lines, None).unwrap();
+        let (request, lines) = again(Some(outgoing.request), outgoing.lines, None, Heard::Perhaps).unwrap();
         let mut outgoing = Outgoing { request, host: None, upgrade: None, lines };
         for _ in 0..2 {
             outgoing.shape_for_http2(&naming);
@@ -303,8 +342,8 @@ mod tests {
             assert!(outgoing.lines.is_none());
         }
         // What is sent a second time has them among its headers, since it was sent with them.
-        let spare = Spare::of(&outgoing.request, None);
-        let (request, lines) = again(None, Some(Lines::of(&told)), spare).unwrap();
+        let spare = Spare::of(&mut outgoing.request, None);
+        let (request, lines) = again(None, Some(Lines::of(&told)), spare, Heard::Perhaps).unwrap();
         assert_eq!((request.headers(), lines.is_none()), (&told, true));
     }
 

@@ -1,0 +1,168 @@
+//! Upstreams that end HTTP/2 connections while requests are on their way: what they say they have not looked at is asked
+//! once more, whatever it is; what they may have looked at isn't.
+
+#![expect(clippy::unwrap_used, reason = "an error is how a test fails")]
+
+mod support;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use support::{
+    Rig, ask, body,
+    frames::{ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, SETTINGS, frame},
+    free, request, within,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+/// `:status: 200`, from the static table (RFC 7541).
+const OK: &[u8] = &[0x88];
+const REFUSED_STREAM: [u8; 4] = 7_u32.to_be_bytes();
+
+/// The upstream's end of a connection.
+struct Served(TcpStream);
+
+impl Served {
+    async fn accept(listener: &TcpListener) -> Self {
+        let (mut socket, _) = within(listener.accept()).await.unwrap();
+        within(socket.read_exact(&mut [0; 24])).await.unwrap();
+        socket.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+        Self(socket)
+    }
+
+    async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        self.0.write_all(&frame(kind, flags, stream, payload)).await.unwrap();
+    }
+
+    /// Reads a request up to so many bytes of its body, or to its end: its stream and these bytes.
+    async fn request(&mut self, enough: usize) -> (u32, Vec<u8>) {
+        let mut sent = Vec::new();
+        loop {
+            let mut head = [0; 9];
+            within(self.0.read_exact(&mut head)).await.unwrap();
+            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+            within(self.0.read_exact(&mut payload)).await.unwrap();
+            let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+            match head[3] {
+                SETTINGS if head[4] & ACK == 0 => self.send(SETTINGS, ACK, 0, &[]).await,
+                DATA => sent.extend_from_slice(&payload),
+                _ => {}
+            }
+            let is_end = matches!(head[3], DATA | HEADERS) && head[4] & END_STREAM != 0;
+            if is_end || head[3] == DATA && sent.len() >= enough {
+                return (stream, sent);
+            }
+        }
+    }
+
+    async fn answer(&mut self, stream: u32, text: &[u8]) {
+        self.send(HEADERS, END_HEADERS, stream, OK).await;
+        self.send(DATA, END_STREAM, stream, text).await;
+    }
+
+    /// All connections end with this one: it has dealt with nothing after `last`.
+    async fn goodbye(&mut self, last: u32) {
+        self.send(GOAWAY, 0, 0, &[last.to_be_bytes(), [0; 4]].concat()).await;
+    }
+}
+
+/// A gateway of one worker, and where its upstream is to listen.
+async fn rig() -> (Rig, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = format!("h2c://{}", listener.local_addr().unwrap());
+    let mut config = support::config(vec![free("api", &upstream)]);
+    config.workers = 1;
+    (Rig::with(config).await, listener)
+}
+
+fn order(text: impl Into<Bytes>) -> Request<http_body_util::combinators::BoxBody<Bytes, hyper::Error>> {
+    request("POST", "/order", &[]).map(|_| body(text))
+}
+
+async fn asked(rig: &Rig, text: impl Into<Bytes>) -> Response<Bytes> {
+    ask(rig.addr, order(text)).await
+}
+
+/// How a request is told that nobody has looked at it.
+#[derive(Clone, Copy)]
+enum Refusal {
+    Goodbye,
+    Reset,
+}
+
+#[tokio::test]
+async fn what_an_upstream_says_it_has_not_looked_at_is_sent_again() {
+    for refusal in [Refusal::Goodbye, Refusal::Reset] {
+        // On a connection that is there already, and on one that is made for it.
+        for is_kept in [false, true] {
+            let (rig, listener) = rig().await;
+            let serve = async {
+                let mut first = Served::accept(&listener).await;
+                if is_kept {
+                    let (stream, _) = first.request(usize::MAX).await;
+                    first.answer(stream, b"hello").await;
+                }
+                let (stream, sent) = first.request(usize::MAX).await;
+                assert_eq!(sent, b"once");
+                match refusal {
+                    Refusal::Goodbye => first.goodbye(stream - 1).await,
+                    Refusal::Reset => first.send(RST_STREAM, 0, stream, &REFUSED_STREAM).await,
+                }
+                let mut second = match refusal {
+                    Refusal::Goodbye => Served::accept(&listener).await,
+                    Refusal::Reset => first,
+                };
+                let (stream, sent) = second.request(usize::MAX).await;
+                second.answer(stream, &sent).await;
+                second
+            };
+            let client = async {
+                if is_kept {
+                    assert_eq!(asked(&rig, "before").await.body(), "hello");
+                }
+                asked(&rig, "once").await
+            };
+            let (answer, _open) = tokio::join!(client, serve);
+            assert_eq!((answer.status().as_u16(), &answer.body()[..]), (200, &b"once"[..]));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_it_may_have_looked_at_and_what_is_not_there_any_more_is_not() {
+    // So much of the second is sent that its beginning isn't kept, and it waits for room.
+    for (text, last) in [(Bytes::from_static(b"once"), 1), (Bytes::from(vec![b'x'; 80_000]), 0)] {
+        let (rig, listener) = rig().await;
+        let serve = async {
+            let mut first = Served::accept(&listener).await;
+            let (stream, _) = first.request(60_000).await;
+            assert_eq!(stream, 1);
+            first.goodbye(last).await;
+        };
+        let (answer, ()) = tokio::join!(asked(&rig, text), serve);
+        assert_eq!(answer.status(), 502);
+        assert_eq!(answer.headers()["farebox-code"], "upstream_failed");
+    }
+}
+
+#[tokio::test]
+async fn one_that_only_ever_says_goodbye_is_not_asked_for_ever() {
+    let (rig, listener) = rig().await;
+    let mut connections = 0;
+    let serve = async {
+        loop {
+            let mut served = Served::accept(&listener).await;
+            served.request(usize::MAX).await;
+            connections += 1;
+            served.goodbye(0).await;
+        }
+    };
+    let answer = tokio::select! {
+        answer = asked(&rig, "once") => answer,
+        () = serve => unreachable!("it goes on"),
+    };
+    assert_eq!(answer.status(), 502);
+    assert!((2..=6).contains(&connections), "{connections}");
+}
