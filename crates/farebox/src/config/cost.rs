@@ -7,7 +7,10 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use farebox_paywall::{
     Costs, RouteCost,
-    price::{Cost, CostError, Meter, PRICE_MAX, PerMillion, Rates, TokenRates, usage::Shape},
+    price::{
+        Cost, CostError, Meter, PRICE_MAX, PerMillion, Rates, TokenRates,
+        usage::{JsonPath, Shape},
+    },
 };
 use farebox_protocol::Msat;
 use http::{HeaderName, header};
@@ -17,7 +20,7 @@ use super::{
     judge::Findings,
     menu::{self, Part},
     service::NOT_SETTABLE,
-    value::Written,
+    value::{OneOrMore, Written},
 };
 
 /// The longest name that is found in an answer, in bytes.
@@ -234,17 +237,17 @@ fn rates(key: &str, usage: &file::UsageCost, findings: &mut Findings<'_>) -> Rat
 
 fn shape(key: &str, usage: &file::UsageCost, findings: &mut Findings<'_>) -> Shape {
     let mut shape = Shape::default();
-    if let Some(path) = &usage.object {
-        shape.usage = path.0.clone();
+    if let Some(paths) = &usage.object {
+        shape.usage = places(&format!("{key}.object"), paths, findings);
     }
-    if let Some(path) = &usage.model {
+    if let Some(paths) = &usage.model {
         if usage.models.is_empty() {
             findings.problem(
                 format!("{key}.model"),
                 "there are no rates that go by the model; write `models`, or remove this key",
             );
         }
-        shape.model = Some(path.0.clone());
+        shape.model = places(&format!("{key}.model"), paths, findings);
     }
     let mut seen = BTreeSet::new();
     for (name, written, known) in [
@@ -265,6 +268,17 @@ fn shape(key: &str, usage: &file::UsageCost, findings: &mut Findings<'_>) -> Sha
         }
     }
     shape
+}
+
+/// One place in an answer, or several.
+fn places(key: &str, written: &OneOrMore<Written<JsonPath>>, findings: &mut Findings<'_>) -> Vec<JsonPath> {
+    let paths: Vec<JsonPath> = written.0.iter().map(|path| path.0.clone()).collect();
+    for (at, path) in paths.iter().enumerate() {
+        if paths[..at].contains(path) {
+            findings.problem(format!("{key}[{at}]"), format!("`{path}` is listed twice; remove one"));
+        }
+    }
+    paths
 }
 
 fn header_name(key: &str, name: &str, findings: &mut Findings<'_>) -> HeaderName {

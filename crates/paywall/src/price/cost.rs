@@ -167,7 +167,7 @@ impl Cost {
             Meter::Bytes { .. } | Meter::Usage { .. } | Meter::Header(_) => {}
         }
         match meter {
-            Meter::Usage { shape, rates } if shape.model.is_none() && !rates.models.is_empty() => {
+            Meter::Usage { shape, rates } if shape.model.is_empty() && !rates.models.is_empty() => {
                 Err(CostError::NoModel)
             }
             _ => Ok(()),
@@ -337,7 +337,7 @@ mod tests {
             assert_eq!(cost.validate().unwrap_err().to_string(), want);
         }
         let named = Rates { models: [("m".to_owned(), rates(1, 1))].into(), otherwise: None };
-        let shape = Arc::new(Shape { model: None, ..Shape::default() });
+        let shape = Arc::new(Shape { model: Vec::new(), ..Shape::default() });
         let blind = metered(1, 0, Meter::Usage { shape, rates: named.clone() });
         assert_eq!(blind.validate(), Err(CostError::NoModel));
         for sound in [

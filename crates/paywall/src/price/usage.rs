@@ -33,16 +33,16 @@ pub struct BadJsonPath(pub String);
 /// Where an answer says what was used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// The object with the numbers.
-    pub usage: JsonPath,
+    /// The object with the numbers: any of these, where an API has another place for it in streams.
+    pub usage: Vec<JsonPath>,
     /// What the units of input are called in it; any of these.
     pub input: Vec<String>,
     /// What the units of output are called in it; any of these.
     pub output: Vec<String>,
     /// What their sum is called in it; any of these.
     pub total: Vec<String>,
-    /// The name of the model.
-    pub model: Option<JsonPath>,
+    /// The name of the model: any of these. None where nobody asks for it.
+    pub model: Vec<JsonPath>,
 }
 
 /// What was used.
@@ -268,7 +268,7 @@ impl Found {
         match event {
             Event::Object => {}
             Event::String => {
-                if shape.model.as_ref().is_some_and(|path| at.is_at(&path.0)) {
+                if shape.model.iter().any(|path| at.is_at(&path.0)) {
                     self.model = at.text().map(str::to_owned);
                 }
                 // A number in quotes is none.
@@ -292,7 +292,7 @@ impl Found {
 
     /// What a value at this place is, if it is anything.
     fn slot<'a>(&'a mut self, shape: &Shape, at: &Scanner) -> Option<&'a mut Option<u64>> {
-        let is_one_of = |names: &[String]| at.is_one_of(&shape.usage.0, names);
+        let is_one_of = |names: &[String]| shape.usage.iter().any(|path| at.is_one_of(&path.0, names));
         if is_one_of(&shape.input) {
             Some(&mut self.input)
         } else if is_one_of(&shape.output) {
@@ -341,11 +341,11 @@ impl Default for Shape {
     fn default() -> Self {
         let names = |names: [&str; 2]| names.map(str::to_owned).to_vec();
         Self {
-            usage: JsonPath(vec!["usage".to_owned()]),
+            usage: vec![JsonPath(vec!["usage".to_owned()])],
             input: names(["prompt_tokens", "input_tokens"]),
             output: names(["completion_tokens", "output_tokens"]),
             total: vec!["total_tokens".to_owned()],
-            model: Some(JsonPath(vec!["model".to_owned()])),
+            model: vec![JsonPath(vec!["model".to_owned()])],
         }
     }
 }

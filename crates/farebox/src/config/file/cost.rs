@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::config::{
     rate::{ByteRate, UnitRate},
-    value::{Written, one_key, present, some},
+    value::{OneOrMore, Written, one_key, present, some},
 };
 
 /// What a request costs: an amount, or what a meter says.
@@ -71,13 +71,14 @@ pub(crate) struct UsageCost {
     /// first, then the longest beginning. Default: all models cost the same.
     #[serde(default)]
     pub(crate) models: BTreeMap<String, ModelRates>,
-    /// Where the answer has the object with the numbers: names with dots in between, such as `response.usage`.
+    /// Where the answer has the object with the numbers: names with dots in between, such as `response.usage`, or a list for an
+    /// API that has it elsewhere in streams, `[usage, response.usage]`. What is said last counts, number by number.
     /// Default: `usage`.
     #[serde(default, deserialize_with = "present")]
-    pub(crate) object: Option<Written<JsonPath>>,
+    pub(crate) object: Option<OneOrMore<Written<JsonPath>>>,
     /// Where the answer names its model, likewise. Default: `model`.
     #[serde(default, deserialize_with = "present")]
-    pub(crate) model: Option<Written<JsonPath>>,
+    pub(crate) model: Option<OneOrMore<Written<JsonPath>>>,
     /// What the units of input are called in the object; any of these. With `prompt_tokens` among them, streamed requests are
     /// made to ask for their usage as OpenAI's API wants it (`stream_options.include_usage`); leave it out for an API that would
     /// refuse that. Default: `[prompt_tokens, input_tokens]`.

@@ -84,11 +84,11 @@ fn the_last_event_that_tells_counts() {
 #[test]
 fn documents_one_after_the_other_are_read_to_the_last() {
     let shape = Shape {
-        usage: "".parse().unwrap(),
+        usage: vec!["".parse().unwrap()],
         input: vec!["prompt_eval_count".to_owned()],
         output: vec!["eval_count".to_owned()],
         total: Vec::new(),
-        model: Some("model".parse().unwrap()),
+        model: vec!["model".parse().unwrap()],
     };
     let lines = "{\"model\":\"l\",\"done\":false}\n{\"model\":\"l\",\"done\":true,\"prompt_eval_count\":26,\"eval_count\":298}\n";
     assert_eq!(read(&shape, "application/x-ndjson", lines.as_bytes(), &[]).0, "26 in 298 out by l");
@@ -97,12 +97,33 @@ fn documents_one_after_the_other_are_read_to_the_last() {
 #[test]
 fn usage_may_stand_anywhere() {
     let shape = Shape {
-        usage: "response.usage".parse().unwrap(),
-        model: Some("response.model".parse().unwrap()),
+        usage: vec!["response.usage".parse().unwrap()],
+        model: vec!["response.model".parse().unwrap()],
         ..Shape::default()
     };
     let body = "event: response.completed\ndata: {\"type\":\"response.completed\",\"usage\":{\"input_tokens\":1},\"response\":{\"model\":\"o\",\"usage\":{\"input_tokens\":37,\"output_tokens\":11}}}\n\n";
     assert_eq!(read(&shape, "text/event-stream; charset=utf-8", body.as_bytes(), &[]).0, "37 in 11 out by o");
+}
+
+#[test]
+fn usage_may_stand_in_several_places() {
+    let paths = |paths: &[&str]| paths.iter().map(|path| path.parse().unwrap()).collect();
+    let shape = Shape {
+        usage: paths(&["usage", "message.usage", "response.usage"]),
+        model: paths(&["model", "message.model", "response.model"]),
+        ..Shape::default()
+    };
+    let check =
+        |kind, body: &str, want| assert_eq!(read(&shape, kind, body.as_bytes(), &[]).0, want, "{body}");
+    let whole = r#"{"model":"c","content":[],"usage":{"input_tokens":25,"output_tokens":15}}"#;
+    check("application/json", whole, "25 in 15 out by c");
+    // What was taken in at the beginning, and what came out at the end.
+    let begun = r#"data: {"message":{"model":"c","usage":{"input_tokens":25,"output_tokens":1}}}"#;
+    let ended = r#"data: {"delta":{},"usage":{"output_tokens":15}}"#;
+    check("text/event-stream", &format!("{begun}\n\ndata: {{}}\n\n{ended}\n\n"), "25 in 15 out by c");
+    let completed = r#"data: {"response":{"model":"o","usage":{"input_tokens":37,"output_tokens":11}}}"#;
+    check("text/event-stream", &format!("{completed}\n\n"), "37 in 11 out by o");
+    check("application/json", r#"{"other":{"usage":{"input_tokens":1}}}"#, "Missing");
 }
 
 #[test]
