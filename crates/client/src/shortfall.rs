@@ -112,6 +112,21 @@ impl Unit {
     }
 }
 
+/// Whether the head of an answer says that the credential is good, and for other requests than this one. On one path it may be
+/// the method that makes the difference.
+pub(crate) fn is_for_others(headers: &HeaderMap) -> bool {
+    const FOR_OTHERS: [&str; 7] = [
+        "tier_outgrown",
+        "token_other_capability",
+        "token_other_client",
+        "token_other_method",
+        "token_other_path",
+        "token_other_request",
+        "token_price_ceiling",
+    ];
+    reason(headers).is_some_and(|reason| FOR_OTHERS.contains(&reason))
+}
+
 /// Why a farebox gateway answers as it does, as one word. What is no such word is somebody's text, and none.
 pub(crate) fn reason(headers: &HeaderMap) -> Option<&str> {
     let code = headers.get(CODE)?.to_str().ok()?;

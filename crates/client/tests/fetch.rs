@@ -149,6 +149,29 @@ async fn credit_that_is_too_little_for_one_request_pays_for_the_next_that_takes_
 }
 
 #[tokio::test]
+async fn a_pass_of_a_lower_tier_is_kept_where_another_method_needs_a_higher_one() {
+    let world = World::new();
+    let shop = Shop::with(&world.net, |till, asked| match till.paid(&asked.headers) {
+        Some(_) if asked.method == http::Method::GET => till.serve("goods"),
+        Some(_) => {
+            let mut answer = till.challenge("svc", 900);
+            answer.headers_mut().insert("farebox-code", header::HeaderValue::from_static("tier_outgrown"));
+            answer
+        }
+        None => till.challenge("svc", 100),
+    })
+    .await;
+    let engine = world.engine();
+    assert_eq!(told(engine.fetch(get(&shop.url("/"))).await).await, "200 goods");
+    // The higher tier isn't bought, for whatever reason.
+    let poor = Engine::open(EngineConfig { wallet: None, ..world.config() }).unwrap();
+    let post = http::Request::post(shop.url("/")).body(Bytes::new()).unwrap();
+    assert_eq!(told(poor.fetch(post).await).await, "no_wallet none");
+    assert_eq!(told(engine.fetch(get(&shop.url("/"))).await).await, "200 goods");
+    assert_eq!(world.net.payments().len(), 1, "what was bought for reading still reads");
+}
+
+#[tokio::test]
 async fn a_limit_that_is_reached_is_told_with_its_end() {
     let world = World::new();
     // Each token opens once a month.

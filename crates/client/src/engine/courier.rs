@@ -13,7 +13,7 @@ use reqwest::Url;
 use super::{Arrived, Engine, Fault, FetchError, Shared, TOLD_BYTES_MAX, buy::Buying};
 use crate::http::{Hop, Http, beginning};
 use crate::purchase::{Answer, Money, Purchase};
-use crate::shortfall::Short;
+use crate::shortfall::{Short, is_for_others};
 use crate::{Origin, Pass};
 
 /// What is asked for, as far as buying looks at it.
@@ -135,7 +135,7 @@ impl<'a> Head<'a> {
             origin: self.origin,
             names_scheme: names(&["L402", "LSAT"]),
             names_other: names(&["Payment"]),
-            is_too_little: Short::of(self.headers).is_some(),
+            is_too_little: Short::of(self.headers).is_some() || is_for_others(self.headers),
             now,
         }
     }

@@ -62,8 +62,8 @@ pub struct Answer {
     pub names_scheme: bool,
     /// It names a scheme of payment that is not spoken here.
     pub names_other: bool,
-    /// It says that what was shown is good, only not for this request now: its limit for this month is reached, or what is
-    /// left of it is less than this request takes.
+    /// It says that what was shown is good, only not for this request now: its limit for this month is reached, what is
+    /// left of it is less than this request takes, or the request is one of a higher tier or otherwise not what it is for.
     pub is_too_little: bool,
     /// When it came.
     pub now: Timestamp,
