@@ -29,6 +29,7 @@ pub(crate) mod lease;
 mod orders;
 mod passes;
 mod receipts;
+mod redate;
 mod rows;
 mod schema;
 #[cfg(test)]
@@ -43,6 +44,7 @@ use lease::Lease;
 pub(crate) use orders::{From, Recorded};
 pub(crate) use receipts::Told;
 pub use receipts::{Broken, ReceiptRow, Verified};
+pub use redate::Redating;
 pub use rows::PurchaseRow;
 use rows::{PURCHASE, SUPERSEDED, read_order, read_row};
 
@@ -246,6 +248,12 @@ impl Journal {
     /// The latest moment that is written here, where that is well after `now`.
     pub(crate) fn ahead(&self, now: Timestamp) -> Result<Option<Timestamp>, JournalError> {
         budget::ahead(&self.connection.lock(), now)
+    }
+
+    /// A person says that the clock is right now, and was ahead when it wrote what is dated after the present.
+    pub(crate) fn redate(&self, now: Timestamp) -> Result<Redating, JournalError> {
+        let _write = Write::between(Point::BeforeAcknowledge, Point::AfterAcknowledge);
+        redate::redate(&mut self.connection.lock(), now)
     }
 
     /// Takes note that a person knows of an overrun. `false`: there is none that waits for this.

@@ -38,7 +38,8 @@ pub use error::{Fault, FetchError, OpenError};
 pub use failpoint::FAILPOINTS;
 pub use http::{HttpConfig, Proxy, Reach, RequestError, Silent};
 pub use journal::{
-    Approval, Broken, Brought, JournalError, Overrun, PendingApproval, PurchaseRow, ReceiptRow, Verified,
+    Approval, Broken, Brought, JournalError, Overrun, PendingApproval, PurchaseRow, ReceiptRow, Redating,
+    Verified,
 };
 pub use limits::Limits;
 pub use origin::{NotAnOrigin, Origin};

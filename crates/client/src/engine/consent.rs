@@ -7,7 +7,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::{Engine, Fault, FetchError, Money, Shared};
 use crate::Question;
-use crate::journal::{Approval, Found, Given, Overrun, PendingApproval};
+use crate::journal::{Approval, Found, Given, Overrun, PendingApproval, Redating};
 use crate::policy::{Consent, SecretError};
 
 /// Why a question was not answered.
@@ -100,6 +100,17 @@ impl Engine {
     pub async fn journal_ahead(&self) -> Result<Option<Timestamp>, FetchError> {
         let now = self.0.now();
         self.asked(move |journal| journal.ahead(now)).await
+    }
+
+    /// A person says that the clock is right now and was ahead once ([`Engine::journal_ahead`]). What is dated after the present counts
+    /// as paid now, so that it leaves the budgets by time in their time, and frees nothing at this moment. If the clock is wrong
+    /// now instead, all of that, and what is paid meanwhile, counts again once it is right. Consents that weren't used
+    /// are forgotten.
+    ///
+    /// Never to be called for who is not that person: an agent, say.
+    pub async fn redate(&self) -> Result<Redating, FetchError> {
+        let now = self.0.now();
+        self.asked(move |journal| journal.redate(now)).await
     }
 
     /// Lets a wallet pay again after an overrun that a person knows of now. `false`: none waits for this.

@@ -6,13 +6,17 @@
 //! to, for as long as the lease it was recorded under lets it be sent; settled, with its price and its fee; failed or never
 //! sent, with nothing. One whose outcome nobody knows keeps its place. A payment leaves a window when it was settled longer
 //! ago than that. It is dated no earlier than all before it ([`latest`]), and what is dated after the present is in every
-//! window: so a clock that is set back frees nothing, neither then nor when it is put right.
+//! window: so a clock that is set back frees nothing, neither then nor when it is put right. Only a person can say that a clock
+//! was ahead ([`redate`]), and that frees nothing at once.
 
 use farebox_lightning::WalletId;
 use farebox_protocol::{Msat, PaymentHash, Timestamp};
 use rusqlite::{Connection, Transaction, params};
 
-use super::{JournalError, integer};
+use super::{
+    JournalError, integer,
+    redate::{self, COUNTS_AGAIN, REDATED},
+};
 use crate::holder::Holder;
 use crate::policy::Budget;
 use crate::purchase::{Order, Refusal};
@@ -156,10 +160,12 @@ pub(crate) fn taken(
         |msat: &str| format!("coalesce(sum(({msat}) / {HALF}), 0), coalesce(sum(({msat}) % {HALF}), 0)");
     let query = format!(
         "SELECT {}, {}
-         FROM purchases p JOIN outgoing_payments o USING (payment_hash) {of_rule}
+         FROM purchases p JOIN outgoing_payments o USING (payment_hash) {REDATED} {of_rule}
          AND p.payment_hash IS NOT ?3
          AND (o.state IN ('sent', 'unknown')
-              OR (o.state = 'settled' AND max(p.begun_at, o.updated_at) > ?1)
+              OR (o.state = 'settled' AND ((max(p.begun_at, o.updated_at) > ?1
+                                            AND (r.at IS NULL OR max(p.begun_at, o.updated_at) <= ?4))
+                                           OR r.at > ?1 OR {COUNTS_AGAIN}))
               OR ((o.state = 'recorded' OR (o.state IN ('failed', 'unsent') AND p.again = o.attempt))
                   AND EXISTS (SELECT 1 FROM leases l WHERE l.origin = p.origin AND l.service = p.service
                               AND l.generation = p.generation AND l.holder = p.holder)))",
@@ -171,22 +177,28 @@ pub(crate) fn taken(
         Msat::new(part(high).saturating_mul(HALF).saturating_add(part(low)))
     };
     let but = but.as_ref().map(PaymentHash::as_bytes);
-    let taken = connection.prepare_cached(&query)?.query_row(params![since, budget.rule, but], |row| {
-        Ok(Taken { spent: amount(row.get(0)?, row.get(1)?), reserved: amount(row.get(2)?, row.get(3)?) })
-    })?;
+    let taken = connection.prepare_cached(&query)?.query_row(
+        params![since, budget.rule, but, integer(now.secs())],
+        |row| {
+            Ok(Taken { spent: amount(row.get(0)?, row.get(1)?), reserved: amount(row.get(2)?, row.get(3)?) })
+        },
+    )?;
     Ok(taken)
 }
 
 /// `now`, or the latest moment that the journal knows where the clock has been set back: the date of a new payment.
 pub(super) fn latest(connection: &Connection, now: Timestamp) -> Result<Timestamp, JournalError> {
-    let known: Option<i64> = connection
-        .prepare_cached(
-            "SELECT max(coalesce((SELECT max(begun_at) FROM purchases), 0),
-                        coalesce((SELECT max(updated_at) FROM outgoing_payments), 0),
-                        coalesce((SELECT at FROM receipts ORDER BY number DESC LIMIT 1), 0),
-                        coalesce((SELECT latest FROM clock), 0))",
-        )?
-        .query_row([], |row| row.get(0))?;
+    let mut known = redate::latest(connection)?;
+    if known.is_none() {
+        known = connection
+            .prepare_cached(
+                "SELECT max(coalesce((SELECT max(begun_at) FROM purchases), 0),
+                            coalesce((SELECT max(updated_at) FROM outgoing_payments), 0),
+                            coalesce((SELECT at FROM receipts ORDER BY number DESC LIMIT 1), 0),
+                            coalesce((SELECT latest FROM clock), 0))",
+            )?
+            .query_row([], |row| row.get(0))?;
+    }
     Ok(now.max(Timestamp::from_secs(known.and_then(|secs| u64::try_from(secs).ok()).unwrap_or(0))))
 }
 

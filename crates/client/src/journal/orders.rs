@@ -101,6 +101,7 @@ impl Journal {
                  WHERE p.payment_hash = ?1 AND (p.origin <> ?3 OR p.service <> ?4)",
                 params![hash.as_bytes(), integer(now.secs()), order.scope.origin.to_string(), order.scope.service],
             )?;
+            transaction.execute("DELETE FROM redated WHERE payment_hash = ?1", [hash.as_bytes()])?;
             transaction.execute("DELETE FROM charges WHERE payment_hash = ?1", [hash.as_bytes()])?;
             transaction.execute("DELETE FROM answers WHERE payment_hash = ?1", [hash.as_bytes()])?;
             transaction.execute("DELETE FROM purchases WHERE payment_hash = ?1", [hash.as_bytes()])?;

@@ -5,7 +5,7 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::{JournalError, imports, receipts};
+use super::{JournalError, imports, receipts, redate};
 
 /// Never change a step that has been released; add one.
 const STEPS: &[&str] = &[
@@ -116,6 +116,7 @@ CREATE TABLE clock (
     latest INTEGER NOT NULL
 ) STRICT;
 ",
+    redate::TABLES,
 ];
 
 /// The layout that this program writes.

@@ -2,7 +2,7 @@
 
 use std::{fmt, process::ExitCode, sync::Arc};
 
-use farebox_client::{BudgetUse, Engine, EngineConfig, Overrun};
+use farebox_client::{BudgetUse, Engine, EngineConfig, Overrun, Redating};
 use farebox_protocol::{PaymentHash, Timestamp};
 use serde::Serialize;
 
@@ -18,11 +18,16 @@ use crate::{
 #[command(after_help = "\
 Examples:
   farebox budget
-  farebox budget --acknowledge 4e9f…c2a1")]
+  farebox budget --acknowledge 4e9f…c2a1
+  farebox budget --redate    # this machine's clock was ahead once, and is right now")]
 pub(crate) struct Args {
     /// The hash of a payment whose fee was higher than the wallet had promised: let the wallet pay again
     #[arg(long, value_name = "HASH")]
     acknowledge: Option<PaymentHash>,
+    /// Say that the clock is right now, and was ahead when it wrote what is dated after the present: that counts as paid now, and
+    /// leaves each budget in its time. It frees nothing at this moment, and forgets consents that weren't used
+    #[arg(long)]
+    redate: bool,
     #[command(flatten)]
     files: Files,
 }
@@ -35,6 +40,9 @@ struct Told {
     /// The latest moment in the journal, where that is well after the present (Unix seconds).
     #[serde(skip_serializing_if = "Option::is_none")]
     journal_ahead: Option<u64>,
+    /// What `--redate` did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redated: Option<String>,
     #[serde(skip)]
     text: String,
 }
@@ -76,11 +84,27 @@ pub(crate) fn run(args: &Args, reader: Reader) -> anyhow::Result<ExitCode> {
                  haven't acknowledged; `farebox budget` names those there are"
             );
         }
+        let redated = if args.redate { Some(redate(&engine).await?) } else { None };
         let ahead = engine.journal_ahead().await?;
-        anyhow::Ok(Told::of(&engine.budgets(budgets).await?, engine.overruns().await?, ahead))
+        anyhow::Ok(Told::of(&engine.budgets(budgets).await?, engine.overruns().await?, ahead, redated))
     })?;
     reader.print(&told)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What was redated, as a sentence.
+async fn redate(engine: &Engine) -> anyhow::Result<String> {
+    match engine.redate().await? {
+        Redating::Done { payments, spent, forgiven } => Ok(format!(
+            "{payments} payments of {spent} that were dated after the present, up to {}, count as paid now",
+            utc(forgiven)
+        )),
+        Redating::Open(open) => anyhow::bail!(
+            "{open} payments that are dated after the present are open; run `farebox purchases recover` first, and settle \
+             what it leaves with `farebox purchases write-off`"
+        ),
+        _ => anyhow::bail!("the journal isn't ahead of this machine's clock: there is nothing to redate"),
+    }
 }
 
 impl BudgetRow {
@@ -103,8 +127,13 @@ pub(super) fn line(used: &BudgetUse) -> String {
 }
 
 impl Told {
-    fn of(budgets: &[BudgetUse], overruns: Vec<Overrun>, ahead: Option<Timestamp>) -> Self {
-        let mut lines: Vec<String> = budgets.iter().map(line).collect();
+    fn of(
+        budgets: &[BudgetUse],
+        overruns: Vec<Overrun>,
+        ahead: Option<Timestamp>,
+        redated: Option<String>,
+    ) -> Self {
+        let mut lines: Vec<String> = redated.iter().cloned().chain(budgets.iter().map(line)).collect();
         if lines.is_empty() {
             lines.push("nothing is capped over time".to_owned());
         }
@@ -119,9 +148,9 @@ impl Told {
             lines.push(format!(
                 "the journal knows the moment {}, which is still to come: this machine's clock was wrong when that was written, or \
                  is wrong now. Set it right if it is wrong now. If it was wrong then, nothing leaves the budgets by time before that \
-                 moment, and consents that are given now are over at once. Nothing is opened by itself: once \
-                 `farebox purchases recover` leaves nothing open, keep this journal and begin another one (`farebox tokens export --all -o FILE`, then `--journal NEW` with `farebox tokens import FILE` and from \
-                 then on), whose budgets begin at nothing",
+                 moment, and consents that are given now are over at once. Nothing is opened by itself: look at those payments \
+                 (`farebox purchases list`), then say so with `farebox budget --redate`: they count as paid now, and leave each \
+                 budget in its time",
                 utc(latest)
             ));
         }
@@ -135,6 +164,7 @@ impl Told {
             budgets: budgets.iter().map(BudgetRow::of).collect(),
             overruns: rows.collect(),
             journal_ahead: ahead.map(Timestamp::secs),
+            redated,
             text: lines.join("\n"),
         }
     }

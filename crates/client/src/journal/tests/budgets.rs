@@ -75,7 +75,7 @@ fn an_older_journal_is_brought_up_to_date_with_what_it_has_spent() {
     let journal = file.open();
     buy(&journal, 1, &order(1, "a"));
     journal.connection.lock().execute_batch(
-        "DROP TABLE imports; DROP TABLE superseded; DROP TABLE clock; ALTER TABLE purchases DROP COLUMN ended; DROP TABLE receipts; ALTER TABLE purchases DROP COLUMN payee; ALTER TABLE purchases DROP COLUMN credential;
+        "DROP TABLE redated; DROP TABLE redatings; DROP TABLE imports; DROP TABLE superseded; DROP TABLE clock; ALTER TABLE purchases DROP COLUMN ended; DROP TABLE receipts; ALTER TABLE purchases DROP COLUMN payee; ALTER TABLE purchases DROP COLUMN credential;
          ALTER TABLE purchases DROP COLUMN request_id;
          DROP TABLE approvals; ALTER TABLE purchases DROP COLUMN overrun_seen_at; DROP TABLE charges; DROP INDEX purchases_origin; DROP INDEX purchases_begun;
          ALTER TABLE purchases DROP COLUMN again;
@@ -127,6 +127,64 @@ fn what_is_paid_while_the_clock_is_wrong_counts_before_and_after_it_is_put_right
         }
         assert!(is_refused(&begin(&journal, &order(3), third)), "{first} {second} {third}");
     }
+}
+
+/// Pays 110 sat of the 120 that an hour has.
+fn pay(journal: &Journal, number: u64, now: Timestamp) -> Recorded {
+    let order = budgeted(number, &[(None, Window::Hour, 120)]);
+    let recorded = begin(journal, &order, now);
+    if recorded == Recorded::New {
+        end(journal, &order, number, 10, now);
+    }
+    recorded
+}
+
+#[test]
+fn what_a_clock_that_was_ahead_has_dated_leaves_a_budget_in_its_time_once_a_person_says_so() {
+    let file = File::new();
+    let journal = file.open();
+    assert_eq!(pay(&journal, 1, later(40_000_000)), Recorded::New);
+    assert!(is_refused(&pay(&journal, 2, later(10_000))));
+    let (spent, forgiven) = (Msat::new(110_000), later(40_000_000));
+    assert_eq!(journal.redate(later(10_000)).unwrap(), Redating::Done { payments: 1, spent, forgiven });
+    assert_eq!(journal.ahead(later(10_000)).unwrap(), None);
+    assert!(is_refused(&pay(&journal, 2, later(10_000))), "nothing is free at that moment");
+    assert!(is_refused(&pay(&journal, 2, later(13_599))));
+    assert_eq!(pay(&journal, 2, later(13_600)), Recorded::New);
+    // What is paid since then is dated as ever.
+    assert!(is_refused(&pay(&journal, 3, later(17_199))));
+    assert_eq!(pay(&journal, 3, later(17_200)), Recorded::New);
+    assert_eq!(journal.redate(later(20_000)).unwrap(), Redating::NotAhead);
+    assert_eq!(journal.ahead(later(20_000)).unwrap(), None);
+}
+
+#[test]
+fn a_journal_that_is_redated_by_a_clock_that_is_set_back_frees_nothing_once_that_is_right() {
+    let file = File::new();
+    let journal = file.open();
+    assert_eq!(pay(&journal, 1, NOW), Recorded::New);
+    let earlier = |secs| Timestamp::from_secs(NOW.secs() - 1_000_000 + secs);
+    assert!(matches!(journal.redate(earlier(0)).unwrap(), Redating::Done { payments: 1, .. }));
+    assert!(is_refused(&pay(&journal, 2, earlier(3_599))));
+    // Whoever moves a clock on spends what an hour has, as ever; and it is counted in the hour that it really was.
+    assert_eq!(pay(&journal, 2, earlier(3_600)), Recorded::New);
+    for now in [NOW, later(5), later(3_599)] {
+        assert!(is_refused(&pay(&journal, 3, now)), "{now}");
+        let budgets = budgeted(4, &[(None, Window::Hour, 120)]).judgement.budgets;
+        assert_eq!(journal.taken(&budgets, now).unwrap()[0].1.spent, Msat::new(220_000), "{now}");
+    }
+    assert_eq!(pay(&journal, 3, later(3_600)), Recorded::New);
+}
+
+#[test]
+fn what_is_open_is_not_redated() {
+    let file = File::new();
+    let journal = file.open();
+    let order = budgeted(1, &[(None, Window::Hour, 120)]);
+    assert_eq!(begin(&journal, &order, later(1_000_000)), Recorded::New);
+    mark_sent(&journal, &order).unwrap();
+    assert_eq!(journal.redate(NOW).unwrap(), Redating::Open(1));
+    assert!(is_refused(&pay(&journal, 2, later(3_600))));
 }
 
 #[test]

@@ -220,7 +220,7 @@ fn what_was_bought_before_there_were_receipts_gets_rows_that_say_so() {
         .connection
         .lock()
         .execute_batch(
-            "DROP TABLE receipts; DROP TABLE imports; DROP TABLE superseded; DROP TABLE clock;
+            "DROP TABLE receipts; DROP TABLE redated; DROP TABLE redatings; DROP TABLE imports; DROP TABLE superseded; DROP TABLE clock;
              ALTER TABLE purchases DROP COLUMN ended; ALTER TABLE purchases DROP COLUMN payee; ALTER TABLE purchases DROP COLUMN credential;
              ALTER TABLE purchases DROP COLUMN request_id; PRAGMA user_version = 4;",
         )
