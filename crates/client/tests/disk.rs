@@ -113,7 +113,7 @@ fn while_another_process_holds_the_journal_nothing_is_paid() {
     assert!(!lost.status.success());
 
     let held = hold(&world);
-    let told = said(&buyer().output());
+    let told = said(&buyer().in_a_hurry().output());
     assert!(told.ends_with(" none"), "{told}");
     assert!(world.net.payments().is_empty());
     drop(held);
@@ -127,7 +127,7 @@ fn what_was_paid_for_while_another_process_holds_the_journal_is_delivered() {
     let world = World::new();
     let shop = runtime.block_on(Shop::open(&world.net));
     let buyer = || Buyer::new(&world, &shop, Mood::Prompt, Proof::None);
-    let mut first = buyer();
+    let mut first = buyer().in_a_hurry();
     first.0.env("FAREBOX_WAIT_AT", "outgoing-after-pay").stdin(Stdio::piped());
     let mut first = first.spawn();
     let mut told = BufReader::new(first.stdout.take().unwrap());

@@ -4,7 +4,10 @@
 //! Compiled in only with the cargo feature `failpoints`; without it a place is nothing and no environment is read. With it,
 //! `FAREBOX_FAILPOINT=name` sends the process SIGKILL there (no destructor runs, nothing is flushed), and
 //! `FAREBOX_WAIT_AT=name` says so on standard output and waits there until standard input ends, so that whoever has started
-//! the process can suspend it in the meantime.
+//! the process can suspend it in the meantime. `FAREBOX_BUSY_MS=number` is how long a write then waits for another process that
+//! is writing, where a test would sit out the usual time.
+
+use std::time::Duration;
 
 /// Declares a module's places: `Name = "its-name"`. Makes `Point`, the list `FAILPOINTS` of all names, and `reach`. A place that
 /// the code never passes is an enum variant that nobody constructs, which doesn't compile: so the list is what the code has.
@@ -29,6 +32,19 @@ macro_rules! failpoints {
         #[cfg(not(feature = "failpoints"))]
         pub(crate) const fn reach(_: Point) {}
     };
+}
+
+/// How long to wait for another process: as long as usual, unless the environment says otherwise.
+#[cfg(feature = "failpoints")]
+pub(crate) fn patience(usual: Duration) -> Duration {
+    let said = std::env::var("FAREBOX_BUSY_MS").ok();
+    said.map_or(usual, |said| Duration::from_millis(said.parse().expect("a number of milliseconds")))
+}
+
+/// As long as usual: the feature `failpoints` is off.
+#[cfg(not(feature = "failpoints"))]
+pub(crate) const fn patience(usual: Duration) -> Duration {
+    usual
 }
 
 /// Does what the environment says of the place called `name`.

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, named_params, params};
 
 use super::intent::{Failure, Intent, IntentError, Intents, NewIntent, State};
-use crate::WalletId;
+use crate::{WalletId, failpoint};
 
 /// The layout that this program writes.
 const VERSION: u32 = 1;
@@ -49,7 +49,7 @@ pub fn open_in_memory() -> Result<Connection, IntentError> {
 
 /// Sets what makes a commit durable. [`open`] has done it; for connections that were opened elsewhere.
 pub fn configure(connection: &Connection) -> Result<(), IntentError> {
-    connection.busy_timeout(BUSY)?;
+    connection.busy_timeout(failpoint::patience(BUSY))?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     // WAL's usual NORMAL may lose the last commits in a power cut: then a payment that was sent would look unsent.
     connection.pragma_update(None, "synchronous", "full")?;
