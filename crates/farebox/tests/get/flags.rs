@@ -144,6 +144,7 @@ fn menu(till: &Till, asked: &Asked) -> Response {
     if till.paid(&asked.headers).is_some() {
         let mut response = till.serve("goods");
         response.headers_mut().insert("farebox-left", HeaderValue::from_static("9"));
+        response.headers_mut().insert("farebox-left-unit", HeaderValue::from_static("request"));
         return response;
     }
     let price = match asked.headers.get("farebox-offer").map(|value| value.to_str().unwrap()) {
@@ -160,6 +161,7 @@ fn menu(till: &Till, asked: &Asked) -> Response {
     let offers = r#"{"offers":[{"name":"one","price_msat":100000,"offer":"duration","duration_secs":60},
         {"name":"ten\u001b[2J","price_msat":1,"offer":"requests","requests":10,"good_for_secs":600,
          "monthly":[{"capability":"read","unit":"request","most":5},{"capability":"read","unit":"msat","most":2000}]}],
+        "offer_name":"one","offer":"duration","duration_secs":60,"price_msat":100000,
         "monthly":[{"capability":"read","unit":"request","most":7}]}"#;
     *response.body_mut() = offers.into();
     response
@@ -176,9 +178,11 @@ async fn of_several_offers_all_are_told_and_the_one_that_is_named_is_bought() {
     assert_eq!((&told["offers"][0]["name"], &told["offers"][1]["requests"]), (&"one".into(), &10.into()));
     let printed = buyer.get(&["--dry-run", "--human", &url]).await.stdout;
     let printed = String::from_utf8(printed).unwrap();
-    assert!(printed.contains("one: 100 sat for 60 s"), "{printed}");
-    assert!(printed.contains("that is good for at most 7 requests a month of read"), "{printed}");
-    let ten = "10 requests, good for 600 s, at most 5 requests a month of read, 2 sat a month of read";
+    assert!(printed.contains("\n  one: 100 sat for access for 1 minute (this one)\n"), "{printed}");
+    let asked = "the seller says that this buys access for 1 minute, at most 7 requests a month of `read`\n";
+    assert!(printed.contains(asked), "{printed}");
+    let ten =
+        "10 requests, good for 10 minutes, at most 5 requests a month of `read`, 2 sat a month of `read`\n";
     assert!(printed.contains(ten) && !printed.contains('\u{1b}'), "{printed}");
 
     let unknown = buyer.get(&["--offer", "hundred", &url]).await;
@@ -186,10 +190,16 @@ async fn of_several_offers_all_are_told_and_the_one_that_is_named_is_bought() {
     // Whatever the list says, the price is the invoice's.
     let dear = buyer.get(&["--offer", "ten", "--max-cost", "500sat", &url]).await;
     assert_eq!((exit(&dear), error(&dear)["code"].as_str()), (7, Some("over_price_limit")));
+    let said = "--max-cost raises it as far as the policy allows, and --dry-run tells whether there are other offers";
+    assert!(error(&dear)["message"].as_str().unwrap().ends_with(said), "{dear:?}");
     assert_eq!(buyer.payments(), 0);
     let bought = json(&buyer.get(&["--offer", "ten", "--json", &url]).await);
     assert_eq!((&bought["payment"]["amount_msat"], &bought["left"]), (&900_000.into(), &9.into()));
+    assert_eq!(bought["left_unit"], "request");
     let again = buyer.get(&["--human", &url]).await;
-    assert!(String::from_utf8_lossy(&again.stderr).contains("9 left"), "{again:?}");
+    assert!(
+        String::from_utf8_lossy(&again.stderr).contains("9 requests left of what was bought\n"),
+        "{again:?}"
+    );
     assert_eq!(buyer.payments(), 1);
 }

@@ -11,7 +11,7 @@ use crate::output::{OutputFlags, Reader, harmless, line, utc};
 /// Tells what a dry run has found.
 pub(super) fn quote(quote: &Quote, output: OutputFlags) -> Result<Exit, Failure> {
     let offer = quote.offer.as_ref();
-    let Told { offers, monthly } = Told::read(&quote.told);
+    let Told { asked, offer_name, offers } = Told::read(&quote.told);
     let json = serde_json::json!({
         "dry_run": true,
         "origin": quote.origin.to_string(),
@@ -31,7 +31,8 @@ pub(super) fn quote(quote: &Quote, output: OutputFlags) -> Result<Exit, Failure>
             "expires_at": offer.expires_at.secs(),
         })),
         "offers": offers,
-        "monthly": monthly,
+        "offer_name": offer_name,
+        "monthly": asked.monthly,
     });
     let mut text = match (offer, &quote.refusal) {
         (None, None) => format!("{} answers {}; it asks for no money", quote.origin, quote.status.as_u16()),
@@ -57,12 +58,15 @@ pub(super) fn quote(quote: &Quote, output: OutputFlags) -> Result<Exit, Failure>
             )
         }
     };
-    if !monthly.is_empty() {
-        _ = write!(text, "\nas it says, that is good for{}", limited(&monthly));
+    if !asked.offer.is_empty() || !asked.monthly.is_empty() {
+        _ = write!(text, "\nthe seller says that this buys {asked}");
     }
     if !offers.is_empty() {
-        text.push_str("\nas it says, --offer NAME buys one of these:");
-        offers.iter().for_each(|offer| _ = write!(text, "\n  {offer}"));
+        text.push_str("\nthe seller's offers, of which --offer NAME buys another:");
+        for offer in &offers {
+            let this = if offer_name.as_ref() == Some(&offer.name) { " (this one)" } else { "" };
+            _ = write!(text, "\n  {offer}{this}");
+        }
     }
     say(output, &text, &json)?;
     Ok(Exit::DryRun)
@@ -73,7 +77,15 @@ pub(super) fn quote(quote: &Quote, output: OutputFlags) -> Result<Exit, Failure>
 struct Offered {
     name: String,
     price_msat: u64,
+    #[serde(flatten)]
+    buys: Buys,
+}
+
+/// What an offer buys.
+#[derive(Debug, Default, Deserialize, Serialize)]
+struct Buys {
     /// `forever`, `duration`, `requests` or `credit`.
+    #[serde(default)]
     offer: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     duration_secs: Option<u64>,
@@ -85,6 +97,17 @@ struct Offered {
     good_for_secs: Option<u64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     monthly: Vec<Monthly>,
+}
+
+/// So many seconds in the largest unit that fits them: `30 days`.
+fn span(secs: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(86_400, "day"), (3_600, "hour"), (60, "minute")];
+    let fits = UNITS.iter().find(|(unit, _)| secs > 0 && secs.is_multiple_of(*unit));
+    match fits {
+        Some((unit, name)) if secs == *unit => format!("1 {name}"),
+        Some((unit, name)) => format!("{} {name}s", secs / unit),
+        None => format!("{secs} s"),
+    }
 }
 
 /// How much of something may be used in a month.
@@ -99,12 +122,15 @@ struct Monthly {
 /// What the body of a farebox gateway's 402 says.
 #[derive(Default, Deserialize)]
 struct Told {
+    /// What the price is for.
+    #[serde(flatten)]
+    asked: Buys,
+    /// Which of the offers that is.
+    #[serde(default)]
+    offer_name: Option<String>,
     /// What there is to choose from, where there are several.
     #[serde(default)]
     offers: Vec<Offered>,
-    /// What the one that is asked for is limited to.
-    #[serde(default)]
-    monthly: Vec<Monthly>,
 }
 
 impl Told {
@@ -113,15 +139,16 @@ impl Told {
     }
 }
 
-/// ` at most 1000 requests a month of read, 21 sat a month of write`.
+/// ` at most 1000 requests a month of `read`, 21 sat a month of `write``.
 fn limited(monthly: &[Monthly]) -> String {
     let most = |limit: &Monthly| match limit.unit.as_str() {
         "msat" => farebox_protocol::Msat::new(limit.most).to_string(),
+        unit if limit.most == 1 => format!("1 {}", harmless(unit)),
         unit => format!("{} {}s", limit.most, harmless(unit)),
     };
     let limits: Vec<String> = monthly
         .iter()
-        .map(|limit| format!("{} a month of {}", most(limit), harmless(&limit.capability)))
+        .map(|limit| format!("{} a month of `{}`", most(limit), harmless(&limit.capability)))
         .collect();
     format!(" at most {}", limits.join(", "))
 }
@@ -129,15 +156,23 @@ fn limited(monthly: &[Monthly]) -> String {
 impl fmt::Display for Offered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let price = farebox_protocol::Msat::new(self.price_msat);
-        write!(f, "{}: {price} for ", harmless(&self.name))?;
+        write!(f, "{}: {price} for {}", harmless(&self.name), self.buys)
+    }
+}
+
+impl fmt::Display for Buys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.duration_secs, self.requests, self.credit_msat) {
-            (Some(secs), ..) => write!(f, "{secs} s")?,
+            (Some(secs), ..) => write!(f, "access for {}", span(secs))?,
+            (_, Some(1), _) => f.write_str("1 request")?,
             (_, Some(count), _) => write!(f, "{count} requests")?,
             (.., Some(msat)) => write!(f, "{} of credit", farebox_protocol::Msat::new(msat))?,
+            _ if self.offer == "forever" => f.write_str("access without end")?,
+            _ if self.offer.is_empty() => f.write_str("access")?,
             _ => f.write_str(&harmless(&self.offer))?,
         }
         if let Some(secs) = self.good_for_secs {
-            write!(f, ", good for {secs} s")?;
+            write!(f, ", good for {}", span(secs))?;
         }
         if self.monthly.is_empty() { Ok(()) } else { write!(f, ",{}", limited(&self.monthly)) }
     }
