@@ -198,6 +198,10 @@ impl Ledger {
 
     /// Sets units of an account aside, if it is in memory and of this sale; `None` where it isn't in memory. Waits for
     /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// When there are no more units, or none just now, when it is of another sale, and while the books can't tell.
     pub fn reserve_of_at_once(
         self: &Arc<Self>,
         hash: &PaymentHash,
@@ -216,7 +220,7 @@ impl Ledger {
         Some(self.take(*hash, live, units))
     }
 
-    /// The same, for who knows what was sold.
+    /// The same, for who knows that it is of this sale.
     pub fn reserve_at_once(
         self: &Arc<Self>,
         hash: &PaymentHash,

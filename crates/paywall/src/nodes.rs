@@ -79,6 +79,10 @@ pub(crate) struct Node {
 
 impl Backends {
     /// These nodes, in this order.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
     pub fn new(backends: Vec<Backend>) -> Result<Self, NoBackend> {
         if backends.is_empty() { Err(NoBackend) } else { Ok(Self(backends)) }
     }

@@ -70,7 +70,7 @@ pub struct Monthly {
     pub capability: CapabilityName,
     /// What is counted.
     pub unit: Unit,
-    /// How much, over all tokens that are made from the one that was bought.
+    /// How much of that, over all tokens that are made from the one that was bought.
     pub most: u64,
 }
 

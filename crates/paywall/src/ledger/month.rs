@@ -49,9 +49,9 @@ pub struct Draw {
     pub capability: CapabilityName,
     /// What it is limited in.
     pub unit: Unit,
-    /// The most in a month.
+    /// The most in a month, in that unit.
     pub most: u64,
-    /// How much is set aside for this request.
+    /// How much of it is set aside for this request.
     pub takes: u64,
     /// How much of that the request has taken, once it is charged.
     pub taken: Taken,
@@ -76,11 +76,11 @@ pub struct Reached {
     pub capability: CapabilityName,
     /// What it is limited in.
     pub unit: Unit,
-    /// The most in a month.
+    /// The most in a month, in that unit.
     pub most: u64,
-    /// How much has been used.
+    /// How much of it has been used.
     pub used: u64,
-    /// How much the request needs.
+    /// How much of it the request needs.
     pub needed: u64,
     /// When the next month begins.
     pub ends_at: Timestamp,

@@ -75,7 +75,7 @@ pub struct Rates {
     pub otherwise: Option<TokenRates>,
 }
 
-/// Units of input and output.
+/// Units of input and output, as an answer tells of them: a language model's tokens, for one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Units {
     /// What went in.

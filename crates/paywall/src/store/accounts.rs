@@ -138,7 +138,7 @@ pub struct MonthlyUse {
     pub capability: CapabilityName,
     /// What it is counted in.
     pub unit: Unit,
-    /// How much.
+    /// How much, in that unit.
     pub used: u64,
 }
 
