@@ -30,7 +30,7 @@ pub(crate) struct Sold {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct SoldTier {
     tier: u8,
-    /// What it may do; left out where every token may do everything.
+    /// What it has of the named parts, beside all that has no name; left out where every token may do everything.
     #[serde(skip_serializing_if = "Option::is_none")]
     capabilities: Option<Vec<String>>,
     /// The default first.
