@@ -258,7 +258,9 @@ impl Code {
             Self::TokenExpired => "what this token bought has run out: pay the new invoice",
             Self::TokenRevoked => "this token has been revoked: pay the new invoice or ask the seller",
             Self::TokenOtherService => "this token was sold for another service: pay the new invoice",
-            Self::TierOutgrown => "this request is sold at a higher tier than that of this token: pay the new invoice",
+            Self::TierOutgrown => {
+                "this request is sold at a higher tier than that of this token: pay the new invoice"
+            }
             Self::TokenOtherMethod => {
                 "this token is limited to other methods: use the token it was made from, or pay the new invoice"
             }

@@ -164,7 +164,10 @@ pub enum ServiceError {
         price: Msat,
     },
     /// It sells more requests than can be counted.
-    #[error("service `{service}` sells {count} requests at once; sell up to {}, or a pass", price::REQUESTS_MAX)]
+    #[error(
+        "service `{service}` sells {count} requests at once; sell up to {}, or a pass",
+        price::REQUESTS_MAX
+    )]
     Requests {
         /// Which service.
         service: ServiceName,

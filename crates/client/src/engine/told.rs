@@ -4,10 +4,10 @@ use bytes::Bytes;
 use farebox_protocol::{Msat, Network, PaymentHash, Timestamp};
 use http::StatusCode;
 
-use crate::{Origin, Shortfall};
 use crate::policy::{Budget, Judgement};
 use crate::purchase::{Money, Order, Refusal};
 use crate::shortfall::reason;
+use crate::{Origin, Shortfall};
 
 /// An answer, and what it took to get it.
 #[derive(Debug)]

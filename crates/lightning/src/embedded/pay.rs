@@ -100,7 +100,9 @@ impl Shared {
         match self.call(recorded).await? {
             None => Ok(Outcome::NotFound),
             Some(PaymentStatus::Pending) => Ok(Outcome::InFlight),
-            Some(PaymentStatus::Succeeded) => Ok(self.settled_in_ldk(hash).await?.unwrap_or(Outcome::InFlight)),
+            Some(PaymentStatus::Succeeded) => {
+                Ok(self.settled_in_ldk(hash).await?.unwrap_or(Outcome::InFlight))
+            }
             Some(PaymentStatus::Failed) => {
                 Err(PayError::Wrong("LDK knows a payment that its book doesn't: is the book a copy?".into()))
             }

@@ -96,7 +96,8 @@ impl Paywall {
         if self.revoked.contains(|| identifier.hash()) {
             return Err(NoHolder::Revoked);
         }
-        let Sale { service, tier, terms, valid_until, monthly, .. } = Sale::of(token).ok_or(NoHolder::Narrowed)?;
+        let Sale { service, tier, terms, valid_until, monthly, .. } =
+            Sale::of(token).ok_or(NoHolder::Narrowed)?;
         let (token_id, identifier_hash) = (identifier.token_id, identifier.hash());
         let sold = Sold { token_id, identifier_hash, service, tier, terms, valid_until };
         Ok(Holder { identifier, sold, monthly })

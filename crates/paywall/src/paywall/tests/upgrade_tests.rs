@@ -42,10 +42,7 @@ async fn a_better_token_keeps_the_id_and_ends_the_older_one_when_it_is_first_use
     assert_eq!(is.token_id, was.token_id);
     assert_ne!(is.payment_hash, was.payment_hash);
     assert_eq!(problem["replaces"], was.token_id.to_string());
-    assert_eq!(
-        (&problem["code"], &problem["price_msat"]),
-        (&"tier_outgrown".into(), &500_000.into())
-    );
+    assert_eq!((&problem["code"], &problem["price_msat"]), (&"tier_outgrown".into(), &500_000.into()));
 
     assert_eq!(
         code(&shop, &READ, (&older, &paid)).await,

@@ -155,12 +155,9 @@ async fn what_was_paid_or_sold_by_its_hash_is_not_paid_again() {
 async fn the_sellers_own_node_is_not_paid() {
     // The node of these invoices, as the seller's backends call themselves: lnd, phoenixd, the embedded node, and its door.
     let payee = Invoice::parse(&Bill::new(1, 10_000).text()).unwrap().payee();
-    for name in [
-        payee.clone(),
-        format!("phoenixd:{payee}"),
-        format!("{payee}/0102"),
-        format!("door:{payee}/0102"),
-    ] {
+    for name in
+        [payee.clone(), format!("phoenixd:{payee}"), format!("{payee}/0102"), format!("door:{payee}/0102")]
+    {
         let disk = Disk::new();
         let desk = disk.start_as(name.clone().leak(), 1_000_000).await;
         desk.refunds.pay_from(disk.wallet.clone()).await.unwrap();
