@@ -213,10 +213,10 @@ async fn a_refusal_says_why_where_the_gateway_does() {
 
 /// As a farebox gateway does whose tokens open once a month.
 fn once_a_month() -> impl Fn(&Till, &Asked) -> axum::response::Response + Send + Sync + 'static {
-    let used = std::sync::Mutex::new(std::collections::HashSet::new());
+    let used = parking_lot::Mutex::new(std::collections::HashSet::new());
     move |till, asked| {
         let paid = till.paid(&asked.headers);
-        if paid.is_some_and(|hash| used.lock().unwrap().insert(hash)) {
+        if paid.is_some_and(|hash| used.lock().insert(hash)) {
             return till.serve("goods");
         }
         let mut answer = till.challenge("svc", 100);

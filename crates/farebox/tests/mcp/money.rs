@@ -95,6 +95,48 @@ async fn a_limit_of_the_agent_lowers_and_never_raises() {
 }
 
 #[tokio::test]
+async fn a_limit_of_the_month_is_told_as_the_sellers_word() {
+    let buyer = Buyer::new().await;
+    buyer.rules(RULES);
+    // Everything that is paid for is used up, once it has been served.
+    let used = parking_lot::Mutex::new(std::collections::HashSet::new());
+    let shop = Shop::with(&buyer.world.net, move |till, asked| {
+        let paid = till.paid(&asked.headers);
+        if paid.is_some_and(|hash| used.lock().insert(hash)) {
+            return till.serve("goods");
+        }
+        let mut answer = till.challenge("svc", 100);
+        if paid.is_some() {
+            answer.headers_mut().insert("farebox-code", "limit_reached".parse().unwrap());
+            let limit = json!({ "capability": "read", "unit": "msat", "most": 9, "used": 8, "needed": 2, "ends_at": 4_102_444_800_u64 });
+            *answer.body_mut() = json!({ "limit": limit }).to_string().into();
+        }
+        answer
+    })
+    .await;
+    let mut agent = Agent::start(&buyer, &[]).await;
+    let first = agent.call("farebox_fetch", json!({ "url": shop.url("/") })).await;
+    assert_eq!(first["status"], 200, "{first}");
+    let dear = agent.call("farebox_fetch", json!({ "url": shop.url("/"), "max_sats": 1 })).await;
+    assert_eq!(
+        (&dear["code"], &dear["server_code"]["untrusted"]),
+        (&"over_price_limit".into(), &true.into())
+    );
+    let again = agent.call("farebox_fetch", json!({ "url": shop.url("/") })).await;
+    assert_eq!(again["payment"]["paid"], true, "{again}");
+    for told in [&dear["shortfalls"], &again["shortfalls"]] {
+        let limit = &told["values"][0];
+        assert_eq!(
+            (&told["untrusted"], &limit["ends_at"]),
+            (&true.into(), &4_102_444_800_u64.into()),
+            "{told}"
+        );
+        assert_eq!(limit["payment_hash"], first["payment"]["payment_hash"]);
+    }
+    agent.end(&buyer).await;
+}
+
+#[tokio::test]
 async fn rules_that_are_broken_exposed_or_gone_allow_nothing() {
     use std::os::unix::fs::PermissionsExt as _;
     let buyer = Buyer::new().await;
