@@ -161,21 +161,23 @@ impl Patience {
         timers: &Timers,
         mut sending: Pin<&mut impl Future<Output = Result<T, SendError>>>,
     ) -> Result<T, Failure> {
-        let (mut limit, mut timer) = (self.head_limit(), None);
+        let (mut look, mut timer) = (self.next_look(self.heard), None);
         poll_fn(|context| {
             if let Poll::Ready(answer) = sending.as_mut().poll(context) {
                 return Poll::Ready(answer.map_err(|error| self.explain(error)));
             }
             loop {
-                // Without one the request is on its way, and its answer may take as long as it likes.
-                let Some(at) = limit else { return Poll::Pending };
+                // Without one its answer may take as long as it likes.
+                let Some(at) = look else { return Poll::Pending };
                 let timer = timer.get_or_insert_with(|| timers.at(at));
                 ready!(timer.poll(context));
-                limit = self.head_limit();
-                match limit {
-                    Some(later) if later > Instant::now() => timer.reset(later),
-                    Some(_) => return Poll::Ready(Err(self.expired())),
-                    None => {}
+                let now = Instant::now();
+                if self.head_limit().is_some_and(|limit| limit <= now) {
+                    return Poll::Ready(Err(self.expired()));
+                }
+                look = self.next_look(now);
+                if let Some(later) = look {
+                    timer.reset(later);
                 }
             }
         })
@@ -247,6 +249,15 @@ impl Patience {
         [limit, self.deadline].into_iter().flatten().min()
     }
 
+    /// When to look at the limit: when it is reached, or, while the request is on its way, in case that has ended by then. Nobody
+    /// is told of its end, and from then on the answer has its own time.
+    fn next_look(&self, now: Instant) -> Option<Instant> {
+        let limit = self.head_limit();
+        let is_uploading = !self.is_grpc && self.is_uploading();
+        let head = self.head.filter(|_| is_uploading).map(|head| now + head.max(Duration::from_millis(1)));
+        [limit, head].into_iter().flatten().min()
+    }
+
     fn expired(&self) -> Failure {
         let is_awaited = self.upload.as_ref().is_some_and(|upload| upload.state() == UploadState::Awaited);
         if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
@@ -316,6 +327,33 @@ mod tests {
             Ok::<_, SendError>("late")
         };
         assert!(matches!(patience.head(&Timers::default(), std::pin::pin!(answered)).await, Ok("late")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_has_its_own_time_once_its_request_has_been_sent() {
+        for idle in [Some(Duration::from_secs(600)), None] {
+            let upload = Upload::new();
+            let patience = Patience {
+                is_grpc: false,
+                head: Some(Duration::from_secs(2)),
+                idle,
+                deadline: None,
+                body_max: None,
+                upload: Some(Arc::clone(&upload)),
+                heard: Instant::now(),
+                is_waiting: false,
+                timer: None,
+            };
+            let began = Instant::now();
+            let never = async {
+                tokio::time::sleep(Duration::from_millis(7_500)).await;
+                upload.note(UploadState::Done);
+                std::future::pending::<Result<(), SendError>>().await
+            };
+            let waited = patience.head(&Timers::default(), std::pin::pin!(never)).await;
+            assert!(matches!(waited, Err(Failure::UpstreamTimeout)), "{idle:?}");
+            assert!((9_500..9_600).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+        }
     }
 
     #[test]
