@@ -1,11 +1,14 @@
-//! Upstreams that end HTTP/2 connections while requests are on their way: what they say they have not looked at is asked
-//! once more, whatever it is; what they may have looked at isn't.
+//! Upstreams that end HTTP/2 connections while requests are on their way, with a word or without: what they say they have
+//! not looked at is asked once more, whatever it is; what they may have looked at isn't.
 
 #![expect(clippy::unwrap_used, reason = "an error is how a test fails")]
 
 mod support;
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use farebox_gateway::GatewayConfig;
 use http::{Request, Response};
 use support::{
     Rig, ask, body,
@@ -165,4 +168,30 @@ async fn one_that_only_ever_says_goodbye_is_not_asked_for_ever() {
     };
     assert_eq!(answer.status(), 502);
     assert!((2..=6).contains(&connections), "{connections}");
+}
+
+#[tokio::test]
+async fn a_connection_that_has_fallen_silent_gets_no_more_requests() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut route = free("api", &format!("h2c://{}", listener.local_addr().unwrap()));
+    // One request waits for so long; the others have as long to be answered.
+    route.upstream.head_timeout = Some(Duration::from_secs(1));
+    let rig = Rig::with(GatewayConfig { workers: 1, ..support::config(vec![route]) }).await;
+    let serve = async {
+        let mut silent = Served::accept(&listener).await;
+        silent.request(usize::MAX).await;
+        let mut other = Served::accept(&listener).await;
+        for _ in 0..2 {
+            let (stream, sent) = other.request(usize::MAX).await;
+            other.answer(stream, &sent).await;
+        }
+        (silent, other)
+    };
+    let client = async {
+        assert_eq!(asked(&rig, "one").await.status(), 504);
+        for text in ["two", "three"] {
+            assert_eq!(asked(&rig, text).await.body(), text);
+        }
+    };
+    tokio::join!(client, serve);
 }

@@ -1,13 +1,14 @@
 //! Making one connection: TCP or a Unix socket, TLS where it is asked for, and the conversation on top.
 
 use std::{
-    io,
+    io::{self, IoSlice},
     path::{Path, PathBuf},
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
 };
 
 use hyper::client::conn::{http1, http2};
@@ -15,10 +16,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::UnixStream,
     sync::oneshot,
-    time::{Duration, sleep},
+    time::{Duration, Instant, sleep},
 };
 use tokio_rustls::TlsConnector;
 
@@ -71,6 +72,80 @@ pub(super) struct Terms {
     pub(super) streams_max: AtomicUsize,
     /// Extended CONNECT (RFC 8441): streams that go on in another protocol.
     pub(super) extended_connect: AtomicBool,
+    began: Instant,
+    /// When something came from there last, whatever it was: so many milliseconds after it began.
+    heard: AtomicU64,
+}
+
+impl Terms {
+    fn new() -> Self {
+        Self {
+            streams_max: AtomicUsize::new(STREAMS_UNTIL_TOLD),
+            extended_connect: AtomicBool::new(false),
+            began: Instant::now(),
+            heard: AtomicU64::new(0),
+        }
+    }
+
+    fn hear(&self) {
+        let millis = self.began.elapsed().as_millis();
+        self.heard.store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// When something came from there last, or when it began.
+    pub(super) fn heard(&self) -> Instant {
+        self.began + Duration::from_millis(self.heard.load(Ordering::Relaxed))
+    }
+}
+
+/// A connection whose other side is listened for.
+struct Listening<S> {
+    stream: S,
+    terms: Arc<Terms>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Listening<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if read.is_ready() {
+            self.terms.hear();
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Listening<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
 }
 
 impl Connector {
@@ -179,6 +254,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     K: Send + 'static,
 {
+    let terms = Arc::new(Terms::new());
+    let stream = Listening { stream, terms: terms.clone() };
     let (sender, mut connection) = http2::Builder::<Tasks>::new(tasks.clone())
         .timer(TokioTimer::new())
         .initial_max_send_streams(STREAMS_UNTIL_TOLD)
@@ -187,10 +264,6 @@ where
         .handshake(TokioIo::new(stream))
         .await
         .map_err(SendError::Handshake)?;
-    let terms = Arc::new(Terms {
-        streams_max: AtomicUsize::new(STREAMS_UNTIL_TOLD),
-        extended_connect: AtomicBool::new(false),
-    });
     let (told, settled) = oneshot::channel();
     let published = terms.clone();
     tasks.spawn(async move {
@@ -231,7 +304,7 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
         task::JoinSet,
-        time::{Instant, timeout},
+        time::timeout,
     };
 
     use super::*;

@@ -9,7 +9,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use http::HeaderValue;
@@ -28,6 +28,10 @@ use super::{
 };
 use crate::{config::UpstreamConfig, moment, proxy::RequestBody, services::unshared, worker::Worker};
 
+/// How long an HTTP/2 connection may be silent while a request waits that is then given up, to get more requests. Where its other
+/// side is gone without a word, each of them would wait as well, until one of the connection's own questions isn't answered.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// See the module.
 pub(crate) struct Pool {
     /// What the address is called, in memory of this pool's own: each request counts a reference to it.
@@ -39,6 +43,8 @@ pub(crate) struct Pool {
     seats_max: usize,
     idle_max: usize,
     keep_alive: Duration,
+    /// [`SILENCE`], or half the time for an answer, if that is less: the connection may have begun with the request.
+    silence: Duration,
     open: Arc<AtomicUsize>,
     /// Requests that have a [`Lease`](super::Lease). Only its own worker writes here, unless it is everybody's.
     pub(super) in_flight: AtomicUsize,
@@ -67,6 +73,9 @@ pub(super) struct Http2 {
     pub(super) terms: Arc<Terms>,
     streams: AtomicUsize,
     used: Mutex<Instant>,
+    silence: Duration,
+    /// It gets no more requests.
+    is_given_up: AtomicBool,
 }
 
 /// A connection for one request.
@@ -75,8 +84,8 @@ pub(super) enum Connection {
     Http2(Stream),
 }
 
-/// One stream's share of a connection.
-pub(super) struct Stream(pub(super) Arc<Http2>);
+/// One stream's share of a connection, and since when it has that.
+pub(super) struct Stream(pub(super) Arc<Http2>, Instant);
 
 /// What a connection of a limited number holds while it is used, and until its socket is closed.
 struct Seat {
@@ -124,6 +133,7 @@ impl Pool {
             seats_max: limit.unwrap_or(usize::MAX),
             idle_max,
             keep_alive: config.keep_alive,
+            silence: config.head_timeout.map_or(SILENCE, |time| SILENCE.min(time / 2)),
             open: Arc::default(),
             in_flight: AtomicUsize::new(0),
         };
@@ -228,7 +238,9 @@ impl Pool {
                     seat.leave();
                 }
                 let used = Mutex::new(Instant::now());
-                let http2 = Arc::new(Http2 { sender, terms, streams: AtomicUsize::new(0), used });
+                let (streams, is_given_up) = (AtomicUsize::new(0), AtomicBool::new(false));
+                let silence = self.silence;
+                let http2 = Arc::new(Http2 { sender, terms, streams, used, silence, is_given_up });
                 held.is_http1 = false;
                 held.http2.push(http2.clone());
                 Connection::Http2(Stream::open(http2))
@@ -296,7 +308,7 @@ impl Held {
         if self.http2.is_empty() {
             return None;
         }
-        self.http2.retain(|http2| !http2.sender.is_closed());
+        self.http2.retain(|http2| !http2.sender.is_closed() && !http2.is_given_up.load(Ordering::Relaxed));
         let free = self.http2.iter().find(|http2| {
             http2.streams.load(Ordering::Relaxed) < http2.terms.streams_max.load(Ordering::Relaxed)
         })?;
@@ -340,12 +352,17 @@ impl Drop for Open {
 impl Stream {
     fn open(http2: Arc<Http2>) -> Self {
         http2.streams.fetch_add(1, Ordering::Relaxed);
-        Self(http2)
+        Self(http2, moment::now())
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        // What was answered to its end was heard just now.
+        let Self(http2, since) = self;
+        if http2.terms.heard().max(*since).elapsed() >= http2.silence {
+            http2.is_given_up.store(true, Ordering::Relaxed);
+        }
         if self.0.streams.fetch_sub(1, Ordering::Relaxed) == 1 {
             *self.0.used.lock() = Instant::now();
         }
