@@ -20,7 +20,7 @@ use farebox_lightning::{
     outgoing::{Ended, IntentError, Outgoing, Resolution, ResolveError, State as Sent},
 };
 use farebox_protocol::{Invoice, Msat};
-use tokio::time;
+use tokio::time::{self, Instant};
 
 use super::{Entry, LOOKUP_TIMEOUT, PAY_TIMEOUT, RefundHealth, Refunds, State, Verdict, Wanted, Way};
 use crate::{
@@ -37,6 +37,10 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 /// How often a payment is looked at that is left to a person.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
+/// How long an order to pay may take from a process that has ended to a wallet that it has a connection to.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(5);
+/// How the names of wallets begin that are asked through relays, which may keep an order for as long as they like.
+const RELAYED: &str = "nwc:";
 /// How long after its invoice has expired an order to pay may still be on its way to a wallet, or be taken by one whose clock is slow.
 const STRAY: Duration = Duration::from_secs(600);
 
@@ -312,10 +316,12 @@ impl Refunds {
 
     /// What became of a payment that was never sent. So says the journal, which may be an older copy, and the wallet knows better:
     /// the one that was to pay, and no other. That it knows nothing is believed at once where that proves something, and else
-    /// only when an order to pay would come too late wherever it has been until then. `None` when the program stops.
+    /// once it has gone on saying so for longer than an order may be on its way, or when the order would come too late
+    /// wherever it has been until then. `None` when the program stops.
     async fn never_sent(&self, entry: &Entry, outgoing: &Outgoing) -> Option<Fate> {
         let Wanted { id, payment, .. } = entry.wanted;
         let (mut backoff, mut stuck) = (Backoff::up_to(LOOK_EVERY), None);
+        let mut unknown_since = None;
         loop {
             let facts = outgoing.facts();
             let way = self.way(entry, outgoing).await;
@@ -325,7 +331,10 @@ impl Refunds {
                 let then = self.clock.now().saturating_add(wait);
                 way.as_ref().is_some_and(|way| way.expires.saturating_add(STRAY) <= then)
             };
-            let is_over = facts.proves_unsent || over_in(Duration::ZERO);
+            let relayed = facts.wallet.0.starts_with(RELAYED);
+            let has_arrived =
+                !relayed && unknown_since.is_some_and(|since: Instant| since.elapsed() >= ARRIVES_WITHIN);
+            let is_over = facts.proves_unsent || has_arrived || over_in(Duration::ZERO);
             let look = time::timeout(LOOKUP_TIMEOUT, outgoing.wallet().lookup(payment));
             let known = match self.stop.run_until_cancelled(look).await? {
                 Ok(Ok(Outcome::Settled { preimage, fee })) if preimage.pays(&payment) => {
@@ -337,11 +346,12 @@ impl Refunds {
                 Ok(Ok(Outcome::Failed(why))) if is_theirs => Some(Fate::NotPaid { why }),
                 // Nothing to tell a person: it will be known.
                 Ok(Ok(Outcome::InFlight)) => {
-                    stuck = None;
+                    (stuck, unknown_since) = (None, None);
                     None
                 }
-                Ok(Ok(Outcome::NotFound)) if is_theirs && over_in(WAITED_MAX) => {
+                Ok(Ok(Outcome::NotFound)) if is_theirs && (!relayed || over_in(WAITED_MAX)) => {
                     stuck = None;
+                    unknown_since.get_or_insert_with(Instant::now);
                     if let Some(fate) = self.told_by_hand(entry, outgoing).await {
                         return Some(fate);
                     }

@@ -506,12 +506,40 @@ fn what_an_older_journal_says_was_never_sent_is_asked_of_the_wallet() {
 
 /// An order to pay may still be on its way to such a wallet.
 #[test]
-fn a_wallet_that_can_not_prove_it_is_believed_when_the_order_would_come_too_late() {
+fn a_wallet_that_can_not_prove_it_is_believed_when_an_order_would_have_arrived() {
     let paid = Outcome::Settled { preimage: Preimage::from_bytes([1; 32]), fee: Msat::new(300) };
     for is_recorded in [false, true] {
         for (last, state, refunded) in [(Some(paid.clone()), "paid", 50_300), (None, "failed", 0)] {
             let (disk, token, id) = older_journal(is_recorded);
             *disk.wallet.is_plain.lock() = true;
+            process().block_on(async {
+                let desk = disk.open().await;
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                assert_eq!(desk.refunds.health(), RefundHealth { open: 1, stuck: 0 });
+                assert_eq!(disk.balance(&token).await.refunding(), 55_500, "nothing is given back");
+                if let Some(outcome) = last {
+                    disk.wallet.know(Preimage::from_bytes([1; 32]).payment_hash(), outcome);
+                }
+                assert_eq!(over(&desk, &token, &id).await["state"], state);
+                assert_eq!(disk.balance(&token).await.refunded(), refunded);
+                desk.lawful().await;
+            });
+            assert_eq!(disk.wallet.paid(), 0);
+        }
+    }
+}
+
+/// A relay may keep an order for days.
+#[test]
+fn a_wallet_behind_relays_is_believed_when_the_order_would_come_too_late() {
+    let paid = Outcome::Settled { preimage: Preimage::from_bytes([1; 32]), fee: Msat::new(300) };
+    for is_recorded in [false, true] {
+        for (last, state, refunded) in [(Some(paid.clone()), "paid", 50_300), (None, "failed", 0)] {
+            let (disk, token, id) = older_journal(is_recorded);
+            *disk.wallet.is_plain.lock() = true;
+            *disk.wallet.name.lock() = "nwc:wallet";
+            let file = rusqlite::Connection::open(disk.dir.path().join("refunds.sqlite")).unwrap();
+            file.execute("UPDATE refund_ways SET wallet = 'nwc:wallet'", []).unwrap();
             process().block_on(async {
                 let desk = disk.open().await;
                 tokio::time::sleep(Duration::from_secs(200_000)).await;
