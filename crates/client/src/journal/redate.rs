@@ -6,12 +6,12 @@
 //!
 //! The person may be wrong, or misled: the clock has been set back, and the dates were right. So once the forgiven moment has come,
 //! all that was dated from the redating up to it counts as paid at that moment ([`COUNTS_AGAIN`]). Consents that weren't used are
-//! forgotten, since by an earlier clock some would be good again that have lapsed.
+//! forgotten, since by an earlier clock some would be good again that have lapsed; so are those whose payments came to nothing.
 
 use farebox_protocol::{Msat, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{JournalError, budget, integer};
+use super::{JournalError, WRITTEN_OFF, budget, integer};
 
 /// The step of the schema that brings this.
 pub(super) const TABLES: &str = "
@@ -55,10 +55,14 @@ pub(super) const DATED: &str = "max(coalesce(p.begun_at, 0), o.updated_at)";
 pub(super) const REDATED: &str =
     "LEFT JOIN redated r ON r.payment_hash = o.payment_hash AND r.was = max(coalesce(p.begun_at, 0), o.updated_at)
      AND r.state = o.state";
-/// Whether a payment counts in a window that began at `?1` although its date is before that; the present is `?4`.
+/// Whether a payment counts in a window that began at `?1` although its date is before that; the present is `?4`. One that was
+/// redated more than once may be dated after the forgiven moment: it counted as paid before that by then.
 pub(super) const COUNTS_AGAIN: &str =
     "EXISTS (SELECT 1 FROM redatings t WHERE t.forgiven > ?1 AND t.forgiven <= ?4
-             AND max(p.begun_at, o.updated_at) BETWEEN t.at AND t.forgiven)";
+             AND max(p.begun_at, o.updated_at) >= t.at
+             AND (r.at IS NOT NULL OR max(p.begun_at, o.updated_at) <= t.forgiven))";
+/// The payments whose consents stand for them for good.
+const USED_UP: &str = "SELECT payment_hash FROM outgoing_payments WHERE state = 'settled' OR reason IS ?1";
 
 /// Takes `now` for the present, and what is dated after it for paid now.
 pub(super) fn redate(connection: &mut Connection, now: Timestamp) -> Result<Redating, JournalError> {
@@ -89,8 +93,11 @@ pub(super) fn redate(connection: &mut Connection, now: Timestamp) -> Result<Reda
         "INSERT INTO redatings (at, forgiven) VALUES (?1, ?2)",
         params![integer(now.secs()), integer(forgiven.secs())],
     )?;
-    journal.execute("UPDATE clock SET latest = ?1", [integer(now.secs())])?;
-    journal.execute("DELETE FROM approvals WHERE used_by IS NULL", [])?;
+    // From now on nothing is earlier than this, as before nothing was than the forgiven moment.
+    journal.execute("INSERT OR REPLACE INTO clock (id, latest) VALUES (1, ?1)", [integer(now.secs())])?;
+    // One whose payment has failed is as good as unused.
+    let forget = format!("DELETE FROM approvals WHERE used_by IS NULL OR used_by NOT IN ({USED_UP})");
+    journal.execute(&forget, [WRITTEN_OFF])?;
     journal.commit()?;
     Ok(Redating::Done { payments, spent, forgiven })
 }

@@ -177,6 +177,40 @@ fn a_journal_that_is_redated_by_a_clock_that_is_set_back_frees_nothing_once_that
 }
 
 #[test]
+fn a_clock_that_is_set_back_after_a_redating_frees_nothing() {
+    let file = File::new();
+    let journal = file.open();
+    let order = |number| budgeted(number, &[(None, Window::Hour, 230)]);
+    assert_eq!(pay(&journal, 1, later(40_000_000)), Recorded::New);
+    assert!(matches!(journal.redate(NOW).unwrap(), Redating::Done { payments: 1, .. }));
+    let earlier = Timestamp::from_secs(NOW.secs() - 1_000_000);
+    assert_eq!(begin(&journal, &order(2), earlier), Recorded::New);
+    end(&journal, &order(2), 2, 10, earlier);
+    for now in [earlier, NOW, later(3_599)] {
+        assert!(is_refused(&begin(&journal, &order(3), now)), "{now}");
+    }
+    assert_eq!(begin(&journal, &order(3), later(3_600)), Recorded::New);
+}
+
+#[test]
+fn what_is_redated_again_by_a_clock_that_is_set_back_counts_once_that_is_right() {
+    for times in 1..4 {
+        let file = File::new();
+        let journal = file.open();
+        assert_eq!(pay(&journal, 1, later(40_000_000)), Recorded::New);
+        assert!(matches!(journal.redate(NOW).unwrap(), Redating::Done { payments: 1, .. }));
+        for back in 1..=times {
+            let now = Timestamp::from_secs(NOW.secs() - back * 1_000_000);
+            assert!(matches!(journal.redate(now).unwrap(), Redating::Done { payments: 1, .. }));
+        }
+        for now in [NOW, later(3_599)] {
+            assert!(is_refused(&pay(&journal, 2, now)), "{times} {now}");
+        }
+        assert_eq!(pay(&journal, 2, later(3_600)), Recorded::New);
+    }
+}
+
+#[test]
 fn what_is_open_is_not_redated() {
     let file = File::new();
     let journal = file.open();

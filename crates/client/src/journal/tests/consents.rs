@@ -70,6 +70,29 @@ fn a_clock_that_is_set_back_revives_no_consent() {
 }
 
 #[test]
+fn redating_revives_no_consent_whatever_has_become_of_its_payment() {
+    for (is_used, has_failed) in [(false, false), (true, true), (true, false)] {
+        let file = File::new();
+        let journal = file.open();
+        let order = order(1, "a");
+        let id = consented(&journal, &order);
+        if is_used {
+            let lease = by_consent(&journal, &order, &id).unwrap();
+            match has_failed {
+                true => fail(&journal, &order, "no route"),
+                false => mark_sent(&journal, &order).unwrap(),
+            }
+            journal.release(&lease).unwrap();
+        }
+        assert_eq!(journal.given(&question(&order), later(3_600)).unwrap().len(), 0, "it has lapsed");
+        buy(&journal, 2, &self::order(2, "b"));
+        journal.note(&Note::Honoured(hash(2)), "/", Told::default(), later(1_000_000)).unwrap();
+        assert!(matches!(journal.redate(later(1)).unwrap(), Redating::Done { .. }));
+        assert_eq!(journal.given(&question(&order), later(2)).unwrap().len(), 0, "{is_used} {has_failed}");
+    }
+}
+
+#[test]
 fn a_consent_that_ended_before_the_last_receipt_stays_over() {
     let file = File::new();
     let journal = file.open();
