@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -248,6 +249,8 @@ async fn what_the_manual_walks_through_is_what_happens() {
     let open = program.event();
     assert_eq!((&answer["status"], &open["event"]), (&200.into(), &"open".into()));
     let of = |key: &str| ready[key].as_str().unwrap().to_owned();
+    let mode = fs::metadata(of("data_dir")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "a wallet is in it, and what was bought");
     let buyer = |line: &str| {
         let line = format!(". '{}' && {line}", open["buyer_file"].as_str().unwrap());
         let mut shell = Command::new("sh");

@@ -154,7 +154,8 @@ pub(crate) struct Resume {
 struct Row {
     payment_hash: String,
     /// `recorded`, `sent`, `unknown`, `failed`, `unsent`, `paid` (and never honoured yet), `imported` (and not used here yet),
-    /// `honoured`, or of a credential that is over: `used_up` (its seller said so), `dead` (you gave it up).
+    /// `honoured`, or of a credential that is over: `used_up` (its seller said so), `dead` (you gave it up,
+    /// or its seller refuses it for good). One that has only reached its limit for the month is none of these.
     state: &'static str,
     origin: String,
     service: String,

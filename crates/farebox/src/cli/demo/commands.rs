@@ -155,7 +155,7 @@ impl Commands<'_> {
         if counter.is_silent {
             writeln!(f, "  # (nothing answers behind it just now)")?;
         }
-        let target = format!("\"$GATEWAY{}\"", in_quotes(path));
+        let target = at_gateway(path);
         if let Some(host) = &counter.host {
             // What is bought for a name is bought of that name; only a client that is told can ask for it here.
             return writeln!(f, "  curl -i {method}-H 'Host: {host}' {target}");
@@ -191,14 +191,33 @@ impl Commands<'_> {
     }
 }
 
-/// As part of a word that stands in double quotes.
-fn in_quotes(text: &str) -> String {
-    let escaped =
-        |letter: char| matches!(letter, '"' | '\\' | '$' | '`').then_some('\\').into_iter().chain([letter]);
-    text.chars().flat_map(escaped).collect()
+/// A path of the gateway as one word of a shell, in which only the gateway's address is anything else than it says.
+fn at_gateway(path: &str) -> String {
+    // In double quotes a shell at which somebody types reads these, `!` as what was typed before, which no backslash prevents.
+    match path.contains(['"', '\\', '$', '`', '!']) {
+        true => format!("\"$GATEWAY\"{}", quoted(path)),
+        false => format!("\"$GATEWAY{path}\""),
+    }
 }
 
 /// As one word of a shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_one_word_in_which_nothing_is_run_or_looked_up() {
+        assert_eq!(at_gateway("/v1/sun?lat=1&lon=2"), "\"$GATEWAY/v1/sun?lat=1&lon=2\"");
+        for path in ["/a!b", "/$(id)", "/`id`", "/a\"b", "/a\\b", "/$HOME/it's"] {
+            let word = at_gateway(path);
+            let line = format!("GATEWAY=http://a; printf %s {word}");
+            let said = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
+            assert_eq!(String::from_utf8(said.stdout).unwrap(), format!("http://a{path}"), "{word}");
+            assert!(word.starts_with("\"$GATEWAY\"'"), "{word}");
+        }
+    }
 }

@@ -4,8 +4,10 @@
 //! The nodes come first: LDK looks at its first payment two seconds after a node's start, whatever happens meanwhile.
 
 use std::{
+    fs::Permissions,
     io,
     net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::Arc,
 };
@@ -91,8 +93,10 @@ impl Stage {
     }
 
     async fn around(net: &Net, goods: &Goods, tell: &Teller) -> Result<Parts> {
+        // With a seller's configuration, the wallet in it opens the seller's own API.
         let dir = tempfile::Builder::new()
             .prefix("farebox-demo-")
+            .permissions(Permissions::from_mode(0o700))
             .tempdir()
             .context("cannot make a temporary directory")?;
         let stop = CancellationToken::new();
