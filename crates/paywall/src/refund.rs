@@ -48,7 +48,7 @@ pub use compare::{CompareError, Compared};
 pub use front::{BODY_BYTES_MAX, PATH, not_offered};
 pub use records::{Record, Records, RecordsError, Verdict, Which, Word, WordError};
 
-use at_work::AtWork;
+use at_work::{AtWork, Try};
 use journal::{Entry, Journal, Recorded, State, Wanted, Way};
 
 use crate::{
@@ -64,8 +64,10 @@ const EXPIRY_LEFT: Duration = Duration::from_secs(20);
 const PAY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a wallet may take to say whether it knows an invoice.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Refunds that may be judged at once.
+/// Refunds that may be judged at once; to addresses as many again.
 const AT_ONCE_MAX: usize = 32;
+/// How long a refund waits for its turn to be judged.
+const TURN_WITHIN: Duration = Duration::from_secs(2);
 /// Questions how much there is that may be answered at once. Apart from those, so that asking much keeps nobody from money.
 const LOOKS_MAX: usize = 8;
 
@@ -92,6 +94,8 @@ pub struct Refunds {
     attempts: Attempts,
     at_work: AtWork,
     at_once: Arc<Semaphore>,
+    /// Apart from those: whose server may be as slow as it likes keeps nobody with an invoice from money.
+    addresses: Arc<Semaphore>,
     looks: Semaphore,
     pending: work::Pending,
     /// Whether the books are known to say all that has left.
@@ -257,6 +261,7 @@ impl Refunds {
             attempts: Attempts::default(),
             at_work: AtWork::default(),
             at_once: Arc::new(Semaphore::new(AT_ONCE_MAX)),
+            addresses: Arc::new(Semaphore::new(AT_ONCE_MAX)),
             looks: Semaphore::new(LOOKS_MAX),
             pending: work::Pending::default(),
             compared: AtomicBool::new(false),
@@ -312,9 +317,18 @@ impl Refunds {
         let (Some(outgoing), false) = (self.outgoing.get().cloned(), self.stop.is_cancelled()) else {
             return Err(RefundRefusal::Unavailable);
         };
-        let permit = Arc::clone(&self.at_once).try_acquire_owned().map_err(|_| RefundRefusal::Unavailable)?;
+        let to: To = wish.to.parse()?;
+        // One try for each purchase, before it takes anybody's room.
+        let trying = self.at_work.begin(holder.identifier.payment_hash).ok_or(RefundRefusal::UnderWay)?;
+        let room = match to {
+            To::Invoice(_) => &self.at_once,
+            To::Address(_) => &self.addresses,
+        };
+        // In the order in which they came: who asks again and again comes last each time.
+        let permit = time::timeout(TURN_WITHIN, Arc::clone(room).acquire_owned()).await;
+        let Ok(Ok(permit)) = permit else { return Err(RefundRefusal::Unavailable) };
         let this = Arc::clone(self);
-        let work = async move { this.work_on(&holder, wish, outgoing, permit).await };
+        let work = async move { this.work_on(&holder, wish, to, outgoing, (trying, permit)).await };
         self.tasks.spawn_on(work, &self.runtime).await.unwrap_or(Err(RefundRefusal::Unavailable))
     }
 
@@ -374,11 +388,11 @@ impl Refunds {
         self: &Arc<Self>,
         holder: &Holder,
         wish: Wish,
+        to: To,
         outgoing: Outgoing,
-        permit: OwnedSemaphorePermit,
+        room: (Try, OwnedSemaphorePermit),
     ) -> Result<Told, RefundRefusal> {
         let purchase = holder.identifier.payment_hash;
-        let to: To = wish.to.parse()?;
         let known = to.key(&wish).map(|key| id_of(&purchase, &key));
         if let Some(id) = known
             && let Some(entry) = self.journal(move |journal| journal.find(id)).await?
@@ -389,7 +403,6 @@ impl Refunds {
         if earlier.iter().any(|entry| entry.state == State::Open) {
             return Err(RefundRefusal::UnderWay);
         }
-        let trying = self.at_work.begin(purchase).ok_or(RefundRefusal::UnderWay)?;
         let bought = self.bought(holder).await?;
         // From here on somebody's server may be called, and the wallet asked.
         self.attempts.take(purchase).map_err(RefundRefusal::TooOften)?;
@@ -427,7 +440,7 @@ impl Refunds {
             Recorded::DayUsedUp => return Err(RefundRefusal::DayUsedUp),
         };
         // From here on the row keeps others out, and waiting takes no room.
-        drop((trying, permit));
+        drop(room);
         let work = Arc::clone(self).carry_out(entry.clone(), invoice, outgoing);
         let work = self.tasks.spawn(work);
         let ended = time::timeout(self.config.answer_within, work).await;

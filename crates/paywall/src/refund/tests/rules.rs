@@ -337,7 +337,7 @@ async fn a_few_buyers_with_slow_addresses_keep_nobody_else_from_their_money() {
     let mut asking = tokio::task::JoinSet::new();
     for number in 1..=4 {
         let headers = desk.credit(number).await.headers();
-        for _ in 0..9 {
+        for _ in 0..50 {
             let (refunds, headers) = (Arc::clone(&desk.refunds), headers.clone());
             let wish = Wish { to: "alice@example.com".to_owned(), ..Wish::default() };
             asking.spawn(async move { refunds.ask(&headers, wish).await });
@@ -345,10 +345,29 @@ async fn a_few_buyers_with_slow_addresses_keep_nobody_else_from_their_money() {
         called.recv().await.unwrap();
     }
     // All but the first of each are told to wait.
-    for _ in 0..4 * 8 {
+    for _ in 0..4 * 49 {
         assert_eq!(asking.join_next().await.unwrap().unwrap(), Err(RefundRefusal::UnderWay));
     }
     let token = desk.credit(9).await;
+    assert_eq!(desk.refund(&token, Bill::new(1, 10_000)).await.1["state"], "paid");
+}
+
+#[tokio::test]
+async fn however_many_addresses_are_slow_an_invoice_is_paid() {
+    let disk = Disk::new();
+    let (tell, mut called) = tokio::sync::mpsc::unbounded_channel();
+    let slow = Arc::new(Slow(tell));
+    let desk = disk.start_over("02aa", 1_000_000_000, disk.store.clone(), slow).await;
+    desk.refunds.pay_from(disk.wallet.clone()).await.unwrap();
+    let mut asking = tokio::task::JoinSet::new();
+    for number in 1..=AT_ONCE_MAX {
+        let headers = desk.credit(number.try_into().unwrap()).await.headers();
+        let refunds = Arc::clone(&desk.refunds);
+        let wish = Wish { to: "alice@example.com".to_owned(), ..Wish::default() };
+        asking.spawn(async move { refunds.ask(&headers, wish).await });
+        called.recv().await.unwrap();
+    }
+    let token = desk.credit(99).await;
     assert_eq!(desk.refund(&token, Bill::new(1, 10_000)).await.1["state"], "paid");
 }
 
