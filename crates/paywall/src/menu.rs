@@ -56,7 +56,7 @@ pub struct Menu {
 pub struct Capability {
     /// Its name, as signed into tokens.
     pub name: CapabilityName,
-    /// Its methods; all, if there are none.
+    /// Its methods; all, if there are none. `GET` brings `HEAD` with it.
     pub methods: Vec<Method>,
     /// Its paths; all, if there are none.
     pub paths: Vec<PathPattern>,
@@ -197,17 +197,23 @@ pub enum BadMonthly {
 impl Capability {
     /// Whether a request (path normalised) falls under it.
     pub fn covers(&self, method: &Method, path: &str) -> bool {
-        (self.methods.is_empty() || self.methods.contains(method))
+        (self.methods.is_empty() || lists(&self.methods, method))
             && (self.paths.is_empty() || self.paths.iter().any(|paths| paths.matches(path)))
     }
 
     /// Whether a request may be both under it and of that route.
     fn meets(&self, route: &RouteCost) -> bool {
-        let shares = |method: &Method| route.methods.contains(method);
+        let shares = |one: &[Method], other: &[Method]| one.iter().any(|method| lists(other, method));
         let touches = |path: &PathPattern| route.paths.iter().any(|other| path.meets(other));
-        (self.methods.is_empty() || route.methods.is_empty() || self.methods.iter().any(shares))
+        let (ours, theirs) = (&self.methods, &route.methods);
+        (ours.is_empty() || theirs.is_empty() || shares(ours, theirs) || shares(theirs, ours))
             && (self.paths.is_empty() || route.paths.is_empty() || self.paths.iter().any(touches))
     }
+}
+
+/// Whether a list of methods has this one. A `HEAD` gets what a `GET` gets, less the body, from most services by the same handler.
+pub(crate) fn lists(methods: &[Method], method: &Method) -> bool {
+    methods.contains(method) || (*method == Method::HEAD && methods.contains(&Method::GET))
 }
 
 impl Service {

@@ -10,6 +10,7 @@ use http::{HeaderMap, Method};
 
 use crate::{
     Menu, MenuError, Rate,
+    menu::lists,
     path::normalise,
     price::{self, Cost, CostError, Meter},
 };
@@ -66,7 +67,7 @@ impl Costs {
 /// What requests to a part of a service cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteCost {
-    /// Their methods; all, if there are none.
+    /// Their methods; all, if there are none. `GET` brings `HEAD` with it.
     pub methods: Vec<Method>,
     /// Their paths; all, if there are none.
     pub paths: Vec<PathPattern>,
@@ -289,7 +290,7 @@ impl Service {
 
 impl RouteCost {
     fn is_for(&self, method: &Method, path: &str) -> bool {
-        (self.methods.is_empty() || self.methods.contains(method))
+        (self.methods.is_empty() || lists(&self.methods, method))
             && (self.paths.is_empty() || self.paths.iter().any(|paths| paths.matches(path)))
     }
 }

@@ -33,7 +33,7 @@ fn service() -> Service {
     service.menu = Menu {
         more: vec![plan("large", 90)],
         capabilities: vec![
-            capability("read", "GET HEAD", ""),
+            capability("read", "GET", ""),
             capability("write", "POST PUT", ""),
             capability("admin", "", "/admin /admin/*"),
         ],
@@ -74,6 +74,7 @@ fn a_request_takes_every_capability_it_falls_under_and_needs_the_lowest_tier_tha
     check("GET /admin", None, "read+admin -> root of 5 for 10000 sat");
     check("DELETE /admin/x", None, "admin -> root of 5 for 10000 sat");
     check("GET /administer", None, "read -> default of 0 for 10 sat");
+    check("HEAD /a", None, "read -> default of 0 for 10 sat");
     // Nobody has named it, so it belongs to everybody who has paid.
     check("DELETE /a", None, " -> default of 0 for 10 sat");
 }
