@@ -322,14 +322,21 @@ fn is_not_tls(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
-/// The beginning of a body, as far as it comes.
+/// How long to read a body that is told of and decides nothing. No single silence has to be long for it to take for ever.
+const BEGINNING_WITHIN: Duration = Duration::from_secs(10);
+
+/// The beginning of a body, as far as it comes, and soon.
 pub(crate) async fn beginning(mut response: reqwest::Response, most: usize) -> Bytes {
     let mut body = Vec::new();
-    while body.len() < most
-        && let Ok(Some(piece)) = response.chunk().await
-    {
-        body.extend_from_slice(&piece);
-    }
+    let reading = async {
+        while body.len() < most
+            && let Ok(Some(piece)) = response.chunk().await
+        {
+            body.extend_from_slice(&piece);
+        }
+    };
+    // What has come by then is kept.
+    _ = tokio::time::timeout(BEGINNING_WITHIN, reading).await;
     body.truncate(most);
     body.into()
 }
@@ -427,5 +434,26 @@ impl Hop {
             of_a_token.iter().for_each(|name| _ = next.headers.remove(*name));
         }
         Ok(Some(next))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+    use tokio::time::{self, Instant};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_drips_for_ever_is_heard_for_a_while() {
+        let drops = futures_util::stream::unfold((), |()| async {
+            time::sleep(Duration::from_secs(4)).await;
+            Some((Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"x"))), ()))
+        });
+        let body = reqwest::Body::wrap(StreamBody::new(Box::pin(drops)));
+        let began = Instant::now();
+        assert_eq!(beginning(http::Response::new(body).into(), 1_000).await, "xx");
+        assert_eq!(began.elapsed(), BEGINNING_WITHIN);
     }
 }

@@ -232,7 +232,9 @@ async fn told(args: &Args, output: OutputFlags, engine: &Engine) -> Result<Exit,
     let url = args.url.as_deref().unwrap_or_default();
     let request = request::build(url, &args.request, args.money.offer.as_deref()).map_err(Failure::usage)?;
     if args.money.dry_run {
-        return listing::quote(&engine.quote(request).await?, output);
+        let most = args.network.max_time.unwrap_or(Duration::MAX);
+        let quote = tokio::time::timeout(most, engine.quote(request)).await;
+        return listing::quote(&quote.map_err(|_| Failure::late(None))??, output);
     }
     fetch(args, output, engine, request).await
 }

@@ -203,3 +203,13 @@ async fn of_several_offers_all_are_told_and_the_one_that_is_named_is_bought() {
     );
     assert_eq!(buyer.payments(), 1);
 }
+
+#[tokio::test]
+async fn asking_for_a_price_takes_no_longer_than_it_may() {
+    let buyer = Buyer::new().await;
+    // Connections stand, and nobody takes them.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", silent.local_addr().unwrap());
+    let output = buyer.get(&["--dry-run", "--max-time", "0.2", &url]).await;
+    assert_eq!((exit(&output), error(&output)["code"].as_str()), (4, Some("timeout")));
+}
