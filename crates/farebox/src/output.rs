@@ -69,9 +69,11 @@ pub(crate) fn line(text: &dyn Display) -> io::Result<()> {
     }
 }
 
-/// Somebody else's words for a terminal, which must not obey them.
+/// Somebody else's words for a terminal, which must not obey them: neither its own signs nor those that turn the direction of
+/// writing, by which a price could be read as another one.
 pub(crate) fn harmless(text: &str) -> String {
-    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let is_plain = |c: char| !c.is_control() && !c.escape_debug().to_string().starts_with("\\u");
+    let shown = |c: char| if is_plain(c) { c.to_string() } else { c.escape_default().to_string() };
     text.chars().map(shown).collect()
 }
 
@@ -134,6 +136,17 @@ pub(crate) fn roughly(span: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_in_the_words_of_somebody_else_is_obeyed_or_turns_the_line_round() {
+        for (words, want) in [
+            ("caf\u{e9} 日本 \"a\" b\\c 'd'", "caf\u{e9} 日本 \"a\" b\\c 'd'"),
+            ("\u{1b}[31m\r\n\u{9b}1A", "\\u{1b}[31m\\r\\n\\u{9b}1A"),
+            ("\u{202e}tas 1\u{2066}\u{200b}\u{feff}", "\\u{202e}tas 1\\u{2066}\\u{200b}\\u{feff}"),
+        ] {
+            assert_eq!(harmless(words), want);
+        }
+    }
 
     #[test]
     fn a_moment_is_shown_in_utc() {
