@@ -39,8 +39,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// How long an order to pay may take from a process that has ended to a wallet that it has a connection to.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(5);
-/// How the names of wallets begin that are asked through relays, which may keep an order for as long as they like.
+/// How the names of wallets begin that are asked through relays, which may keep an order for as long as they like; also behind
+/// a door, or several.
 const RELAYED: &str = "nwc:";
+const DOOR: &str = "door:";
 /// How long after its invoice has expired an order to pay may still be on its way to a wallet, or be taken by one whose clock is slow.
 const STRAY: Duration = Duration::from_secs(600);
 
@@ -331,7 +333,7 @@ impl Refunds {
                 let then = self.clock.now().saturating_add(wait);
                 way.as_ref().is_some_and(|way| way.expires.saturating_add(STRAY) <= then)
             };
-            let relayed = facts.wallet.0.starts_with(RELAYED);
+            let relayed = facts.wallet.0.trim_start_matches(DOOR).starts_with(RELAYED);
             let has_arrived =
                 !relayed && unknown_since.is_some_and(|since: Instant| since.elapsed() >= ARRIVES_WITHIN);
             let is_over = facts.proves_unsent || has_arrived || over_in(Duration::ZERO);

@@ -533,13 +533,13 @@ fn a_wallet_that_can_not_prove_it_is_believed_when_an_order_would_have_arrived()
 #[test]
 fn a_wallet_behind_relays_is_believed_when_the_order_would_come_too_late() {
     let paid = Outcome::Settled { preimage: Preimage::from_bytes([1; 32]), fee: Msat::new(300) };
-    for is_recorded in [false, true] {
+    for (is_recorded, name) in [(false, "nwc:wallet"), (true, "nwc:wallet"), (true, "door:nwc:wallet")] {
         for (last, state, refunded) in [(Some(paid.clone()), "paid", 50_300), (None, "failed", 0)] {
             let (disk, token, id) = older_journal(is_recorded);
             *disk.wallet.is_plain.lock() = true;
-            *disk.wallet.name.lock() = "nwc:wallet";
+            *disk.wallet.name.lock() = name;
             let file = rusqlite::Connection::open(disk.dir.path().join("refunds.sqlite")).unwrap();
-            file.execute("UPDATE refund_ways SET wallet = 'nwc:wallet'", []).unwrap();
+            file.execute("UPDATE refund_ways SET wallet = ?1", [name]).unwrap();
             process().block_on(async {
                 let desk = disk.open().await;
                 tokio::time::sleep(Duration::from_secs(200_000)).await;
