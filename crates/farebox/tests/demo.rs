@@ -300,14 +300,24 @@ async fn what_the_manual_walks_through_is_what_happens() {
 
     // A price by usage, limits by the month, an upper tier.
     assert_eq!(json("farebox --json get \"$GATEWAY/chat?tokens=500\"")["status"], 200);
+    // The same request under one key is paid for once: 20 sat of 200, and 20 more.
+    for _ in 0..2 {
+        let once = json("farebox --json get -H 'Idempotency-Key: once' \"$GATEWAY/chat?tokens=500\"");
+        assert_eq!((&once["status"], &once["paid"]), (&200.into(), &false.into()), "{once}");
+    }
     for _ in 0..4 {
         assert_eq!(json("farebox --json get \"$GATEWAY/maps\"")["status"], 200);
     }
-    assert_eq!(json("farebox --json get -X POST \"$GATEWAY/maps\"")["status"], 200);
+    let upper = json("farebox --json get -X POST -H 'farebox-upgrade: true' \"$GATEWAY/maps\"");
+    assert_eq!(upper["status"], 200, "{upper}");
     let books = buyer("farebox --json ledger list --state-dir \"$BOOKS\"");
-    let rows = books.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let mut maps: Vec<_> =
-        rows.filter(|row| row["service"] == "maps").map(|row| row["paid_msat"].as_u64().unwrap()).collect();
+    let rows: Vec<Value> = books.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let chat = rows.iter().find(|row| row["service"] == "chat").unwrap();
+    assert_eq!(chat["left"], 160_000, "{chat}");
+    let maps = || rows.iter().filter(|row| row["service"] == "maps");
+    let replaced = maps().filter(|row| !row["revoked_at"].is_null()).count();
+    assert_eq!(replaced, 1, "the upper tier ends the pass that it was bought in the place of");
+    let mut maps: Vec<_> = maps().map(|row| row["paid_msat"].as_u64().unwrap()).collect();
     maps.sort_unstable();
     assert_eq!(maps, [10_000, 10_000, 50_000], "three requests a month, one more, and the upper tier");
     assert_eq!(program.interrupt().0, Some(0));
