@@ -21,8 +21,9 @@ use super::{
     story::{Bought, Wish},
 };
 
-/// The coins are worthless, and whatever the seller asks for is to be tried.
-const POLICY: &str = "otherwise: allow\nlimits: { payment: unlimited, day: unlimited }\n";
+/// The coins are worthless, and whatever the seller asks for is to be tried; by agents, too, which call no private addresses else.
+const POLICY: &str =
+    "otherwise: allow\nlimits: { payment: unlimited, day: unlimited }\nprivate-targets: allow\n";
 
 /// What a buyer's shell needs to know.
 pub(super) struct Buyer {
@@ -110,7 +111,16 @@ the demo stays up; Ctrl-C ends it. In another terminal, first of all:
 ",
             )?;
         }
-        if bought.is_some() && goods.refunds.is_some() {
+        // Only credit is money: of anything else nothing is left to be paid back.
+        let is_credit = bought.is_some_and(|(wish, _)| {
+            let path = wish.url.strip_prefix(&stage.gateway_url).unwrap_or_default();
+            goods
+                .counters
+                .iter()
+                .find(|counter| counter.has(path))
+                .is_some_and(|counter| counter.sells_credit)
+        });
+        if is_credit && goods.refunds.is_some() {
             f.write_str(
                 "
   # what can be paid back of it; an invoice of the buyer's node, of 5 sat; and the money to it
@@ -161,6 +171,9 @@ impl Commands<'_> {
             return writeln!(f, "  curl -i {method}-H 'Host: {host}' {target}");
         }
         writeln!(f, "  farebox get -i {method}{target}")?;
+        if counter.is_paid && !counter.offers.is_empty() {
+            writeln!(f, "  # another offer, where what was bought doesn't do")?;
+        }
         for offer in &counter.offers {
             writeln!(f, "  farebox get -i --offer {offer} {method}{target}")?;
         }

@@ -5,6 +5,7 @@
 
 use farebox_gateway::{Gateway, HostPattern, Matcher, PathPrefix, ServiceRoute};
 use farebox_paywall::{Auth, DEFAULT_OFFER};
+use farebox_protocol::Offer;
 use http::Method;
 
 use crate::sold::Sold;
@@ -26,6 +27,8 @@ pub(super) struct Counter {
     pub(super) freebies: u32,
     /// Whether use is counted, so that there is something left to tell of.
     pub(super) is_counted: bool,
+    /// Whether its first offer is credit.
+    pub(super) sells_credit: bool,
     /// Whether nothing answers behind it.
     pub(super) is_silent: bool,
     /// What else than the first offer can be bought, by name.
@@ -57,6 +60,7 @@ impl Counter {
             is_paid: service.auth == Auth::On,
             freebies: service.freebies.as_ref().map_or(0, |free| free.requests.get()),
             is_counted: service.offer.is_counted(),
+            sells_credit: matches!(service.offer, Offer::Credit),
             is_silent: false,
             offers: more.filter(|name| name != DEFAULT_OFFER).collect(),
             sold: Sold::of(service),
