@@ -123,6 +123,10 @@ impl<'de> Deserialize<'de> for Offer {
                         Err(E::custom(format!("a time is sold as `duration: {span}`")))
                     }
                     other => {
+                        if let Some(count) = spoken_count(other) {
+                            let advice = format!("so many requests are sold as `requests: {count}`");
+                            return Err(E::custom(advice));
+                        }
                         let advice = advice(other, &["forever", "duration", "requests", "credit"]);
                         Err(E::custom(format!("`{}` is not known here{advice}", other.escape_debug())))
                     }
@@ -141,4 +145,10 @@ impl<'de> Deserialize<'de> for Offer {
 
         deserializer.deserialize_any(Reader)
     }
+}
+
+/// The number in `100 requests`: as people say it, which isn't how it is written.
+fn spoken_count(text: &str) -> Option<u64> {
+    let (count, word) = text.split_once(' ')?;
+    matches!(word, "request" | "requests").then(|| count.parse().ok()).flatten()
 }
