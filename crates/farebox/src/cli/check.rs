@@ -1,6 +1,10 @@
 //! `farebox check`: judges a configuration without its secrets, its node or the network; with `--live`, with all of them.
 
-use std::{fmt, path::PathBuf, process::ExitCode};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use serde::Serialize;
 
@@ -32,6 +36,9 @@ pub(crate) struct Args {
     /// The file
     #[arg(default_value = "farebox.yaml", value_name = "FILE")]
     file: PathBuf,
+    /// The file, named as for other commands
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    config: Option<PathBuf>,
     /// Try the nodes and the upstreams, too
     #[arg(long)]
     live: bool,
@@ -82,13 +89,14 @@ impl fmt::Display for Report {
 }
 
 pub(crate) fn run(args: &Args, reader: Reader) -> anyhow::Result<ExitCode> {
-    let checked = config::check(&args.file);
+    let file = args.config.as_ref().unwrap_or(&args.file);
+    let checked = config::check(file);
     let mut valid = checked.problems.is_empty();
-    let live = if args.live && valid { Some(try_live(args)?) } else { None };
+    let live = if args.live && valid { Some(try_live(file)?) } else { None };
     valid &= live.iter().flatten().all(|finding| finding.ok);
     let is_judged = checked.problems.is_empty();
     reader.print(&Report {
-        file: args.file.clone(),
+        file: file.clone(),
         valid,
         services: checked.sold.iter().map(|sold| sold.service.clone()).collect(),
         sold: if is_judged { checked.sold } else { Vec::new() },
@@ -100,7 +108,7 @@ pub(crate) fn run(args: &Args, reader: Reader) -> anyhow::Result<ExitCode> {
 }
 
 /// With all that is only noted otherwise: what isn't here can't be tried.
-fn try_live(args: &Args) -> anyhow::Result<Vec<live::Finding>> {
-    let config = config::load(&args.file)?;
+fn try_live(file: &Path) -> anyhow::Result<Vec<live::Finding>> {
+    let config = config::load(file)?;
     crate::runtime::block_on(async { Ok(live::try_all(&config).await) })
 }

@@ -148,6 +148,8 @@ services:
 #[test]
 fn check_speaks_json_to_programs() {
     let ran = run(directory(), &["check", "auth-misspelt.yaml"], &VARIABLES);
+    let named = run(directory(), &["check", "--config", "auth-misspelt.yaml"], &VARIABLES);
+    assert_eq!(named.stdout, ran.stdout, "other commands name it so");
     assert_eq!(ran.code, 1);
     expect![[r#"
         {"file":"auth-misspelt.yaml","valid":false,"services":[],"sold":[],"errors":[{"line":11,"column":11,"key":"services[0].auth","message":"`onn` is not known here; did you mean `on`? It can be `on` or `off`"}],"notes":[]}
