@@ -78,7 +78,9 @@ impl ServerHandler for Server {
     ) -> Result<CallToolResponse, ErrorData> {
         let name = request.name.clone();
         if self.get_tool(&name).is_none() {
-            return Err(ErrorData::invalid_params("there is no such tool", None));
+            let all: Vec<_> = tools::all().into_iter().map(|tool| format!("`{}`", tool.name)).collect();
+            let message = format!("there is no such tool; there are {}", all.join(", "));
+            return Err(ErrorData::invalid_params(message, None));
         }
         let done = async {
             let call = Call::read(&name, request.arguments.unwrap_or_default())?;
