@@ -254,7 +254,7 @@ impl Disk {
         let paywall = Paywall::open(config, keyring, node, store, clock.clone()).await.unwrap();
         let config = RefundConfig {
             // Only tests of payments that don't end wait for as long.
-            answer_within: Duration::from_millis(200),
+            answer_within: Duration::from_secs(1),
             ..RefundConfig::new(Msat::new(daily_max))
         };
         let path = self.dir.path().join("refunds.sqlite");
