@@ -12,6 +12,7 @@ use farebox_gateway::GatewayConfig;
 use http::{Request, Response};
 use support::{
     Rig, ask, body,
+    counted::requests,
     frames::{ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, SETTINGS, frame},
     free, request, within,
 };
@@ -130,6 +131,29 @@ async fn what_an_upstream_says_it_has_not_looked_at_is_sent_again() {
             let (answer, _open) = tokio::join!(client, serve);
             assert_eq!((answer.status().as_u16(), &answer.body()[..]), (200, &b"once"[..]));
         }
+    }
+}
+
+#[tokio::test]
+async fn who_hangs_up_while_it_is_sent_again_pays_for_nothing_that_was_not_looked_at() {
+    for (method, text) in [("POST", "once"), ("GET", "")] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream = format!("h2c://{}", listener.local_addr().unwrap());
+        let rig = Rig::counting(support::config(vec![requests(&upstream, 5)])).await;
+        let bought = rig.purchase("/").await;
+        let serve = async {
+            let mut first = Served::accept(&listener).await;
+            let (stream, _) = first.request(usize::MAX).await;
+            first.goodbye(stream - 1).await;
+            // The second one says nothing, and so gets no request for a while.
+            (first, within(listener.accept()).await.unwrap())
+        };
+        let order = request(method, "/order", &[bought.header()]).map(|_| body(text));
+        tokio::select! {
+            answer = rig.send(1, order) => panic!("there is no answer: {answer:?}"),
+            _open = serve => {}
+        }
+        assert_eq!(rig.spent(&bought).await, 0, "{method}");
     }
 }
 

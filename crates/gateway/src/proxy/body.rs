@@ -394,6 +394,11 @@ impl RequestBody {
         Self { load: Load::None, departure: None }
     }
 
+    /// No body at all, of a request that tells the same of itself as this one.
+    pub(crate) fn emptied(&self) -> Self {
+        Self { load: Load::None, departure: self.departure.clone() }
+    }
+
     pub(super) fn new(
         arriving: Arriving,
         version: Version,

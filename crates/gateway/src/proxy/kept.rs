@@ -7,12 +7,12 @@
 
 use std::{collections::VecDeque, mem, sync::Arc};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
 
-use super::meter::Departure;
+use super::meter::{Departure, PIECE};
 
 /// How many bytes of a body are kept.
 pub(super) const KEPT_MAX: u64 = 64 * 1024;
@@ -27,6 +27,8 @@ pub(crate) struct Kept {
 #[derive(Clone, Default)]
 struct Pieces {
     data: VecDeque<Bytes>,
+    /// What came last in pieces too small to be kept one by one: each would keep all that was read with it.
+    small: BytesMut,
     trailers: Option<HeaderMap>,
     /// The sum of the data.
     bytes: u64,
@@ -57,7 +59,16 @@ impl Kept {
                 *pieces = Pieces::default();
                 return false;
             }
-            pieces.data.push_back(data.clone());
+            let is_only = is_end && pieces.bytes == data.len() as u64;
+            if data.len() < PIECE && !is_only {
+                pieces.small.extend_from_slice(data);
+                if pieces.small.len() >= PIECE {
+                    pieces.gather();
+                }
+            } else {
+                pieces.gather();
+                pieces.data.push_back(data.clone());
+            }
         }
         if let Some(trailers) = frame.trailers_ref() {
             pieces.trailers = Some(trailers.clone());
@@ -73,10 +84,22 @@ impl Kept {
     }
 }
 
+impl Pieces {
+    fn gather(&mut self) {
+        if !self.small.is_empty() {
+            self.data.push_back(self.small.split().freeze());
+        }
+    }
+}
+
 impl Again {
     pub(super) fn of(kept: &Arc<Kept>) -> Option<Self> {
-        let left = kept.pieces.lock().clone();
-        left.is_whole.then(|| Self { left, kept: kept.clone() })
+        let mut pieces = kept.pieces.lock();
+        if !pieces.is_whole {
+            return None;
+        }
+        pieces.gather();
+        Some(Self { left: pieces.clone(), kept: kept.clone() })
     }
 
     pub(super) fn kept(&self) -> Arc<Kept> {
@@ -131,9 +154,30 @@ mod tests {
                 let frame = again.next().unwrap();
                 lengths.push(frame.data_ref().map(Bytes::len));
             }
-            assert_eq!(lengths, [Some(3), Some(2), None]);
+            assert_eq!(lengths, [Some(5), None]);
             assert!(again.next().is_none());
         }
+    }
+
+    #[test]
+    fn what_comes_in_crumbs_keeps_nothing_that_was_read_with_it() {
+        let kept = Arc::new(Kept::new(None));
+        let mut want = Vec::new();
+        for byte in 0..10_000_u32 {
+            // One byte of what was read together, as of a frame that is one of many.
+            let read = Bytes::from(vec![byte.to_le_bytes()[0]; 100]);
+            assert!(kept.add(&Frame::data(read.slice(..1)), false));
+            assert!(kept.add(&Frame::data(Bytes::new()), false));
+            assert!(read.is_unique(), "byte {byte}");
+            want.push(read[0]);
+        }
+        assert!(kept.add(&data(PIECE), false) && kept.end());
+        want.extend([b'x'; PIECE]);
+        assert!(kept.pieces.lock().data.len() < 10);
+        let mut again = Again::of(&kept).unwrap();
+        let sent: Vec<u8> =
+            std::iter::from_fn(|| again.next()).flat_map(|frame| frame.into_data().unwrap()).collect();
+        assert!(sent == want, "every byte, in its order");
     }
 
     #[test]

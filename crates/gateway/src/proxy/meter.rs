@@ -36,7 +36,7 @@ use http_body::Frame;
 use parking_lot::MappedMutexGuard;
 
 pub(super) use self::{
-    ahead::{Ahead, Arriving},
+    ahead::{Ahead, Arriving, PIECE},
     departure::Departure,
     keyed::{Once, replay},
 };

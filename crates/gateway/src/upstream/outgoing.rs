@@ -126,12 +126,21 @@ pub(super) fn again(
     match (unsent, heard) {
         (_, Heard::Surely) => None,
         (Some(request), _) => Some((request, lines)),
-        (None, Heard::Never) => Some((spare?.into_request()?, None)),
-        (None, Heard::Perhaps) => Some((spare.filter(Spare::is_repeatable)?.into_request()?, None)),
+        (None, Heard::Never) => {
+            let request = spare?.into_request()?;
+            came_back(&request);
+            Some((request, None))
+        }
+        (None, Heard::Perhaps) => {
+            let mut request = spare.filter(Spare::is_repeatable)?.into_request()?;
+            // Should it come back now, it may have been heard before.
+            *request.body_mut() = RequestBody::none();
+            Some((request, None))
+        }
     }
 }
 
-/// A request has come back from the connection that had taken it, and was never sent.
+/// A request has come back from the connection that had taken it, and was never sent, or never looked at.
 pub(super) fn came_back(request: &Request<RequestBody>) {
     request.body().leaves(false);
 }
@@ -149,6 +158,8 @@ pub(super) enum Spare {
         headers: Vec<u8>,
         /// Where it has one.
         body: Option<Arc<Kept>>,
+        /// Where it has none.
+        empty: RequestBody,
         /// Whether it does no more when it is heard twice.
         is_repeatable: bool,
     },
@@ -168,6 +179,7 @@ impl Spare {
             return Some(Self::Written(Arc::clone(written)));
         }
         let body = if request.body().is_none() { None } else { Some(request.body_mut().keep()?) };
+        let empty = request.body().emptied();
         let headers = request.headers();
         let room = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 2).sum();
         let mut text = Vec::with_capacity(room);
@@ -178,7 +190,7 @@ impl Spare {
             text.push(b'\n');
         }
         let (method, uri) = (request.method().clone(), request.uri().clone());
-        Some(Self::Copied { method, uri, headers: text, body, is_repeatable })
+        Some(Self::Copied { method, uri, headers: text, body, empty, is_repeatable })
     }
 
     const fn is_repeatable(&self) -> bool {
@@ -193,10 +205,11 @@ impl Spare {
     pub(super) fn into_request(self) -> Option<Request<RequestBody>> {
         let mut request = Request::new(RequestBody::none());
         let text = match self {
-            Self::Copied { method, uri, headers, body, .. } => {
-                if let Some(kept) = body {
-                    *request.body_mut() = RequestBody::again(&kept)?;
-                }
+            Self::Copied { method, uri, headers, body, empty, .. } => {
+                *request.body_mut() = match body {
+                    Some(kept) => RequestBody::again(&kept)?,
+                    None => empty,
+                };
                 *request.method_mut() = method;
                 *request.uri_mut() = uri;
                 headers

@@ -19,7 +19,7 @@ use super::super::failure::Failure;
 use crate::services::Route;
 
 /// Pieces smaller than this are put together.
-const PIECE: usize = 4 * 1024;
+pub(in crate::proxy) const PIECE: usize = 4 * 1024;
 
 /// The body of a request, of which the beginning may have been read.
 pub(in crate::proxy) struct Arriving {
