@@ -264,6 +264,9 @@ async fn what_the_manual_walks_through_is_what_happens() {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{line}: {error}: {text}"))
     };
 
+    let policy = buyer("cat \"$FAREBOX_POLICY\"");
+    assert!(policy.contains("private-targets: allow"), "an agent could not call the demo: {policy}");
+
     // Use: what the story bought is in the journal. 1 sat and 2 sat/kB; what fails is free.
     let used = json("farebox --json get \"$GATEWAY/files?bytes=5000\"");
     assert_eq!((&used["status"], &used["paid"]), (&200.into(), &false.into()), "{used}");

@@ -80,7 +80,9 @@ async fn nonsense_is_refused_and_the_session_goes_on() {
 
     for tool in ["farebox_approve", "farebox_pay", "config_show", "", "farebox_fetch "] {
         let id = agent.begin_call(tool, json!({})).await;
-        assert!(agent.answer(id).await["error"].is_object(), "there is no `{tool}`");
+        let error = agent.answer(id).await["error"].take();
+        let message = error["message"].as_str().unwrap_or_else(|| panic!("there is no `{tool}`"));
+        assert!(message.contains("`farebox_quote`"), "it isn't told what there is: {message}");
     }
     agent.end(&buyer).await;
 }
