@@ -81,7 +81,11 @@ async fn a_consent_is_good_for_one_payment() {
     let mut told = requests.join_all().await;
     told.sort();
     assert_eq!(told[0], "200 goods");
-    assert!(told[1..].iter().all(|told| told == "approval_needed none"), "{told:?}");
+    // One that begins when the payment is made, and not shown yet, may show it first: then the buyer comes too late with it,
+    // at this shop.
+    let too_late = told[1..].iter().filter(|told| *told == "credential_rejected spent").count();
+    let refused = told[1..].iter().filter(|told| *told == "approval_needed none").count();
+    assert!(too_late <= 1 && too_late + refused == 3, "{told:?}");
     assert_eq!(world.net.payments().len(), 1);
 }
 
